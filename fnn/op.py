@@ -1,0 +1,185 @@
+"""The one type of the library: an operator, which is a pair of pure functions that knows what it is called."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fnn.random import Key, Rng, as_key
+
+Array: TypeAlias = NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+Params: TypeAlias = dict[str, Any]
+
+
+class Vjp(Protocol):
+    """What `apply` returns beside its output: takes the output's cotangent to those of the parameters and the input."""
+
+    def __call__(self, dy: Array, need_dx: bool = True, /) -> tuple[Params, Any]:
+        """`(dparams, dx)`; with `need_dx` False nobody reads `dx`: it may be None, and its work is skipped."""
+
+
+class OpError(ValueError):
+    """Bad input to an operator: says where in the network, what came and what was wanted."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = ""
+        self.path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = "/".join(self.path) or self.kind
+        return f"{where}: {self.message}" if where else self.message
+
+
+def locate(error: Exception, name: str) -> None:
+    """Puts `name`, the part of a larger operator that `error` came from, in front of its path."""
+    if isinstance(error, OpError):
+        error.path = (name, *error.path)
+    else:
+        error.add_note(f"in {name}")
+
+
+class Op:
+    """An operator: `init(rng, shape) -> params` and `apply(params, x) -> (y, vjp)`, unpacked by `init, apply = op`.
+
+    It is built from two such functions, and adds to them what holds for every operator: seeds become keys, what is no
+    shape or no batch is refused at the door, and errors say whose they are. `draws` says that the given `apply` takes
+    a third argument, the key that it draws from or None to draw nothing; any other never sees the key. `kind` and
+    `config` (its hyper-parameters by name) say what it is and `parts` what it is made of: enough for `repr`, a table
+    of the network and an exporter.
+    """
+
+    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "kind", "parts")
+
+    def __init__(
+        self,
+        init: Callable[[Key, Shape], Params],
+        apply: Callable[..., tuple[Array, Vjp]],
+        *,
+        kind: str = "op",
+        parts: Mapping[str, "Op"] | None = None,
+        draws: bool = False,
+    ) -> None:
+        self._init, self._apply, self.kind, self.draws = init, apply, kind, draws
+        self.parts: Mapping[str, Op] = dict(parts or {})
+        self.config: Mapping[str, Any] = {}
+        self._arguments: tuple[str, ...] | None = None
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter((self.init, self.apply))
+
+    def __repr__(self) -> str:
+        if self._arguments is None:
+            return self.kind
+        line = f"{self.kind}({', '.join(self._arguments)})"
+        if len(line) <= 100 or not self.parts:
+            return line
+        inner = ",\n".join(self._arguments).replace("\n", "\n    ")
+        return f"{self.kind}(\n    {inner},\n)"
+
+    def init(self, rng: Rng, shape: Shape) -> Params:
+        """The initial parameters, float32, for inputs of `shape` (one example's, without the batch axis).
+
+        A shape that the operator cannot take is an OpError already here: its output's shape is found on the way.
+        """
+        key = as_key(rng)
+        try:
+            if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)):
+                raise OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints, without the batch axis")
+            params = self._init(key, shape)
+        except OpError as error:
+            error.kind = error.kind or self.kind
+            raise
+        self.output_shape(params, shape)
+        return params
+
+    def output_shape(self, params: Params, shape: Shape) -> Shape:
+        """The shape of one example's output, found by applying the operator to an empty batch."""
+        y, _ = self.apply(params, np.empty((0, *shape), np.float32))
+        return y.shape[1:]
+
+    def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, Vjp]:
+        """`(y, vjp)` for a batch `x` of shape (batch, *shape); dtypes follow `x`, and nothing given is changed.
+
+        What draws in it draws from `key`, or not at all. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and
+        may be called any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values
+        as long as it is wanted.
+        """
+        try:
+            if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind == "f"):
+                raise OpError(f"input is {told(x)}, wanted an array of floats with a batch axis")
+            if self.draws:
+                y, pull = self._apply(params, x, key if key is None else as_key(key))
+            else:
+                y, pull = self._apply(params, x)
+        except OpError as error:
+            error.kind = error.kind or self.kind
+            raise
+        except (KeyError, TypeError) as error:
+            self._explain(error, params)
+            raise
+
+        def vjp(dy: Array, need_dx: bool = True, /) -> tuple[Params, Any]:
+            if not (isinstance(dy, np.ndarray) and dy.shape == y.shape and dy.dtype == y.dtype):
+                error = OpError(f"cotangent is {told(dy)}, wanted the output's {told(y)}")
+                error.kind = self.kind
+                raise error
+            return pull(dy, need_dx)
+
+        return y, vjp
+
+    def _explain(self, error: KeyError | TypeError, params: Params) -> None:
+        """Raises an OpError in the place of an error whose cause is that `params` are not this operator's."""
+        missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
+        if missing or not isinstance(params, dict):
+            came = f"hold {sorted(params)}" if isinstance(params, dict) else f"are {told(params)}"
+            told_error = OpError(f"params {came}, wanted {f'{error.args[0]!r} among them' if missing else 'a dict'}")
+            told_error.kind = self.kind
+            raise told_error from None
+
+
+P = ParamSpec("P")
+
+
+def operator(make: Callable[P, Op]) -> Callable[P, Op]:
+    """Decorates a constructor of operators: what it makes bears its name and the arguments that it was called with.
+
+    `config` holds all arguments by name, the defaults among them; `repr` shows the call as one would write it.
+    """
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> Op:
+        try:
+            op = make(*args, **kwargs)
+        except OpError as error:
+            error.kind = error.kind or make.__name__
+            raise
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        op.kind, op.config = make.__name__, dict(bound.arguments)
+        op._arguments = tuple(_arguments(signature, op.config))
+        return op
+
+    return construct
+
+
+def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Iterator[str]:
+    """The arguments as one would write them: those at their defaults left out, the optional ones by name."""
+    for name, parameter in signature.parameters.items():
+        value = config[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            yield from map(repr, value)
+        elif value is not parameter.default:
+            shown = value.__name__ if inspect.isfunction(value) else repr(value)
+            yield shown if parameter.default is parameter.empty else f"{name}={shown}"
+
+
+def told(value: Any) -> str:
+    """How an error names a value: an array by its dtype and shape, anything else by its type."""
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"

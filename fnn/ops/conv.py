@@ -1,0 +1,61 @@
+"""The two-dimensional convolution."""
+
+from collections.abc import Sequence
+
+from fnn.correlate import correlate, correlate_input, correlate_weights
+from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.random import Key
+from fnn.window import Axis, pair
+
+
+@operator
+def conv(
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    w_init: Initialiser = glorot_uniform,
+    b_init: Initialiser = zeros,
+) -> Op:
+    """Cross-correlation of (batch, in_channels, height, width) with `out_channels` kernels, plus a bias.
+
+    Sizes are ints or (height, width) pairs. `padding` may also be "valid" (none) or "same" (as many outputs as inputs
+    over the stride, rounded up; an odd pixel of padding goes to the end). Params: `w` (out_channels,
+    in_channels / groups, kh, kw) and, with bias, `b` (out_channels,).
+    """
+    kernel, steps, gaps = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1), pair("dilation", dilation, 1)
+    margins: tuple[int | str, int | str]
+    margins = (padding, padding) if padding == "same" or padding == "valid" else pair("padding", padding, 0)
+    if not all(isinstance(n, int) and n > 0 for n in (out_channels, groups)) or out_channels % groups:
+        raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
+
+    def init(key: Key, shape: Shape) -> Params:
+        if len(shape) != 3 or not shape[0] or shape[0] % groups:
+            raise OpError(f"shape is {shape}, wanted (channels, height, width), channels a multiple of {groups}")
+        size = (out_channels, shape[0] // groups, *kernel)
+        fans = (size[1] * kernel[0] * kernel[1], out_channels // groups * kernel[0] * kernel[1])
+        w = w_init(key.fold("w"), size, *fans)
+        return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        w, b = params["w"], params["b"] if bias else None
+        if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != groups * w.shape[1]:
+            raise OpError(f"input {told(x)}, wanted {w.dtype} (batch, {groups * w.shape[1]}, height, width)")
+        down, across = Axis.pair(x.shape, kernel, steps, gaps, margins)
+        h = to_wchn(x)
+        y = correlate(h, w, b, down, across, groups)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            d = to_wchn(dy)
+            dw, db = correlate_weights(h, d, w.shape, down, across, groups, bias)
+            dx = from_wchn(correlate_input(d, w, down, across, groups)) if need_dx else None
+            return {"w": dw, "b": db} if bias else {"w": dw}, dx
+
+        return from_wchn(y), vjp
+
+    return Op(init, apply)

@@ -1,0 +1,120 @@
+"""Pooling: the largest or the mean number of each window, taken first across the image and then down."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TypeAlias
+
+import numpy as np
+
+from fnn.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.window import Axis, pair
+
+Sizes: TypeAlias = int | Sequence[int]
+Pull: TypeAlias = Callable[[Array], Array]
+
+
+@operator
+def maxpool(kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> Op:
+    """The largest number of each window of (batch, channels, height, width); the stride defaults to the kernel's size.
+
+    Padding, of at most half a window, counts as less than any number. The gradient goes to the first of equal maxima,
+    in the order of reading. A rest that fills no window is left out.
+    """
+    return _pool(_largest, -np.inf, kernel_size, stride, padding)
+
+
+@operator
+def avgpool(kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> Op:
+    """The mean of each window of (batch, channels, height, width), padding counted as zeros; else like `maxpool`."""
+    return _pool(_mean, 0, kernel_size, stride, padding)
+
+
+def _pool(
+    along: Callable[[Array, Axis, int], tuple[Array, Pull]],
+    blank: float,
+    kernel_size: Sizes,
+    stride: Sizes | None,
+    padding: Sizes,
+) -> Op:
+    """The operator that pools `along` one dimension and then the other; padding is `blank`."""
+    kernel = pair("kernel_size", kernel_size, 1)
+    step = kernel if stride is None else pair("stride", stride, 1)
+    top, left = margins = pair("padding", padding, 0)
+    if 2 * top > kernel[0] or 2 * left > kernel[1]:
+        raise OpError(f"padding is {margins}, wanted at most half the kernel's size, {kernel}")
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        if x.ndim != 4:
+            raise OpError(f"input is {told(x)}, wanted (batch, channels, height, width)")
+        down, across = Axis.pair(x.shape, kernel, step, (1, 1), margins)
+        h = to_wchn(x)
+        if top or left:
+            h = np.pad(h, ((left, left), (0, 0), (top, top), (0, 0)), constant_values=blank)
+        u, pull_across = along(h, across, 0)
+        y, pull_down = along(u, down, 2)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+            dx = pull_across(pull_down(to_wchn(dy)))
+            return {}, from_wchn(dx[left : left + across.size, :, top : top + down.size])
+
+        return from_wchn(y), vjp
+
+    return Op(lambda key, shape: {}, apply)
+
+
+def _largest(x: Array, windows: Axis, dim: int) -> tuple[Array, Pull]:
+    """The largest along `dim`. After the width comes the height, so a tie goes to the first in the order of reading."""
+    first, *others = _taps(x, windows, dim)
+    y, larger, shape = first, [], x.shape
+    for tap in others:
+        larger.append(tap > y)  # than all taps before it: these masks are kept, a byte a number, and not the input
+        y = np.maximum(y, tap)
+
+    def pull(dy: Array) -> Array:
+        def share(parts: list[Array]) -> None:
+            rest = dy
+            for mask, part in zip(reversed(larger), reversed(parts[1:]), strict=True):
+                np.multiply(rest, mask.astype(dy.dtype), out=part)
+                rest = np.subtract(rest, part, out=parts[0])
+            if rest is dy:
+                parts[0][...] = dy
+
+        return _gathered(shape, dy, windows, dim, share)
+
+    return y, pull
+
+
+def _mean(x: Array, windows: Axis, dim: int) -> tuple[Array, Pull]:
+    """The mean along `dim`."""
+    y, shape = reduce(np.add, _taps(x, windows, dim)) / windows.taps, x.shape
+
+    def pull(dy: Array) -> Array:
+        def share(parts: list[Array]) -> None:
+            for part in parts:
+                np.divide(dy, windows.taps, out=part)
+
+        return _gathered(shape, dy, windows, dim, share)
+
+    return y, pull
+
+
+def _taps(x: Array, windows: Axis, dim: int) -> list[Array]:
+    """What each tap reads along `dim` of the padded `x`."""
+    reach = (windows.out - 1) * windows.stride + 1
+    return [x[(slice(None),) * dim + (slice(t, t + reach, windows.stride),)] for t in range(windows.taps)]
+
+
+def _gathered(shape: Shape, dy: Array, windows: Axis, dim: int, share: Callable[[list[Array]], None]) -> Array:
+    """The cotangent of an array of that shape, when `share` writes each tap's part of it."""
+    if windows.stride < windows.taps:  # windows overlap, and their parts add up
+        parts = [np.empty_like(dy) for _ in range(windows.taps)]
+        share(parts)
+        dx = np.zeros(shape, dy.dtype)
+        for tap, part in zip(_taps(dx, windows, dim), parts, strict=True):
+            tap += part
+        return dx
+    covered = windows.stride == windows.taps and windows.out * windows.stride == shape[dim]
+    dx = np.empty(shape, dy.dtype) if covered else np.zeros(shape, dy.dtype)
+    share(_taps(dx, windows, dim))
+    return dx
