@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.memory import from_wchn
+
 
 class Examples(NamedTuple):
     """Images of digits with their labels."""
@@ -28,12 +30,12 @@ class Dataset(NamedTuple):
 def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The grey levels as a network's input: from (N, 28, 28) in 0..255 to (N, 1, 28, 28) in [-1, 1].
 
-    Behind the view lies contiguous (H, C, W, N) memory, batch innermost, which convolutions read as it stands.
+    Behind the view lies contiguous (W, C, H, N) memory, batch innermost, which convolutions read as it stands.
     Raises ValueError for anything but uint8 images: an already scaled image must not be scaled again.
     """
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images must be uint8 (N, height, width), got {images.dtype} of shape {images.shape}")
-    levels = np.ascontiguousarray(images.transpose(1, 2, 0))  # while they are bytes, a quarter of the floats to move
+    levels = np.ascontiguousarray(images.transpose(2, 1, 0))  # while they are bytes, a quarter of the floats to move
     pixels = np.divide(levels, 127.5, dtype=np.float32)
     pixels -= 1
-    return pixels[:, np.newaxis].transpose(3, 1, 0, 2)
+    return from_wchn(pixels[:, np.newaxis])

@@ -21,7 +21,7 @@ def test_grey_levels_become_minus_one_to_one() -> None:
 def test_the_batch_is_innermost_in_memory(n: int) -> None:
     pixels = as_float(np.zeros((n, 28, 28), np.uint8))
     assert pixels.shape == (n, 1, 28, 28)
-    assert pixels.transpose(2, 1, 3, 0).flags.c_contiguous
+    assert pixels.transpose(3, 1, 2, 0).flags.c_contiguous
 
 
 def test_any_memory_order_is_read_and_none_changed() -> None:
