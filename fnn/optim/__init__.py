@@ -1,0 +1,20 @@
+"""Optimizers: pairs of pure functions that take parameters and gradients and give better parameters."""
+
+from fnn.optim.adaptive import adagrad, adam, adamw, rmsprop
+from fnn.optim.base import Optimizer
+from fnn.optim.sgd import sgd
+from fnn.optim.wrappers import average, averaged, clip_by_global_norm, frozen, masked
+
+__all__ = [
+    "Optimizer",
+    "adagrad",
+    "adam",
+    "adamw",
+    "average",
+    "averaged",
+    "clip_by_global_norm",
+    "frozen",
+    "masked",
+    "rmsprop",
+    "sgd",
+]

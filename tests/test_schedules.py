@@ -1,0 +1,148 @@
+from collections.abc import Callable
+from itertools import pairwise
+from math import inf, nan
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fnn.schedules import Schedule, as_schedule, constant, cosine, exponential, linear, one_cycle, piecewise, warmup
+
+rates = st.floats(1e-6, 10)
+lengths = st.integers(1, 1000)
+BETWEEN = [linear, exponential, cosine]
+
+
+def test_constant_is_its_value_at_every_step() -> None:
+    assert [constant(0.1)(step) for step in (0, 1, 10**9)] == [0.1] * 3
+
+
+def test_piecewise_changes_at_its_boundaries() -> None:
+    original = piecewise([10], [1e-3, 1e-4])
+    assert [original(epoch) for epoch in (0, 9, 10, 11, 999)] == [1e-3, 1e-3, 1e-4, 1e-4, 1e-4]
+    assert [piecewise([1, 3], [3, 2, 1])(step) for step in range(5)] == [3, 2, 2, 1, 1]
+    assert piecewise([], [0.5])(7) == 0.5
+
+
+@pytest.mark.parametrize("make", BETWEEN)
+@given(rates, rates, lengths)
+def test_both_ends_are_met_exactly_and_the_last_one_lasts(
+    make: Callable[[float, float, int], Schedule], start: float, end: float, steps: int
+) -> None:
+    schedule = make(start, end, steps)
+    assert schedule(0) == start
+    assert schedule(steps) == schedule(steps + 1) == schedule(10 * steps) == end
+
+
+@pytest.mark.parametrize("make", BETWEEN)
+def test_between_the_ends_the_rate_only_falls(make: Callable[[float, float, int], Schedule]) -> None:
+    values = [make(1.0, 0.01, 50)(step) for step in range(51)]
+    assert all(before > after for before, after in pairwise(values))
+
+
+def test_the_middle_tells_the_curves_apart() -> None:
+    assert linear(1, 0.01, 100)(50) == pytest.approx(0.505, rel=1e-12)
+    assert exponential(1, 0.01, 100)(50) == pytest.approx(0.1, rel=1e-12)
+    assert cosine(1, 0.01, 100)(50) == pytest.approx(0.505, rel=1e-12)
+    assert cosine(1, 0, 3)(1) == pytest.approx(0.75, rel=1e-12)
+
+
+def test_exponential_multiplies_by_the_same_factor_each_step() -> None:
+    values = np.array([exponential(0.5, 0.5 * 0.9**20, 20)(step) for step in range(21)])
+    np.testing.assert_allclose(values[1:] / values[:-1], 0.9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("after", [0.3, constant(0.3), piecewise([5], [0.3, 0.1]), cosine(0.3, 0, 20), one_cycle(2, 9)])
+def test_warmup_climbs_in_a_line_and_hands_over(after: float | Schedule) -> None:
+    schedule, rest = warmup(after, 4, start=0.1), after if callable(after) else constant(after)
+    assert schedule(0) == 0.1
+    assert [schedule(step) for step in range(4)] == [linear(0.1, rest(0), 4)(step) for step in range(4)]
+    assert [schedule(4 + step) for step in range(30)] == [rest(step) for step in range(30)]
+    assert warmup(after, 4)(0) == 0
+
+
+@given(rates, st.integers(2, 1000), st.floats(0, 1, exclude_max=True))
+def test_one_cycle_meets_its_start_its_peak_and_its_end(peak: float, steps: int, rise: float) -> None:
+    schedule, top = one_cycle(peak, steps, rise), min(max(round(rise * steps), 1), steps - 1)
+    values = [schedule(step) for step in range(steps)]
+    assert values[0] == peak / 25
+    assert values[top] == peak
+    assert schedule(steps) == schedule(2 * steps) == peak / 25 / 1e4
+    assert max(values) <= peak * (1 + 1e-15)
+    assert sorted(values[:top]) == values[:top]
+    assert sorted(values[top + 1 :], reverse=True) == values[top + 1 :]
+
+
+def test_one_cycle_takes_its_factors() -> None:
+    schedule = one_cycle(1.0, 10, rise=0.5, div_factor=2, final_div_factor=4)
+    assert (schedule(0), schedule(5), schedule(10)) == (0.5, 1.0, 0.125)
+
+
+SCHEDULES = [
+    constant(1),
+    piecewise([2], [1, 2]),
+    linear(1, 2, 3),
+    exponential(1, 2, 3),
+    cosine(1, 2, 3),
+    warmup(cosine(1, 2, 3), 4),
+    one_cycle(1, 9),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_numpy_steps_give_the_same_plain_floats(schedule: Schedule) -> None:
+    steps: Any = np.arange(12)
+    values = [schedule(step) for step in steps]
+    assert values == [schedule(step) for step in range(12)]
+    assert {type(value) for value in values} == {float}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[1:])
+@pytest.mark.parametrize("step", [-1, 1.0, "1", None])
+def test_what_is_no_step_is_refused(schedule: Schedule, step: Any) -> None:
+    with pytest.raises(ValueError, match=rf"step must be an int, 0 or more, got {step!r}"):
+        schedule(step)
+
+
+BAD: list[tuple[Callable[[], object], str]] = [
+    (lambda: constant(-1), "value must be a finite number, 0 or more, got -1"),
+    (lambda: constant(nan), "got nan"),
+    (lambda: constant("1"), "value must be a finite number, 0 or more, got '1'"),  # type: ignore[arg-type]
+    (lambda: piecewise([10], [1]), "1 boundaries want 2 values, got 1"),
+    (lambda: piecewise([3, 3], [1, 2, 3]), r"boundaries must increase, got \[3, 3\]"),
+    (lambda: piecewise([0], [1, 2]), "a boundary must be an int, 1 or more, got 0"),
+    (lambda: piecewise([1.5], [1, 2]), "a boundary must be an int, 1 or more, got 1.5"),  # type: ignore[list-item]
+    (lambda: piecewise([1], [1, -2]), "a value must be a finite number, 0 or more, got -2"),
+    (lambda: linear(1, 2, 0), "steps must be an int, 1 or more, got 0"),
+    (lambda: linear(-1, 2, 1), "start must be a finite number, 0 or more, got -1"),
+    (lambda: cosine(1, -2, 1), "end must be a finite number, 0 or more, got -2"),
+    (lambda: cosine(1, 2, 2.5), "steps must be an int, 1 or more, got 2.5"),  # type: ignore[arg-type]
+    (lambda: exponential(1, 0, 5), "end must be a finite number, above 0, got 0"),
+    (lambda: exponential(inf, 1, 5), "start must be a finite number, above 0, got inf"),
+    (lambda: warmup(1, 0), "steps must be an int, 1 or more, got 0"),
+    (lambda: warmup(-1, 5), "rate must be a finite number, 0 or more, got -1"),
+    (lambda: warmup(lambda step: -1.0, 5), "rate at step 0 must be a finite number, 0 or more, got -1.0"),
+    (lambda: one_cycle(1, 1), "steps must be an int, 2 or more, got 1"),
+    (lambda: one_cycle(1, 9, rise=1), "rise must be a finite number, 0 or more and below 1, got 1"),
+    (lambda: one_cycle(1, 9, div_factor=0), "div_factor must be a finite number, above 0, got 0"),
+    (lambda: one_cycle(1, 9, final_div_factor=-1), "final_div_factor must be a finite number, above 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), BAD)
+def test_bad_arguments_are_refused_at_construction(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+def test_a_number_becomes_a_constant_and_a_schedule_stays_itself() -> None:
+    assert as_schedule("rate", np.float64(0.5))(3) == 0.5
+    assert as_schedule("rate", linear(0, 1, 4))(3) == 0.75
+    assert type(as_schedule("rate", lambda step: np.float64(step))(3)) is float
+
+
+def test_a_rate_that_cannot_be_is_refused_with_its_step() -> None:
+    with pytest.raises(ValueError, match=r"rate at step 7 must be a finite number, 0 or more, got nan"):
+        as_schedule("rate", lambda step: nan)(7)

@@ -1,0 +1,131 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
+
+TREE = {"dense2": {"w": 1, "b": 2}, "tanh1": {}, "dense1": {"w": 3}, "scale": 4}
+
+trees = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.text("abc", min_size=1), inner, max_size=4), max_leaves=12
+)
+
+
+def reordered(tree: Any) -> Any:
+    return {name: reordered(tree[name]) for name in reversed(tree)} if isinstance(tree, dict) else tree
+
+
+# tree_map
+
+
+def test_each_leaf_is_mapped_in_its_place_and_in_order() -> None:
+    doubled = tree_map(lambda leaf: 2 * leaf, TREE)
+    assert doubled == {"dense2": {"w": 2, "b": 4}, "tanh1": {}, "dense1": {"w": 6}, "scale": 8}
+    assert list(tree_items(doubled)) == [("dense2/w", 2), ("dense2/b", 4), ("dense1/w", 6), ("scale", 8)]
+    assert list(doubled) == list(TREE)
+
+
+@given(trees)
+def test_mapping_the_identity_gives_an_equal_tree_of_other_dicts(tree: Any) -> None:
+    copy = tree_map(lambda leaf: leaf, tree)
+    assert copy == tree
+    assert not isinstance(tree, dict) or copy is not tree
+
+
+@given(trees)
+def test_several_trees_meet_leaf_by_leaf_whatever_their_order(tree: Any) -> None:
+    assert tree_map(lambda a, b, c: (a, b, c), tree, reordered(tree), tree) == tree_map(lambda a: (a, a, a), tree)
+    assert list(tree_items(tree_map(lambda a, b: a, tree, reordered(tree)))) == list(tree_items(tree))
+
+
+def test_a_bare_leaf_is_a_tree() -> None:
+    assert tree_map(lambda a, b: a - b, 5, 3) == 2
+
+
+def test_none_and_tuples_are_leaves() -> None:
+    assert tree_map(lambda leaf: leaf, {"a": None, "b": (1, 2)}) == {"a": None, "b": (1, 2)}
+
+
+def test_the_functions_own_errors_come_through() -> None:
+    def fail(leaf: object) -> object:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        tree_map(fail, TREE)
+
+
+MISMATCHES = [
+    ({"a": {"w": 1}}, {"a": {"v": 1}}, "trees differ: tree 1 has 'a/w' where tree 2 has 'a/v'"),
+    ({"a": {"w": 1}}, {"a": {"w": 1, "b": 2}}, "trees differ: tree 1 has nothing there where tree 2 has 'a/b'"),
+    ({"a": {"w": 1, "b": 2}}, {"a": {"w": 1}}, "trees differ: tree 1 has 'a/b' where tree 2 has nothing there"),
+    ({"a": 1}, {"a": {"w": 1}}, "trees differ: tree 1 has 'a' where tree 2 has 'a/w'"),
+    ({"a": {"w": 1}}, {"a": 1}, "trees differ: tree 1 has 'a/w' where tree 2 has 'a'"),
+    ({"w": 1}, 1, "trees differ: tree 1 has 'w' where tree 2 has ''"),
+    (1, {"w": 1}, "trees differ: tree 1 has '' where tree 2 has 'w'"),
+    ({}, 1, "trees differ: tree 1 has nothing there where tree 2 has ''"),
+    ({"a": {}}, {"a": {}, "b": {}}, "trees differ at '': the same leaves, but not the same dicts"),
+    ({"a": {"b": {}}}, {"a": {"c": {}}}, "trees differ at 'a': the same leaves, but not the same dicts"),
+    (dict.fromkeys("abcdef", 1), {}, "tree 1 has 'a', 'b', 'c', 'd' and 2 more where tree 2 has nothing there"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "told"), MISMATCHES)
+def test_another_structure_is_refused_with_the_paths_of_both(first: Any, second: Any, told: str) -> None:
+    with pytest.raises(TreeError) as caught:
+        tree_map(lambda a, b: a, first, second)
+    assert str(caught.value).endswith(told)
+
+
+def test_the_tree_that_differs_is_numbered() -> None:
+    with pytest.raises(TreeError, match="tree 1 has 'a/w' where tree 3 has 'a/v'"):
+        tree_map(lambda a, b, c: a, {"a": {"w": 1}}, {"a": {"w": 1}}, {"a": {"v": 1}})
+
+
+@given(trees, trees)
+def test_trees_map_together_exactly_when_their_structures_are_equal(first: Any, second: Any) -> None:
+    if tree_map(lambda leaf: 0, first) == tree_map(lambda leaf: 0, second):
+        tree_map(lambda a, b: a, first, second)
+    else:
+        with pytest.raises(TreeError):
+            tree_map(lambda a, b: a, first, second)
+
+
+# The others
+
+
+def test_items_are_paths_and_leaves_in_the_trees_order() -> None:
+    assert list(tree_items(TREE)) == [("dense2/w", 1), ("dense2/b", 2), ("dense1/w", 3), ("scale", 4)]
+    assert list(tree_items(7)) == [("", 7)]
+    assert list(tree_items({})) == []
+
+
+@given(trees)
+def test_leaves_are_those_of_the_items(tree: Any) -> None:
+    assert tree_leaves(tree) == [leaf for _, leaf in tree_items(tree)]
+
+
+def test_the_size_counts_numbers() -> None:
+    assert tree_size({"a": {"w": np.zeros((3, 4)), "b": np.zeros(4)}, "c": 1.5, "d": {}, "e": np.float32(2)}) == 18
+
+
+@given(st.integers(1, 40))
+def test_the_sum_adds_in_pairs_and_takes_the_trees_one_by_one(n: int) -> None:
+    def paired(terms: list[str]) -> str:
+        half = 1 << (len(terms) - 1).bit_length() >> 1
+        return f"({paired(terms[:half])}+{paired(terms[half:])})" if half else terms[0]
+
+    class Term(str):
+        def __add__(self, other: str) -> "Term":
+            return Term(f"({self!s}+{other!s})")
+
+    assert tree_sum({"a": Term(k), "b": {}} for k in range(n)) == {"a": paired([str(k) for k in range(n)]), "b": {}}
+
+
+def test_a_sum_of_nothing_or_of_trees_that_differ_is_refused() -> None:
+    with pytest.raises(TreeError, match="no trees came"):
+        tree_sum([])
+    with pytest.raises(TreeError, match="tree 1 has 'a' where tree 2 has 'b'"):
+        tree_sum([{"a": 1}, {"b": 1}])
