@@ -1,0 +1,54 @@
+"""A workload as one step of fnn."""
+
+import numpy as np
+
+import fnn
+from benchmarks.workloads import RATE, Array, Layer, Step, Workload
+from fnn.losses import Loss
+from fnn.memory import from_wchn, to_wchn
+from fnn.optim import Optimizer, sgd
+from fnn.shard import shard
+
+SGD = sgd(RATE)
+ACTIVATIONS = {"tanh": fnn.tanh, "sigmoid": fnn.sigmoid, "relu": fnn.relu}
+
+
+def operators(workload: Workload) -> list[fnn.Op]:
+    """The network's operators, in order."""
+    return [_operator(layer) for layer in workload.layers]
+
+
+def _operator(layer: Layer) -> fnn.Op:
+    if layer.kind == "conv":
+        return fnn.conv(layer.size, 3, padding=1)
+    if layer.kind == "maxpool":
+        return fnn.maxpool(layer.size)
+    return fnn.dense(layer.size) if layer.kind == "dense" else ACTIVATIONS[layer.kind]
+
+
+def batch(workload: Workload) -> tuple[Array, Array]:
+    """The workload's batch with the batch axis innermost in memory, as fnn's own data come."""
+    x, y = workload.data()
+    return from_wchn(to_wchn(x)) if workload.images else np.ascontiguousarray(x.T).T, y
+
+
+def step(workload: Workload, threads: int) -> Step:
+    """The network with its batch in shards over threads."""
+    return step_of(shard(fnn.serial(*operators(workload)), workers=threads), workload)
+
+
+def step_of(net: fnn.Op, workload: Workload, loss: Loss = fnn.cross_entropy, optimizer: Optimizer = SGD) -> Step:
+    """The workload's step by a given network, loss and optimizer."""
+    x, y = batch(workload)
+    params = net.init(0, workload.shape)
+    if not workload.train:
+        return lambda: net.apply(params, x)[0]
+    gradients, (start, update) = fnn.value_and_grad(net, loss), optimizer
+    state = start(params)
+
+    def train() -> None:
+        nonlocal params, state
+        _, grads = gradients(params, x, y)
+        params, state = update(params, grads, state)
+
+    return train

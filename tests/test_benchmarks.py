@@ -1,0 +1,230 @@
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import machine
+from benchmarks.__main__ import arguments, main
+from benchmarks.harness import Job, Outcome, Reply, WorkerError, in_turn, working
+from benchmarks.machine import peak_mb, processor, usable_cores
+from benchmarks.peers import PEERS, Peer
+from benchmarks.profile import Watch, profile, watched_step
+from benchmarks.report import NOTHING, best_peer, left_out, ratio_text, ratios, table, time_text
+from benchmarks.sections import core_gflops
+from benchmarks.worker import answer
+from benchmarks.workloads import CNN, FAMILIES, SGEMM, WORKLOADS, Layer, Shape, Workload, select
+
+
+def test_a_convolution_does_a_product_for_each_pixel_and_kernel_entry() -> None:
+    assert Layer("conv", 6).flops((1, 28, 28)) == 2 * 28 * 28 * 6 * 9
+    assert Layer("conv", 12).flops((6, 14, 14)) == 2 * 14 * 14 * 12 * 54
+
+
+def test_a_dense_layer_does_a_product_for_each_weight_and_flattens_what_it_is_given() -> None:
+    assert Layer("dense", 512).flops((12, 7, 7)) == 2 * 588 * 512
+    assert Layer("dense", 512).output((12, 7, 7)) == (512,)
+
+
+def test_pooling_and_activations_are_not_counted() -> None:
+    assert [Layer(kind, 2).flops((6, 8, 8)) for kind in ("maxpool", "tanh", "relu", "sigmoid")] == [0, 0, 0, 0]
+
+
+def test_training_counts_three_products_a_layer_but_the_first_layers_input_gradient() -> None:
+    conv1, conv2, dense = 84_672, 254_016, 2 * (588 * 512 + 512 * 128 + 128 * 10)
+    assert WORKLOADS["cnn-100"].flops == 100 * (2 * conv1 + 3 * (conv2 + dense))
+    assert WORKLOADS["infer-256"].flops == 256 * (conv1 + conv2 + dense)
+    assert WORKLOADS["tiny"].flops == 32 * 2 * (2 * 16 * 32 + 3 * 32 * 4)
+
+
+def test_the_networks_are_those_that_their_names_say() -> None:
+    def dense(name: str) -> list[Shape]:
+        return [shape for layer, shape in WORKLOADS[name].inputs() if layer.kind == "dense"]
+
+    assert dense("cnn-32") == dense("infer-1") == [(12, 7, 7), (512,), (128,)]
+    assert dense("lenet") == [(64, 7, 7), (128,)]
+    assert dense("fc") == [(784,), (512,), (128,)]
+    assert dense("tiny") == [(16,), (32,)]
+
+
+def test_data_are_the_same_each_time_and_labels_are_classes() -> None:
+    (x, y), (again, _) = WORKLOADS["tiny"].data(), WORKLOADS["tiny"].data()
+    assert x.shape == (32, 16)
+    assert x.dtype == "float32"
+    assert (x == again).all()
+    assert 0 <= y.min() <= y.max() < 4
+
+
+def test_workloads_are_chosen_by_family_or_singly_in_one_order_and_once() -> None:
+    assert [work.name for work in select(["fc", "cnn-256", "fc"])] == ["cnn-256", "fc"]
+    assert select(list(FAMILIES)) == [work for family in FAMILIES.values() for work in family]
+    with pytest.raises(
+        ValueError, match="no workload 'cnn-33': there are cnn, fc, tiny, lenet, infer, and singly cnn-100"
+    ):
+        select(["fc", "cnn-33"])
+
+
+TIMES = {"fnn": [1.0, 2.0, 4.0], "torch": [3.0, 3.0, 30.0], "jax": [9.0, 3.5, 3.6]}
+
+
+def test_the_best_peer_is_so_by_its_median_and_is_never_fnn() -> None:
+    assert best_peer(TIMES) == "torch"
+    assert best_peer({"fnn": [1.0]}) is None
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    assert ratios(TIMES) == [3.0, 1.5, 7.5]
+    assert ratio_text(ratios(TIMES)) == "3.00 (1.50 to 7.50)"
+
+
+def test_there_is_no_ratio_without_fnn_or_without_a_peer() -> None:
+    assert ratios({"torch": [1.0]}) == ratios({"fnn": [1.0]}) == []
+    assert ratio_text([]) == NOTHING
+
+
+def test_a_table_is_markdown_with_aligned_columns() -> None:
+    assert table(["a", "long one"], [["row", "1"], ["x", "22"]]).splitlines() == [
+        "| a   | long one |",
+        "| --- | -------: |",
+        "| row |        1 |",
+        "| x   |       22 |",
+    ]
+
+
+def test_a_table_may_have_no_rows() -> None:
+    assert table(["peer", "ms"], []).splitlines() == ["| peer |  ms |", "| ---- | --: |"]
+
+
+def test_times_are_told_to_three_digits() -> None:
+    assert [time_text(ms) for ms in (0.0351, 0.24, 6.0862, 13.71)] == ["0.0351", "0.240", "6.09", "13.7"]
+
+
+def test_what_was_left_out_is_named_once_a_reason() -> None:
+    failures = {"jax": {"fc": "none", "tiny": "none", "cnn-32": "too slow"}}
+    assert left_out(failures) == ["Left out: jax (fc, tiny): none", "Left out: jax (cnn-32): too slow"]
+
+
+class Scripted:
+    """In a worker's place: answers with the times that it was given, or fails."""
+
+    def __init__(self, peer: str, *times: float) -> None:
+        self.peer, self.left, self.asked = peer, list(times), 0
+
+    def ask(self, workload: str, seconds: float) -> Reply:
+        self.asked += 1
+        if not self.left:
+            raise WorkerError("no more")
+        return Reply(self.left.pop(0), None)
+
+
+def run(*workers: Scripted, rounds: int) -> Outcome:
+    jobs = [Job(worker, "tiny") for worker in workers]
+    return in_turn(jobs, rounds, 0.1, lambda text: None)
+
+
+def test_rounds_ask_each_worker_in_turn() -> None:
+    told: list[str] = []
+    in_turn([Job(Scripted(name, 1, 2), "tiny") for name in ("a", "b")], 2, 0.1, told.append)
+    assert told == [f"round {nth} of 2: tiny, {name}" for nth in (1, 2) for name in ("a", "b")]
+
+
+def test_who_fails_in_any_round_has_no_times_and_is_asked_no_more() -> None:
+    good, bad = Scripted("good", 1, 2, 3), Scripted("bad", 1)
+    outcome = run(good, bad, rounds=3)
+    assert outcome.times("tiny") == {"good": [1, 2, 3]}
+    assert outcome.failures == {"bad": {"tiny": "no more"}}
+    assert bad.asked == 2
+
+
+def test_the_peak_is_the_best_median_of_the_products_that_were_timed() -> None:
+    flops = SGEMM["sgemm-1024"].flops
+    replies = {"sgemm-1024": {"fnn": [Reply(ms, None) for ms in (flops / 50e6, flops / 100e6, flops / 90e6)]}}
+    assert core_gflops(Outcome(replies, {})) == pytest.approx(90)
+    assert core_gflops(Outcome({}, {})) is None
+
+
+def test_a_worker_tells_what_it_cannot_do_and_goes_on() -> None:
+    with working("fnn", 1) as worker:
+        with pytest.raises(WorkerError, match="KeyError: 'nothing'"):
+            worker.ask("nothing", 0.01)
+        assert worker.ask("sgemm-small", 0.01).ms > 0
+
+
+def test_a_peer_whose_package_is_missing_is_an_error_of_one_line() -> None:
+    reply = answer(Peer("nowhere"), 1, {}, "tiny", 0.01)
+    assert reply == {"error": "ModuleNotFoundError: No module named 'benchmarks.nowhere_peer'"}
+
+
+def test_the_command_runs_fnn_alone_and_writes_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.md"
+    flags = ["--workloads", "tiny", "--threads", "1", "--rounds", "2", "--seconds", "0.02", "--peers", "fnn", "--out"]
+    main([*flags, str(out)])
+    assert re.search(r"\| tiny +\| +\d+\.\d+ +\| +- \| +\d+% \|", out.read_text("utf-8"))
+    assert out.read_text("utf-8") == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--workloads cnn-33", "no workload 'cnn-33'"),
+        ("--threads 0", "--threads 0: this process may use 1 to"),
+        ("--rounds 0", "--rounds 0"),
+        ("--seconds nan", "--seconds nan"),
+        ("--peers keras", "invalid choice: 'keras'"),
+        ("--out /nowhere/report.md", "/nowhere/report.md: wanted a file in a folder that can"),
+    ],
+)
+def test_wrong_flags_are_told_at_once(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(flags.split())
+    assert message in capsys.readouterr().err
+
+
+def test_blas_has_one_thread_under_fnns_own_and_all_under_the_others() -> None:
+    assert PEERS["fnn"].environment(2)["OPENBLAS_NUM_THREADS"] == "1"
+    assert PEERS["torch"].environment(2)["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_watched_step_notes_every_part_forward_and_back() -> None:
+    watch = Watch()
+    watched_step(Workload("small", CNN, (1, 8, 8), 4), 1, watch)()
+    parts = ["conv1", "maxpool1", "tanh1", "conv2", "maxpool2", "tanh2", "dense1", "tanh3", "dense2", "tanh4", "dense3"]
+    both = {(name, part) for name in [*parts, "loss"] for part in ("forward", "vjp")}
+    assert watch.spent().keys() >= both
+    assert watch.spent().keys() - both == {("update", "forward")}
+
+
+def test_the_shares_of_a_profile_add_up_to_the_step() -> None:
+    lines = profile(WORKLOADS["tiny"], 1, 0.05).splitlines()
+    shares = [float(share) for line in lines for share in re.findall(r"(-?[\d.]+)% \|$", line)]
+    assert len(shares) == len(["dense1", "tanh1", "dense2", "loss", "update", "all else"])
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+
+
+def test_the_machine_says_what_it_is() -> None:
+    assert processor()
+    assert usable_cores() >= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_peak_of_memory_holds_what_was_held() -> None:
+    block = np.ones(16_000_000)
+    assert (peak_mb() or 0) > block.nbytes / 1e6
+
+
+def test_others_are_what_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, busy, own = iter([10.0, 14.0]), iter([100.0, 106.0]), iter([5.0, 9.0])
+    monkeypatch.setattr(machine, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(machine, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(machine, "_own_seconds", lambda: next(own))
+    assert machine.Others().cores() == pytest.approx(0.5)
+
+
+def test_the_seconds_that_cores_were_busy_leave_out_idling_and_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path: "cpu  100 20 3 7000 9000 4 5 6 0 0\ncpu0 1 2\n")
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert machine._busy_seconds() == pytest.approx((100 + 20 + 3 + 4 + 5 + 6) / 100)
