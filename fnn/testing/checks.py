@@ -1,0 +1,246 @@
+"""What every operator must pass: `check_op`, and the properties that it asks for."""
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fnn.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, Params, Shape, told
+from fnn.random import Key, Rng, as_key
+from fnn.testing.compare import agree, alike, checked, differ, frozen
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map
+
+
+def check_op(
+    op: Op,
+    shape: Shape,
+    rng: Rng = 0,
+    *,
+    batch: int = 3,
+    x: Array | None = None,
+    key: Rng | None = None,
+    exempt: Collection[str] = (),
+) -> float:
+    """Checks that `op` is what an operator must be, for inputs of `shape`; returns its gradients' worst relative error.
+
+    Raises CheckError, an AssertionError, for the first property that it lacks: "init" or one of `PROPERTIES`. Those in
+    `exempt` are not asked for: what takes statistics over a batch has no "batch independence". The input is a `batch`
+    of numbers drawn from `rng`, or `x` where not all numbers will do. What draws does so from `key`, or not at all.
+    """
+    if unknown := sorted(set(exempt) - set(PROPERTIES)):
+        raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
+    rng, key = as_key(rng), None if key is None else as_key(key)
+    if x is None:
+        x = rng.fold("x").generator().standard_normal((batch, *shape))
+    case = checked(op.kind, "init", _case, op, shape, rng, x, key)
+    asked = [name for name in PROPERTIES if name not in exempt]
+    return max((checked(op.kind, name, PROPERTIES[name], case) or 0.0 for name in asked), default=0.0)
+
+
+class Case(NamedTuple):
+    """An operator, and what it is checked with; none of the arrays can be written to."""
+
+    op: Op
+    shape: Shape
+    rng: Key
+    key: Key | None
+    params: Params
+    x: Array
+    dy: Array
+
+    def map(self, f: Callable[[Array], Array]) -> "Case":
+        """With `f` of each array."""
+        params, x, dy = (tree_map(lambda a: frozen(np.asarray(f(a))), tree) for tree in (self.params, self.x, self.dy))
+        return self._replace(params=params, x=x, dy=dy)
+
+    def cast(self, dtype: type) -> "Case":
+        """With floats of that dtype."""
+        return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
+
+    def rows(self, index: slice | list[int]) -> "Case":
+        """With these rows as the batch."""
+        return self._replace(x=frozen(self.x[index]), dy=frozen(self.dy[index]))
+
+    def start(self) -> Callable[..., Tree]:
+        """Applies the operator; what this returns calls the vjp, for the output and the gradients as one tree."""
+        y, vjp = self.op.apply(self.params, self.x, self.key)
+        if y.shape != self.dy.shape:
+            raise AssertionError(f"output is {told(y)}, wanted the shape {self.dy.shape}")
+
+        def finish(times: int = 1, need_dx: bool = True) -> Tree:
+            dparams, dx = vjp(frozen((times * self.dy).astype(y.dtype)), need_dx)
+            of_input = {"input": dx} if need_dx and self.x.dtype.kind == "f" else {}
+            return {"output": y, "params": dparams, **of_input}
+
+        return finish
+
+    def results(self) -> Tree:
+        """The output and the gradients."""
+        return self.start()()
+
+
+def _case(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
+    """What is checked. The numbers of `params` are moved a little: no error is to hide behind zeros and ones."""
+    params = op.init(rng, shape)
+    for path, leaf in tree_items(params):
+        if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
+            raise AssertionError(f"{path} is {told(leaf)}, wanted float32")
+    agree(op.init(rng, shape), deepcopy(params), "from the same key")
+    moves = rng.fold("params").generator()
+    params = tree_map(lambda a: a + 0.1 * moves.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
+    case = Case(op, shape, rng, key, params, x, np.empty(0)).cast(np.float32)
+    y, _ = op.apply(case.params, case.x, key)
+    dy = rng.fold("dy").generator().standard_normal(y.shape).astype(np.float32)
+    return case._replace(dy=dy).cast(np.float64)  # float64, but numbers that float32 has as well
+
+
+def _call(case: Case) -> None:
+    case.cast(np.float32).results()
+    case.results()
+
+
+def _purity(case: Case) -> None:
+    case = case.cast(np.float32)
+    params = deepcopy(case.params)
+    first = case.results()
+    kept = deepcopy(first)
+    agree(case.params, params, "as given, afterwards,")
+    agree(case.results(), kept, "the second time")
+    finish, finish_other = case.start(), case.rows(slice(None, None, -1)).start()
+    finish_other()
+    finish(times=2)
+    agree(finish(), kept, "when vjps are called out of order, or twice")
+    agree(first, kept, "after later calls")
+
+
+def _shapes_and_dtypes(case: Case) -> None:
+    predicted = case.op.output_shape(case.cast(np.float32).params, case.shape)
+    if case.dy.shape != (len(case.x), *predicted):
+        raise AssertionError(f"output has the shape {case.dy.shape}, but output_shape says {predicted} for an example")
+    for floats in (np.float32, np.float64):
+        these = case.cast(floats)
+        wanted = {"output": these.dy, "params": these.params, "input": these.x}
+        came = these.results()
+        alike(came, {name: wanted[name] for name in came}, f"for {these.dy.dtype}")
+
+
+def _precision(case: Case) -> None:
+    single, double = (each.results()["output"].astype(float) for each in (case.cast(np.float32), case))
+    agree({"output": single}, {"output": double}, "in float32", 1e-3)
+
+
+def _need_dx(case: Case) -> None:
+    wanted = case.results()["params"]
+    agree({"params": case.start()(need_dx=False)["params"]}, {"params": wanted}, "without need_dx", 1e-9)
+
+
+def _empty_batch(case: Case) -> None:
+    none = case.rows(slice(0, 0))
+    came = none.results()
+    zeros = {"output": none.dy, "params": tree_map(np.zeros_like, case.params), "input": none.x}
+    agree(came, {name: zeros[name] for name in came}, "for an empty batch")
+
+
+ORDERS: dict[str, Callable[[Array], Array]] = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "batch innermost": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a,
+    "(W, C, H, N)": lambda a: from_wchn(to_wchn(a)) if a.ndim == 4 else a,
+    "reversed and strided": lambda a: np.flip(np.repeat(np.flip(a)[..., None], 2, -1)[..., 1]),
+}
+
+
+def _memory_order(case: Case) -> None:
+    wanted = case.results()
+    for name, order in ORDERS.items():
+        agree(case.map(order).results(), wanted, f"for {name} memory", 1e-9)
+
+
+def _batch_independence(case: Case) -> None:
+    batch = len(case.x)
+    for i in sorted({0, batch // 2, batch - 1}):
+        alone = case._replace(key=None)  # as what is drawn may depend on the size of the batch
+        repeated = case.rows([i] * batch)
+        for few, whole, at, when in ((alone.rows([i]), alone, 0, "alone"), (repeated, case, i, "in another batch")):
+            came, wanted = few.results(), whole.results()
+            del came["params"], wanted["params"]
+            wanted = {name: a[i : i + 1] for name, a in wanted.items()}
+            agree({name: a[at : at + 1] for name, a in came.items()}, wanted, f"of example {i} {when}", 1e-9)
+
+
+def _threads(case: Case) -> None:
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier, BrokenBarrierError
+
+    these = case.cast(np.float32)
+    cases = [these, these.rows(slice(None, None, -1))]
+    wanted = deepcopy([each.results() for each in cases])
+    both = Barrier(2, timeout=0.2)
+
+    def step(frame: Any, event: str, arg: Any) -> Any:
+        # Both wait for each other before every line of Python, so that each finds there what the other has just left.
+        if event == "line":
+            with suppress(BrokenBarrierError):  # one of the two has come to its end, or waits for a lock
+                both.wait()
+        return step
+
+    def results(case: Case) -> Tree:
+        sys.settrace(step)  # in this thread alone
+        try:
+            return case.results()
+        finally:
+            sys.settrace(None)
+            both.abort()
+
+    with ThreadPoolExecutor(2) as pool:
+        for came, one in zip(pool.map(results, cases), wanted, strict=True):
+            agree(came, one, "while another thread calls it")
+
+
+def _gradient_in_params(case: Case) -> float:
+    def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
+        found = dict(tree_items(came["params"]))
+        leaves = enumerate(tree_items(case.params), 1)
+        return {nth: (f"params/{path}", found[path]) for nth, (path, leaf) in leaves if leaf.dtype.kind == "f"}
+
+    return _gradient(case, gradients)
+
+
+def _gradient_in_input(case: Case) -> float:
+    return _gradient(case, lambda came: {0: ("input", came["input"])} if "input" in came else {})
+
+
+def _gradient(case: Case, gradients: Callable[[Tree], dict[int, tuple[str, Array]]]) -> float:
+    """The worst error of these gradients, at the input as it is and at one full of equal numbers."""
+
+    def output(point: list[Array]) -> Array:
+        x, *leaves = point
+        rest = iter(leaves)
+        return case.op.apply(tree_map(lambda leaf: next(rest), case.params), x, case.key)[0]
+
+    rng = case.rng.fold("directions").generator()
+    equals = frozen(rng.choice(case.x.ravel()[:3], case.x.shape))
+    return max(
+        differ(output, [at.x, *tree_leaves(at.params)], at.dy, gradients(at.results()), rng)
+        for at in (case, case._replace(x=equals))
+    )
+
+
+PROPERTIES: dict[str, Callable[[Case], float | None]] = {
+    "call": _call,
+    "purity": _purity,
+    "shapes and dtypes": _shapes_and_dtypes,
+    "precision": _precision,
+    "need_dx": _need_dx,
+    "empty batch": _empty_batch,
+    "memory order": _memory_order,
+    "batch independence": _batch_independence,
+    "threads": _threads,
+    "gradient in params": _gradient_in_params,
+    "gradient in input": _gradient_in_input,
+}
+"""What `check_op` asks for after "init", in that order."""
