@@ -65,7 +65,11 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     taps = down.taps * channels
     rows = taps + ones
     span = (across.out - 1) * across.stride + (across.taps - 1) * across.dilation + 1
-    padded = np.empty((groups, span, rows, down.out, batch), x.dtype)
+    length = down.out * batch
+    line = 64 // x.itemsize
+    pitch = (-(-length // line) | 1) * line
+    memory = np.empty((groups, span, rows, pitch), x.dtype)
+    padded = memory[..., :length].reshape(groups, span, rows, down.out, batch)
     inside, seen = across._replace(taps=1, out=span, stride=1).reads(0)
     padded[:, : inside.start, :taps] = 0
     padded[:, inside.stop :, :taps] = 0
@@ -77,8 +81,8 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
         copy[:, :, :, rows_inside.stop :] = 0
     if ones:
         padded[:, :, -1] = 1
-    group, column, row, _, item = padded.strides
-    shape = (groups, across.out, across.taps, rows, down.out * batch)
+    group, column, row, item = memory.strides
+    shape = (groups, across.out, across.taps, rows, length)
     strides = (group, across.stride * column, across.dilation * column, row, item)
-    windows = np.ndarray(shape, x.dtype, padded, 0, strides)
-    return windows.reshape(groups, across.out, across.taps * rows, down.out * batch)  # a copy only if dilated
+    windows = np.ndarray(shape, x.dtype, memory, 0, strides)
+    return windows.reshape(groups, across.out, across.taps * rows, length)  # a copy only if dilated
