@@ -21,7 +21,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
     The value is a scalar of the logits' dtype. Raises LossError for labels that are no integers, not in that range or
     not as many as the logits, and for an empty batch, which has no mean.
     """
-    _check("cross_entropy", logits, labels, 2, logits.shape[:1])
+    _check("cross_entropy", logits, labels, 2, 1)
     if labels.dtype.kind not in "iu":
         raise LossError(f"cross_entropy: labels are {told(labels)}, wanted integers")
     batch, classes = logits.shape
@@ -49,7 +49,7 @@ def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
     The value is a scalar of the predictions' dtype. Raises LossError for targets of another shape or dtype, and for an
     empty batch.
     """
-    _check("mse", predictions, targets, predictions.ndim, predictions.shape)
+    _check("mse", predictions, targets)
     if targets.dtype != predictions.dtype:
         raise LossError(f"mse: targets are {told(targets)}, wanted the predictions' {told(predictions)}")
     error = predictions - targets
@@ -57,12 +57,14 @@ def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
     return value, lambda: np.multiply(error, 2 / error.size)
 
 
-def _check(loss: str, outputs: Array, targets: Array, ndim: int, shape: tuple[int, ...]) -> None:
-    """Refuses what no loss is defined for."""
+def _check(loss: str, outputs: Array, targets: Array, ndim: int | None = None, shared: int | None = None) -> None:
+    """Refuses what no loss is defined for: outputs of `ndim` axes, of which targets share the first ones, or all."""
     for name, array in (("outputs", outputs), ("targets", targets)):
         if not isinstance(array, np.ndarray):
             raise LossError(f"{loss}: {name} are {told(array)}, wanted an array")
-    if outputs.ndim != ndim or outputs.dtype.kind != "f" or not outputs.size:
-        raise LossError(f"{loss}: outputs are {told(outputs)}, wanted floats of {ndim} axes, at least one example")
+    if ndim not in (None, outputs.ndim) or outputs.dtype.kind != "f" or not outputs.size:
+        axes = f" of {ndim} axes" if ndim else ""
+        raise LossError(f"{loss}: outputs are {told(outputs)}, wanted floats{axes}, at least one example")
+    shape = outputs.shape[:shared]
     if targets.shape != shape:
         raise LossError(f"{loss}: targets are {told(targets)}, wanted the shape {shape} by outputs {told(outputs)}")

@@ -180,6 +180,16 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
             yield shown if parameter.default is parameter.empty else f"{name}={shown}"
 
 
+def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:
+    """`params[name]`; an OpError unless it is an array of that shape (None: of any length) and, where given, dtype."""
+    value: Array = params[name]
+    fits = isinstance(value, np.ndarray) and value.ndim == len(shape) and dtype in (None, value.dtype)
+    if not (fits and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))):
+        wanted = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
+        raise OpError(f"params hold {told(value)} as {name!r}, wanted {dtype or 'floats'} {wanted}")
+    return value
+
+
 def told(value: Any) -> str:
     """How an error names a value: an array by its dtype and shape, anything else by its type."""
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"

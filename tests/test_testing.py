@@ -290,7 +290,7 @@ def test_a_result_that_is_right_in_float64_alone_is_found() -> None:
 
 def test_float64_initial_values_are_found() -> None:
     double = Op(lambda key, shape: {"w": np.ones((*shape, 2))}, lambda params, x: dense(2, bias=False).apply(params, x))
-    with pytest.raises(OpError, match="weights float64"):
+    with pytest.raises(OpError, match="wanted float64"):
         double.init(0, (4,))
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.random import Key
 from fnn.window import Axis, pair
 
@@ -43,7 +43,8 @@ def conv(
         return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w, b = params["w"], params["b"] if bias else None
+        w = fitting(params, "w", (out_channels, None, *kernel))
+        b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
         if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != groups * w.shape[1]:
             raise OpError(f"input {told(x)}, wanted {w.dtype} (batch, {groups * w.shape[1]}, height, width)")
         down, across = Axis.pair(x.shape, kernel, steps, gaps, margins)

@@ -4,7 +4,7 @@ from math import prod
 
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import from_columns, to_columns
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.random import Key
 
 
@@ -27,12 +27,13 @@ def dense(
         return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w, h = params["w"], to_columns(x)
+        w, h = fitting(params, "w", (None, out_features)), to_columns(x)
+        b = fitting(params, "b", (out_features,), w.dtype) if bias else None
         if h.shape[0] != w.shape[0] or x.dtype != w.dtype:
-            raise OpError(f"input {told(x)} has {h.shape[0]} features, the weights {told(w)} take {w.shape[0]}")
+            raise OpError(f"input {told(x)} has {h.shape[0]} features, wanted {w.dtype} and {w.shape[0]}")
         y = w.T @ h
-        if bias:
-            y += params["b"][:, None]
+        if b is not None:
+            y += b[:, None]
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             d = to_columns(dy)
