@@ -1,0 +1,142 @@
+"""Operators that compute what another one computes, in another way; and gradients example by example.
+
+All but `per_example` have the params of the operator that they wrap, and its name as a part of another.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fnn.combine import wrap
+from fnn.grad import value_and_grad
+from fnn.losses import Loss, LossError
+from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
+from fnn.random import Key, Rng, as_key
+from fnn.tree import Tree, tree_items, tree_map, tree_sum
+
+
+@operator
+def remat(op: Op) -> Op:
+    """`op`, which keeps nothing but its input for the vjp: that applies it again, with the same key, to the same bits.
+
+    A deep net as a `serial` of blocks, each in a `remat`, holds the blocks' inputs and the insides of one block at a
+    time, for one more forward pass: of n layers, some 2√n in blocks of √n.
+    """
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            return op.apply(params, x, key)[1](dy, need_dx)
+
+        return op.apply(params, x, key)[0], pull
+
+    return wrap(op, apply)
+
+
+@operator
+def microbatch(op: Op, size: int) -> Op:
+    """`op`, with its batch in pieces of `size` examples, the last one smaller, of which one at a time is in memory.
+
+    Of several pieces nothing but the input is kept for the vjp, which applies `op` to each again. Outputs and input
+    cotangents are put together, parameter cotangents added up in pairs, and pairs of pairs: orders of sums, this one
+    and those of products of another size, are all that differs from `op` itself. Each piece folds its number into the
+    key. `op` must treat the examples of a batch independently of one another.
+    """
+    if not (isinstance(size, int) and size > 0):
+        raise OpError(f"size is {size!r}, wanted an int of at least 1")
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        pieces = [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
+        if len(pieces) == 1:
+            return op.apply(params, x, key and key.fold(0))
+
+        def forward(i: int) -> tuple[Array, Vjp]:
+            return op.apply(params, x[pieces[i]], key and key.fold(i))
+
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dxs = []
+
+            def grads() -> Iterator[Params]:
+                for i, piece in enumerate(pieces):
+                    dparams, dx = forward(i)[1](dy[piece], need_dx)
+                    dxs.append(dx)
+                    yield dparams
+
+            dparams = tree_sum(grads())
+            return dparams, np.concatenate(dxs) if need_dx and dxs[0] is not None else None
+
+        return np.concatenate([forward(i)[0] for i in range(len(pieces))]), pull
+
+    return wrap(op, apply)
+
+
+@operator
+def freeze(op: Op) -> Op:
+    """`op`, whose params count as constants: their gradients are zeros. The input's gradient is as ever.
+
+    Where nobody reads that either, as at the beginning of a net, the whole vjp is skipped. What an optimizer does
+    regardless of the gradient, such as decoupled weight decay, it does to frozen params too.
+    """
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        y, vjp = op.apply(params, x, key)
+
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            return tree_map(np.zeros_like, params), vjp(dy, need_dx)[1] if need_dx else None
+
+        return y, pull
+
+    return wrap(op, apply)
+
+
+@operator
+def finite(op: Op) -> Op:
+    """`op`, with an OpError, which has its path, as soon as a number of its output or in its vjp is no finite one.
+
+    In the vjp that is one of the output's cotangent, of the gradients of the params or of the input's.
+    """
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        y, vjp = op.apply(params, x, key)
+        _check_finite("the output", y)
+
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            _check_finite("the output's cotangent", dy)
+            dparams, dx = vjp(dy, need_dx)
+            _check_finite("the gradient", dparams)
+            if need_dx and dx is not None:
+                _check_finite("the input's gradient", dx)
+            return dparams, dx
+
+        return y, pull
+
+    return wrap(op, apply)
+
+
+def _check_finite(what: str, tree: Tree) -> None:
+    for path, leaf in tree_items(tree):
+        if not np.isfinite(leaf).all():
+            nans, infinities = np.count_nonzero(np.isnan(leaf)), np.count_nonzero(np.isinf(leaf))
+            of = f" of {path}" if path else ""
+            raise OpError(f"{what}{of} has {nans} nan and {infinities} infinite of {leaf.size} numbers, wanted none")
+
+
+def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array], Params]]:
+    """The function `(params, x, y, key=None) -> ((values, outs), grads)`: `value_and_grad` for each example by itself.
+
+    `values` are the examples' losses, `outs` the outputs, and `grads` is a tree like `params` whose arrays have the
+    batch for a first axis; the mean over that is `value_and_grad`'s gradient. Each example folds its number into the
+    key. Raises LossError when `y` has not one target for each example of `x`, or there is no example.
+    """
+    one = value_and_grad(net, loss)
+
+    def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Array, Array], Params]:
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[:1] == y.shape[:1] != (0,)):
+            raise LossError(
+                f"per_example: targets are {told(y)}, wanted one for each example of {told(x)}, at least one"
+            )
+        rng = None if key is None else as_key(key)
+        rows = [one(params, x[i : i + 1], y[i : i + 1], rng and rng.fold(i)) for i in range(len(x))]
+        values, outs = np.stack([value for (value, _), _ in rows]), np.concatenate([out for (_, out), _ in rows])
+        return (values, outs), tree_map(lambda *leaves: np.stack(leaves), *(grads for _, grads in rows))
+
+    return of
