@@ -25,7 +25,7 @@ BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "
 
 
 @operator
-def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
+def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
     """`op`, with its batch in shards of at most `size` examples, run by `workers` threads (as many as there are cores).
 
     The number of shards is a power of two, and they are of one size as nearly as can be. Outputs and input cotangents
@@ -45,6 +45,8 @@ def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         pieces = _pieces(len(x), size)
+        if len(pieces) == 1:
+            return op.apply(params, x, key and key.fold(0))
 
         def forward(i: int) -> tuple[Array, Vjp]:
             return op.apply(params, x[pieces[i]], key and key.fold(i))
@@ -53,7 +55,8 @@ def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             def backward(i: int) -> tuple[Params, Array | None]:
-                return vjps[i](dy[pieces[i]], need_dx)
+                pair: tuple[Params, Array | None] = vjps[i](dy[pieces[i]], need_dx)
+                return pair
 
             grads, dxs = zip(*_each(backward, len(pieces), workers), strict=True)
             dx: Array | None = np.concatenate(dxs) if need_dx else None
@@ -82,7 +85,7 @@ def _each(f: Callable[[int], T], n: int, workers: int) -> list[T]:
 
     The caller takes part until nothing is left to begin, so that a shard inside a shard cannot wait for itself.
     """
-    if n == 1 or workers == 1:
+    if workers == 1:
         return [f(i) for i in range(n)]
     results: list[Any] = [None] * n
     errors: dict[int, BaseException] = {}

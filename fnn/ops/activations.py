@@ -37,9 +37,10 @@ def _relu(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 def _sigmoid(x: Array) -> tuple[Array, Callable[[], Array]]:
-    # 1 / (1 + exp(-x)) with its numerator and denominator both scaled so that neither overflows.
-    y = np.exp(np.minimum(x, 0))
-    y /= 1 + np.exp(-np.abs(x))
+    with np.errstate(over="ignore"):  # where exp(-x) is infinite, its reciprocal is the zero that is wanted
+        y = np.exp(-x)
+    y += 1
+    np.reciprocal(y, out=y)
     return y, lambda: y * (1 - y)
 
 
