@@ -5,7 +5,7 @@ operator made of operators; training is a fold of a pure function over batches.
 """
 
 from fnn.checkpoint import CheckpointError, load, save
-from fnn.combine import serial
+from fnn.combine import named, parallel, repeat, residual, serial, shared
 from fnn.grad import value_and_grad
 from fnn.losses import LossError, cross_entropy, mse
 from fnn.memory import keep_pages as _keep_pages
@@ -27,6 +27,7 @@ from fnn.optim import (
 from fnn.random import Key
 from fnn.schedules import constant, cosine, exponential, linear, one_cycle, piecewise, warmup
 from fnn.shard import cores, shard
+from fnn.transform import finite, freeze, microbatch, per_example, remat
 from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
 
 __all__ = [
@@ -53,23 +54,33 @@ __all__ = [
     "cross_entropy",
     "dense",
     "exponential",
+    "finite",
     "flatten",
+    "freeze",
     "frozen",
     "linear",
     "load",
     "log_softmax",
     "masked",
     "maxpool",
+    "microbatch",
     "mse",
+    "named",
     "one_cycle",
     "operator",
+    "parallel",
+    "per_example",
     "piecewise",
     "relu",
+    "remat",
+    "repeat",
+    "residual",
     "rmsprop",
     "save",
     "serial",
     "sgd",
     "shard",
+    "shared",
     "sigmoid",
     "softmax",
     "tanh",

@@ -6,11 +6,11 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fnn.combine import wrap
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.random import Key
 from fnn.tree import tree_sum
@@ -59,12 +59,12 @@ def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
                 return pair
 
             grads, dxs = zip(*_each(backward, len(pieces), workers), strict=True)
-            dx: Array | None = np.concatenate(dxs) if need_dx else None
+            dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
             return tree_sum(grads), dx
 
         return np.concatenate(ys), pull
 
-    return Op(op.init, apply, parts={"": op}, draws=True)
+    return wrap(op, apply)
 
 
 def cores() -> int:
@@ -123,11 +123,13 @@ def _pool(threads: int) -> "ThreadPoolExecutor":
 @functools.cache
 def _hold_blas() -> None:
     """Holds BLAS to one thread where that can be done from here, and says how where it cannot."""
-    if find_spec("threadpoolctl"):
+    try:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1, "blas")
-    elif not any(os.environ.get(name) == "1" for name in BLAS_THREADS):
+    except ImportError:
+        if any(os.environ.get(name) == "1" for name in BLAS_THREADS):
+            return
         warnings.warn(
             "shard: BLAS may use several threads beside the shards', which slows both down; set OPENBLAS_NUM_THREADS=1 "
             "before NumPy is imported, or install fnn[threads]",

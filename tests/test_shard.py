@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fnn
+from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, serial, shard, tanh, value_and_grad
+from fnn.shard import _each, _pieces
+
+NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
+SHAPE = (1, 6, 6)
+
+
+def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, *SHAPE)).astype(dtype)
+    x.flags.writeable = False
+    return x, rng.integers(0, 4, n)
+
+
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_pieces_are_a_power_of_two_cover_the_batch_and_hold_at_most_the_size(n: int, size: int) -> None:
+    pieces = _pieces(n, size)
+    lengths = [piece.stop - piece.start for piece in pieces]
+    assert len(pieces).bit_count() == 1
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert [i for piece in pieces for i in range(n)[piece]] == list(range(n))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 8, 21])
+def test_the_bits_do_not_depend_on_the_number_of_workers(n: int) -> None:
+    params: fnn.Params = NET.init(0, SHAPE)
+    x, _ = batch(n)
+    results: list[list[bytes]] = []
+    for workers in (1, 2, 5):
+        y, vjp = shard(NET, workers, size=4).apply(params, x)
+        dparams, dx = vjp(np.cos(y))
+        results.append([a.tobytes() for a in (y, dx, *fnn.tree_leaves(dparams))])
+    assert results[0] == results[1] == results[2]
+
+
+def test_only_the_order_of_the_sums_differs_from_the_operator_itself() -> None:
+    params = fnn.tree_map(lambda a: a.astype(np.float64), NET.init(0, SHAPE))
+    x, labels = batch(21, np.float64)
+    (loss, out), grads = value_and_grad(NET, cross_entropy)(params, x, labels)
+    (sharded_loss, sharded_out), sharded = value_and_grad(shard(NET, 2, size=4), cross_entropy)(params, x, labels)
+    np.testing.assert_allclose(sharded_out, out, rtol=1e-12)
+    np.testing.assert_allclose(sharded_loss, loss, rtol=1e-12)
+    fnn.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), sharded, grads)
+
+
+def test_params_are_those_of_the_operator() -> None:
+    fnn.tree_map(np.testing.assert_array_equal, shard(NET, 2).init(3, SHAPE), NET.init(3, SHAPE))
+
+
+def failing(at: float) -> Op:
+    """The identity, which fails for a batch whose first number is at least `at`."""
+
+    def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
+        if len(x) and x[0, 0] >= at:
+            raise ZeroDivisionError(f"{x[0, 0]:g}")
+        return x.copy(), lambda dy, need_dx=True: ({}, dy.copy())
+
+    return Op(lambda key, shape: {}, apply, kind="failing")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_first_shards_exception_comes_as_itself(workers: int) -> None:
+    x = np.arange(16, dtype=np.float32)[:, None]
+    with pytest.raises(ZeroDivisionError, match=r"^8$"):
+        shard(failing(8), workers, size=4).apply({}, x)
+    shard(failing(16), workers, size=4).apply({}, x)
+
+
+def test_a_shard_inside_a_shard_cannot_wait_for_itself() -> None:
+    net = shard(shard(shard(NET, 2, size=2), 2, size=4), 2, size=8)
+    params, x = net.init(0, SHAPE), batch(40)[0]
+    y, vjp = net.apply(params, x)
+    np.testing.assert_allclose(y, NET.apply(params, x)[0], rtol=1e-5, atol=1e-6)
+    assert vjp(y)[1].shape == x.shape
+
+
+def test_the_work_is_spread_over_threads() -> None:
+    together = threading.Barrier(2, timeout=30)
+    assert _each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
+
+
+def test_the_callers_error_state_holds_in_every_shard() -> None:
+    square = Op(lambda key, shape: {}, lambda params, x: (x * x, lambda dy, need_dx=True: ({}, dy)))
+    x = np.full((8, 1), 1e30, np.float32)
+    with np.errstate(over="ignore"):
+        assert np.isinf(shard(square, 2, size=2).apply({}, x)[0]).all()
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        shard(square, 2, size=2).apply({}, x)
+
+
+def keys_of(n: int) -> Iterator[fnn.Key]:
+    drawn: list[fnn.Key] = []
+
+    def apply(params: fnn.Params, x: np.ndarray, key: fnn.Key) -> tuple[np.ndarray, object]:
+        if len(x):
+            drawn.append(key)
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    op = Op(lambda key, shape: {}, apply, draws=True)  # type: ignore[arg-type]
+    shard(op, 2, size=4).apply({}, np.zeros((n, 1), np.float32), fnn.Key(7))
+    return iter(sorted(drawn))
+
+
+def test_each_shard_draws_from_a_key_of_its_own() -> None:
+    assert list(keys_of(16)) == [fnn.Key(7, (i,)) for i in range(4)]
+    assert list(keys_of(3)) == [fnn.Key(7, (0,))]
+
+
+@pytest.mark.parametrize("numbers", [{"workers": 0}, {"size": 0}, {"size": 2.5}])
+def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(OpError, match=r"shard: workers is .*, wanted ints of at least 1"):
+        shard(NET, **numbers)
+
+
+@pytest.mark.parametrize("threads", ["", "1"])
+def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str) -> None:
+    code = "import sys; sys.modules['threadpoolctl'] = None; import fnn; fnn.shard(fnn.tanh, 2); fnn.shard(fnn.tanh, 2)"
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment = kept | ({"OPENBLAS_NUM_THREADS": threads} if threads else {})
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before NumPy is imported, or install fnn[threads]") == (
+        not threads
+    )
