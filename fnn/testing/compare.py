@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from fnn.op import Array, told
-from fnn.tree import Tree, tree_items, tree_map
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,15 +56,17 @@ def alike(came: Tree, wanted: Tree, when: str) -> None:
 def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0) -> None:
     """Raises AssertionError unless the trees are alike and hold the same bits.
 
-    With a tolerance, numbers may differ by that much of the largest one in their array.
+    With a tolerance, numbers may differ by that much of the largest one in their array, and by a ten-thousandth of it
+    of the largest one anywhere, for sums that cancel.
     """
     alike(came, wanted, when)
     there = dict(tree_items(came))
+    largest = max((float(np.abs(b).max(initial=0)) for b in tree_leaves(wanted)), default=0.0) if tolerance else 0.0
     for path, b in tree_items(wanted):
         a = there[path]
         off = (a != b) & ((a == a) | (b == b))
         if tolerance:
-            off &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=0))
+            off &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=1e-4 * largest))
         for index in np.argwhere(off)[:1].tolist():
             raise AssertionError(f"{path}{index} {when} is {a[tuple(index)]}, wanted {b[tuple(index)]}")
 
