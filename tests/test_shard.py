@@ -20,7 +20,7 @@ SHAPE = (1, 6, 6)
 
 def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, *SHAPE)).astype(dtype)
+    x: np.ndarray = rng.standard_normal((n, *SHAPE)).astype(dtype)
     x.flags.writeable = False
     return x, rng.integers(0, 4, n)
 
@@ -37,7 +37,7 @@ def test_pieces_are_a_power_of_two_cover_the_batch_and_hold_at_most_the_size(n: 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 8, 21])
 def test_the_bits_do_not_depend_on_the_number_of_workers(n: int) -> None:
-    params: fnn.Params = NET.init(0, SHAPE)
+    params = NET.init(0, SHAPE)
     x, _ = batch(n)
     results: list[list[bytes]] = []
     for workers in (1, 2, 5):
