@@ -1,0 +1,91 @@
+"""Activations: right where a careless formula overflows, and without a warning, which is an error here."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fnn import Op, log_softmax, relu, sigmoid, softmax, tanh
+from fnn.op import Array
+
+FLOATS = [np.float32, np.float64]
+
+
+def value_and_slope(op: Op, numbers: list[float], dtype: type) -> tuple[Array, Array]:
+    """The outputs, one number an example, and the derivatives."""
+    y, vjp = op.apply({}, np.array(numbers, dtype)[:, None])
+    return y[:, 0], vjp(np.ones_like(y))[1][:, 0]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_tanh_is_right_at_any_size(dtype: type) -> None:
+    y, slope = value_and_slope(tanh, [800, -800, 0, np.inf, 1e-30], dtype)
+    assert y.tolist() == [1, -1, 0, 1, dtype(1e-30)]
+    assert slope.tolist() == [0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sigmoid_is_right_at_any_size(dtype: type) -> None:
+    y, slope = value_and_slope(sigmoid, [-1000, 1000, 0, -np.inf, np.inf], dtype)
+    assert y.tolist() == [0, 1, 0.5, 0, 1]
+    assert slope.tolist() == [0, 0, 0.25, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sigmoid_keeps_its_relative_precision_far_below_zero(dtype: type) -> None:
+    y, slope = value_and_slope(sigmoid, [-60, -80], dtype)
+    np.testing.assert_allclose(y, np.exp([-60.0, -80.0]), rtol=4e-6 if dtype is np.float32 else 1e-13)
+    np.testing.assert_allclose(slope, np.exp([-60.0, -80.0]), rtol=4e-6 if dtype is np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_softmax_is_right_at_any_size(dtype: type) -> None:
+    y, _ = softmax.apply({}, np.array([[1e4, 0], [-1e4, 0], [1e30, 1e30], [-np.inf, 0]], dtype))
+    assert y.tolist() == [[1, 0], [0, 1], [0.5, 0.5], [0, 1]]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log_softmax_is_right_at_any_size(dtype: type) -> None:
+    y, vjp = log_softmax.apply({}, np.array([[1e4, 0], [-1e4, 0], [5e4, 5e4]], dtype))
+    np.testing.assert_allclose(y, [[0, -1e4], [-1e4, 0], [-np.log(2), -np.log(2)]], rtol=1e-6)
+    assert np.isfinite(vjp(np.ones_like(y))[1]).all()
+
+
+@given(arrays(np.float64, (3, 4), elements=st.floats(-1e6, 1e6)))
+def test_softmax_sums_to_one_and_its_logarithm_is_log_softmax(x: Array) -> None:
+    y, _ = softmax.apply({}, x)
+    np.testing.assert_allclose(y.sum(-1), 1)
+    np.testing.assert_allclose(np.exp(log_softmax.apply({}, x)[0]), y, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [softmax, log_softmax])
+def test_softmax_works_along_the_last_axis(op: Op) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    whole, _ = op.apply({}, x)
+    rows = [[op.apply({}, row[None])[0][0] for row in example] for example in x]
+    np.testing.assert_allclose(whole, rows, atol=1e-12)
+
+
+def test_softmax_has_a_gradient_of_its_own() -> None:
+    y, vjp = softmax.apply({}, np.array([[1.0, 2, 3]]))
+    jacobian = np.array([vjp(row[None])[1][0] for row in np.eye(3)])
+    np.testing.assert_allclose(jacobian, np.diag(y[0]) - np.outer(y[0], y[0]), atol=1e-15)
+
+
+def test_relu_has_no_slope_at_zero() -> None:
+    y, slope = value_and_slope(relu, [-2, -0.0, 0, 3, np.inf], np.float32)
+    assert y.tolist() == [0, 0, 0, 3, np.inf]
+    assert slope.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("op", [tanh, relu, sigmoid, softmax, log_softmax], ids=repr)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_what_is_not_a_number_stays_visible(op: Op, dtype: type) -> None:
+    y, _ = op.apply({}, np.full((1, 2), np.nan, dtype))
+    assert np.isnan(y).all()
+
+
+def test_they_are_operators_themselves_and_print_as_their_names() -> None:
+    assert repr([tanh, relu, sigmoid, softmax, log_softmax]) == "[tanh, relu, sigmoid, softmax, log_softmax]"
+    assert tanh.init(0, (3,)) == {}

@@ -1,0 +1,81 @@
+"""The fully connected layer against its formula, and what it refuses."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from strategies import Example, denses, seeds
+
+from fnn import OpError, dense
+
+FEATURES = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+
+
+@given(denses(), seeds)
+def test_it_is_the_product_with_its_weights_plus_its_bias(example: Example, seed: int) -> None:
+    op, shape = example
+    rng = np.random.default_rng(seed)
+    params = {name: rng.standard_normal(leaf.shape) for name, leaf in op.init(0, shape).items()}
+    x = rng.standard_normal((3, *shape))
+    y, vjp = op.apply(params, x)
+    dy = rng.standard_normal(y.shape)
+    dparams, dx = vjp(dy)
+    flat = x.reshape(3, -1)
+    np.testing.assert_allclose(y, flat @ params["w"] + params.get("b", 0), atol=1e-12)
+    np.testing.assert_allclose(dparams["w"], flat.T @ dy, atol=1e-12)
+    np.testing.assert_allclose(dx, (dy @ params["w"].T).reshape(x.shape), atol=1e-12)
+    if "b" in params:
+        np.testing.assert_allclose(dparams["b"], dy.sum(0), atol=1e-12)
+
+
+def test_params_have_the_shapes_of_the_fields_convention() -> None:
+    params = dense(5).init(0, (2, 3))
+    assert {name: leaf.shape for name, leaf in params.items()} == {"w": (6, 5), "b": (5,)}
+    assert list(dense(5, bias=False).init(0, (6,))) == ["w"]
+
+
+def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
+    params = dense(100).init(0, (200,))
+    limit = np.sqrt(6 / 300)
+    assert 0.99 * limit < np.abs(params["w"]).max() <= limit
+    assert abs(params["w"].mean()) < limit / 50
+    assert not params["b"].any()
+
+
+@pytest.mark.parametrize("out_features", [0, -1, 2.0, "3"])
+def test_a_width_that_makes_no_sense_is_refused(out_features: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        dense(out_features)
+    assert str(caught.value) == f"dense: out_features is {out_features!r}, wanted an int of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (FEATURES[:, :5], "dense: input float32 (2, 5) has 5 features, wanted float32 and 6"),
+        (FEATURES[0], "dense: input float32 (6,) has 1 features, wanted float32 and 6"),
+        (FEATURES.astype(np.float64), "dense: input float64 (2, 6) has 6 features, wanted float32 and 6"),
+    ],
+)
+def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
+    op = dense(4)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (6,)), x)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"w": np.zeros((6, 9))}, "float64 (6, 9) as 'w', wanted floats (any, 4)"),
+        ({"w": [[1.0]]}, "a list as 'w', wanted floats (any, 4)"),
+        ({"b": np.zeros(1, np.float32)}, "float32 (1,) as 'b', wanted float32 (4,)"),
+        ({"b": np.zeros(4)}, "float64 (4,) as 'b', wanted float32 (4,)"),
+    ],
+)
+def test_params_of_another_layer_are_refused(changed: dict[str, Any], message: str) -> None:
+    op = dense(4)
+    with pytest.raises(OpError) as caught:
+        op.apply({**op.init(0, (6,)), **changed}, FEATURES)
+    assert str(caught.value) == f"dense: params hold {message}"

@@ -1,0 +1,120 @@
+"""Pooling against its definition, where the gradient of a tie goes, and what is refused."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import Example, both, numbers, poolings, seeds
+
+from fnn import OpError, avgpool, maxpool
+from fnn.op import Array
+
+
+def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:
+    """The output, and the input's cotangent when every output's is its value in `dy`, a window at a time."""
+    kernel, padding = both(config["kernel_size"]), both(config["padding"])
+    stride = kernel if config["stride"] is None else both(config["stride"])
+    blank = -np.inf if kind == "maxpool" else 0.0
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), constant_values=blank)
+    out = [(n - k) // s + 1 for n, k, s in zip(padded.shape[2:], kernel, stride, strict=True)]
+    y, dx = np.empty((*x.shape[:2], *out)), np.zeros(padded.shape)
+    for n, c, i, j in np.ndindex(*y.shape):
+        rows, columns = (slice(at * s, at * s + k) for at, s, k in zip((i, j), stride, kernel, strict=True))
+        window = padded[n, c, rows, columns]
+        y[n, c, i, j] = window.max() if kind == "maxpool" else window.sum() / window.size
+        if kind == "maxpool":
+            dx[n, c, rows, columns][np.unravel_index(window.argmax(), window.shape)] += dy[n, c, i, j]
+        else:
+            dx[n, c, rows, columns] += dy[n, c, i, j] / window.size
+    return y, dx[:, :, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
+
+
+@given(poolings(), seeds, st.booleans())
+def test_it_is_what_its_definition_says_and_a_tie_goes_to_the_first(example: Example, seed: int, ties: bool) -> None:
+    op, shape = example
+    rng = np.random.default_rng(seed)
+    x = numbers(rng, (2, *shape), ties)
+    y, vjp = op.apply({}, x)
+    dy = rng.standard_normal(y.shape)
+    wanted, dx = by_definition(x, dy, op.kind, op.config)
+    np.testing.assert_allclose(y, wanted, atol=1e-12)
+    np.testing.assert_allclose(vjp(dy)[1], dx, atol=1e-12)
+
+
+def test_the_gradient_of_a_constant_image_goes_to_the_first_pixel_of_each_window() -> None:
+    x = np.zeros((1, 1, 4, 4), np.float32)
+    y, vjp = maxpool(2).apply({}, x)
+    assert vjp(np.ones_like(y))[1][0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("order", [list(p) for p in product([0, 1], repeat=4) if sum(p) > 1])
+def test_of_equal_maxima_the_first_in_the_order_of_reading_is_chosen(order: list[int]) -> None:
+    x = np.array(order, np.float64).reshape(1, 1, 2, 2)
+    _, vjp = maxpool(2).apply({}, x)
+    dx = vjp(np.full((1, 1, 1, 1), 5.0))[1]
+    assert dx.ravel().tolist() == [5.0 * (i == order.index(1)) for i in range(4)]
+
+
+def test_the_stride_defaults_to_the_kernels_size() -> None:
+    assert maxpool((2, 3)).output_shape({}, (4, 6, 9)) == (4, 3, 3)
+    assert avgpool(3).output_shape({}, (4, 9, 9)) == (4, 3, 3)
+
+
+def test_a_rest_that_fills_no_window_is_left_out() -> None:
+    x = np.arange(25.0).reshape(1, 1, 5, 5)
+    y, vjp = maxpool(2).apply({}, x)
+    assert y[0, 0].tolist() == [[6, 8], [16, 18]]
+    dx = vjp(np.ones_like(y))[1]
+    assert not dx[..., 4].any()
+    assert not dx[:, :, 4].any()
+
+
+def test_padding_counts_as_zeros_in_a_mean() -> None:
+    y, _ = avgpool(2, padding=1).apply({}, np.ones((1, 1, 2, 2)))
+    assert y[0, 0].tolist() == [[0.25, 0.25], [0.25, 0.25]]
+
+
+def test_padding_is_less_than_any_number_to_a_maximum() -> None:
+    y, vjp = maxpool(3, stride=1, padding=1).apply({}, np.full((1, 1, 2, 2), -7.0))
+    assert y[0, 0].tolist() == [[-7, -7], [-7, -7]]
+    assert vjp(np.ones_like(y))[1].sum() == 4
+
+
+def test_infinities_are_numbers_like_others() -> None:
+    x = np.array([[-np.inf, -np.inf], [-np.inf, np.inf]]).reshape(1, 1, 2, 2)
+    assert maxpool(2).apply({}, x)[0].item() == np.inf
+    y, vjp = maxpool(2).apply({}, np.full((1, 1, 2, 2), -np.inf))
+    assert y.item() == -np.inf
+    assert vjp(np.ones_like(y))[1].ravel().tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("make", [maxpool, avgpool])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "kernel_size is 0, wanted an int or a pair of ints, at least 1"),
+        (("2",), "kernel_size is '2', wanted an int or a pair of ints, at least 1"),
+        ((2, 0), "stride is 0, wanted an int or a pair of ints, at least 1"),
+        ((2, 2, -1), "padding is -1, wanted an int or a pair of ints, at least 0"),
+        ((3, 2, 2), "padding is (2, 2), wanted at most half the kernel's size, (3, 3)"),
+    ],
+)
+def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(OpError) as caught:
+        make(*arguments)
+    assert str(caught.value) == f"{make.__name__}: {message}"
+
+
+def test_what_is_no_batch_of_images_is_refused() -> None:
+    with pytest.raises(OpError) as caught:
+        maxpool(2).apply({}, np.zeros((3, 8, 8)))
+    assert str(caught.value) == "maxpool: input is float64 (3, 8, 8), wanted (batch, channels, height, width)"
+
+
+def test_an_image_smaller_than_the_window_is_refused_at_init() -> None:
+    with pytest.raises(OpError) as caught:
+        maxpool(9).init(0, (3, 8, 8))
+    assert str(caught.value) == "maxpool: a window of 9 does not fit into 8 pixels with a padding of 0"
