@@ -120,7 +120,7 @@ class Op:
         except OpError as error:
             error.kind = error.kind or self.kind
             raise
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, IndexError) as error:
             self._explain(error, params)
             raise
 
@@ -133,7 +133,7 @@ class Op:
 
         return y, vjp
 
-    def _explain(self, error: KeyError | TypeError, params: Params) -> None:
+    def _explain(self, error: KeyError | TypeError | IndexError, params: Params) -> None:
         """Raises an OpError in the place of an error whose cause is that `params` are not this operator's."""
         missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
         if missing or not isinstance(params, dict):
@@ -183,7 +183,7 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
 def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:
     """`params[name]`; an OpError unless it is an array of that shape (None: of any length) and, where given, dtype."""
     value: Array = params[name]
-    fits = isinstance(value, np.ndarray) and value.ndim == len(shape) and dtype in (None, value.dtype)
+    fits = isinstance(value, np.ndarray) and value.ndim == len(shape) and (dtype is None or value.dtype == dtype)
     if not (fits and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))):
         wanted = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
         raise OpError(f"params hold {told(value)} as {name!r}, wanted {dtype or 'floats'} {wanted}")
