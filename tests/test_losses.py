@@ -1,0 +1,129 @@
+"""Losses: their values and exact gradients for the mean, at any size of the numbers, and what they refuse."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds
+
+from fnn import LossError, cross_entropy, mse
+from fnn.op import Array
+from fnn.testing import check_loss
+
+LOGITS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), seeds)
+def test_cross_entropy_is_what_a_loss_must_be(batch: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(cross_entropy, 5 * rng.standard_normal((batch, classes)), rng.integers(0, classes, batch), seed)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple), seeds)
+def test_mse_is_what_a_loss_must_be(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(mse, rng.standard_normal(shape), rng.standard_normal(shape), seed)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), seeds)
+def test_cross_entropy_is_the_mean_of_minus_the_log_of_each_labels_probability(
+    batch: int, classes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((batch, classes)), rng.integers(0, classes, batch)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    value, vjp = cross_entropy(logits, labels)
+    np.testing.assert_allclose(value, -np.log(p[np.arange(batch), labels]).mean())
+    np.testing.assert_allclose(vjp(), (p - np.eye(classes)[labels]) / batch, atol=1e-15)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), seeds)
+def test_mse_is_the_mean_over_all_numbers(shape: tuple[int, ...], seed: int) -> None:
+    a, b = np.random.default_rng(seed).standard_normal((2, *shape))
+    value, vjp = mse(a, b)
+    np.testing.assert_allclose(value, ((a - b) ** 2).sum() / a.size)
+    np.testing.assert_allclose(vjp(), 2 * (a - b) / a.size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_is_right_at_any_size(dtype: type) -> None:
+    logits: Array = np.array([[1e4, 0], [0, -1e4], [-1e30, 1e30]], dtype)
+    value, vjp = cross_entropy(logits, np.array([1, 0, 1]))
+    assert value == pytest.approx(1e4 / 3)
+    assert vjp().tolist() == [[dtype(1) / 3, -dtype(1) / 3], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint64])
+def test_labels_may_be_integers_of_any_dtype(dtype: type) -> None:
+    assert cross_entropy(LOGITS, np.array([0, 3, 1], dtype))[0] == cross_entropy(LOGITS, np.array([0, 3, 1]))[0]
+
+
+def test_what_is_not_a_number_stays_visible() -> None:
+    value, vjp = cross_entropy(np.full((1, 2), np.nan), np.array([0]))
+    assert np.isnan(value)
+    assert np.isnan(vjp()).all()
+    assert np.isnan(mse(np.array([np.nan, 0]), np.zeros(2))[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 1, 4]), "label 4 came with 4 classes, wanted 0 to 3"),
+        (np.array([0, -1, 4]), "label -1 came with 4 classes, wanted 0 to 3"),
+        (np.array([0, 2**40, 1]), "label 1099511627776 came with 4 classes, wanted 0 to 3"),
+        (np.array([0, 255, 1], np.uint8), "label 255 came with 4 classes, wanted 0 to 3"),
+        (np.array([0.0, 1.0, 2.0]), "labels are float64 (3,), wanted integers"),
+        (np.array([True, False, True]), "labels are bool (3,), wanted integers"),
+        (np.array([0, 1]), "targets are int64 (2,), wanted the shape (3,) by outputs float32 (3, 4)"),
+        (np.array([[0], [1], [2]]), "targets are int64 (3, 1), wanted the shape (3,) by outputs float32 (3, 4)"),
+        (np.eye(4)[:3], "targets are float64 (3, 4), wanted the shape (3,) by outputs float32 (3, 4)"),
+        ([0, 1, 2], "targets are a list, wanted an array"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        cross_entropy(LOGITS, labels)
+    assert str(caught.value) == f"cross_entropy: {message}"
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (LOGITS[0], "outputs are float32 (4,), wanted floats of 2 axes, at least one example"),
+        (LOGITS[None], "outputs are float32 (1, 3, 4), wanted floats of 2 axes, at least one example"),
+        (LOGITS[:0], "outputs are float32 (0, 4), wanted floats of 2 axes, at least one example"),
+        (LOGITS[:, :0], "outputs are float32 (3, 0), wanted floats of 2 axes, at least one example"),
+        (LOGITS.astype(np.int64), "outputs are int64 (3, 4), wanted floats of 2 axes, at least one example"),
+        ([[1.0]], "outputs are a list, wanted an array"),
+        (1.0, "outputs are a float, wanted an array"),
+    ],
+)
+def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        cross_entropy(logits, np.array([0, 1, 2]))
+    assert str(caught.value) == f"cross_entropy: {message}"
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "message"),
+    [
+        (LOGITS, LOGITS[0], "targets are float32 (4,), wanted the shape (3, 4) by outputs float32 (3, 4)"),
+        (LOGITS, LOGITS.T, "targets are float32 (4, 3), wanted the shape (3, 4) by outputs float32 (3, 4)"),
+        (LOGITS, LOGITS.astype(float), "targets are float64 (3, 4), wanted the predictions' float32 (3, 4)"),
+        (LOGITS, LOGITS.astype(int), "targets are int64 (3, 4), wanted the predictions' float32 (3, 4)"),
+        (LOGITS[:0], LOGITS[:0], "outputs are float32 (0, 4), wanted floats, at least one example"),
+        (LOGITS.astype(int), LOGITS, "outputs are int64 (3, 4), wanted floats, at least one example"),
+        (LOGITS, 1.0, "targets are a float, wanted an array"),
+        (1.0, LOGITS, "outputs are a float, wanted an array"),
+    ],
+)
+def test_mse_refuses_what_does_not_match(predictions: Array, targets: Array, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        mse(predictions, targets)
+    assert str(caught.value) == f"mse: {message}"
+
+
+def test_a_loss_error_is_a_value_error() -> None:
+    assert issubclass(LossError, ValueError)

@@ -1,0 +1,244 @@
+"""The operator's type: what it refuses and in which words, how it prints, and how a user makes one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn import Key, Op, OpError, avgpool, conv, dense, maxpool, operator, relu, serial, softmax, tanh
+from fnn.init import zeros
+from fnn.op import Array, Params, Vjp, fitting, told
+from fnn.testing import check_op
+
+X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+NET = serial(conv(4, 3), tanh, serial(maxpool(2), dense(5)), dense(3))
+PARAMS = NET.init(0, (3, 8, 8))
+
+
+def scale(params: Params, x: Array) -> tuple[Array, Vjp]:
+    """A user's operator: x times a learned number for each feature."""
+    s = params["s"]
+    return x * s, lambda dy, need_dx=True: ({"s": (x * dy).sum(0)}, dy * s)
+
+
+scaling = Op(lambda key, shape: {"s": np.ones(shape, np.float32)}, scale, kind="scaling")
+
+
+def refusal(op: Op, params: Any, x: Any) -> str:
+    with pytest.raises(OpError) as caught:
+        op.apply(params, x)
+    return str(caught.value)
+
+
+def test_a_users_own_operator_is_one_like_any_other() -> None:
+    assert check_op(scaling, (4,)) < 1e-6
+    net = serial(dense(4), scaling, tanh, scaling)
+    assert check_op(net, (3,)) < 1e-6
+    assert list(net.init(0, (3,))) == ["dense1", "scaling1", "tanh1", "scaling2"]
+    assert repr(net) == "serial(dense(4), scaling, tanh, scaling)"
+
+
+def test_an_operator_unpacks_into_its_two_functions() -> None:
+    init, apply = dense(3)
+    params = init(0, (4,))
+    y, vjp = apply(params, np.ones((2, 4), np.float32))
+    dparams, dx = vjp(np.ones_like(y))
+    assert (y.shape, dx.shape, list(dparams)) == ((2, 3), (2, 4), ["w", "b"])
+
+
+@pytest.mark.parametrize(
+    ("op", "code"),
+    [
+        (conv(6, 3), "conv(6, 3)"),
+        (conv(6, 3, padding=1, bias=False), "conv(6, 3, padding=1, bias=False)"),
+        (conv(6, (3, 2), 2, "same"), "conv(6, (3, 2), stride=2, padding='same')"),
+        (dense(5, w_init=zeros), "dense(5, w_init=zeros)"),
+        (dense(out_features=5), "dense(5)"),
+        (maxpool(2), "maxpool(2)"),
+        (avgpool(3, stride=2), "avgpool(3, stride=2)"),
+        (tanh, "tanh"),
+        (softmax, "softmax"),
+        (serial(), "serial()"),
+        (NET, "serial(conv(4, 3), tanh, serial(maxpool(2), dense(5)), dense(3))"),
+    ],
+)
+def test_repr_reads_like_the_code(op: Op, code: str) -> None:
+    assert repr(op) == code
+
+
+def test_repr_of_a_long_net_has_a_line_for_each_part_and_indents_the_inner_ones() -> None:
+    inner = serial(*[conv(16, 3, padding=1) for _ in range(5)])
+    lines = repr(serial(inner, dense(3))).splitlines()
+    assert lines[:3] == ["serial(", "    serial(", "        conv(16, 3, padding=1),"]
+    assert lines[-3:] == ["    ),", "    dense(3),", ")"]
+
+
+def test_an_operator_knows_its_kind_its_hyper_parameters_and_its_parts() -> None:
+    op = conv(6, 3, padding=1)
+    assert op.kind == "conv"
+    assert {**op.config, "w_init": None, "b_init": None} == {
+        "out_channels": 6,
+        "kernel_size": 3,
+        "stride": 1,
+        "padding": 1,
+        "dilation": 1,
+        "groups": 1,
+        "bias": True,
+        "w_init": None,
+        "b_init": None,
+    }
+    assert list(NET.parts) == ["conv1", "tanh1", "serial1", "dense1"]
+    assert repr(NET.parts["serial1"].parts["dense1"]) == "dense(5)"
+
+
+def test_a_constructor_keeps_its_name_and_docstring_and_refuses_unknown_arguments() -> None:
+    assert conv.__name__ == "conv"
+    assert (conv.__doc__ or "").startswith("Cross-correlation")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pad'"):
+        conv(4, 3, pad=1)  # type: ignore[call-arg]
+
+
+def test_an_error_in_a_users_constructor_names_it() -> None:
+    @operator
+    def picky(n: int) -> Op:
+        raise OpError(f"n is {n}, wanted another")
+
+    with pytest.raises(OpError) as caught:
+        picky(3)
+    assert str(caught.value) == "picky: n is 3, wanted another"
+
+
+@pytest.mark.parametrize("shape", [3, [3, 8, 8], (3, 8.0, 8), (3, -1, 8), None, "338"])
+def test_what_is_no_shape_is_refused(shape: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        conv(4, 3).init(0, shape)
+    wanted = "wanted one example's: a tuple of ints, without the batch axis"
+    assert str(caught.value) == f"conv: shape is {shape!r}, {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("x", "came"),
+    [
+        (X.astype(np.int64), "int64 (2, 3, 8, 8)"),
+        (X > 0, "bool (2, 3, 8, 8)"),
+        (X.astype(np.complex64), "complex64 (2, 3, 8, 8)"),
+        (X.tolist(), "a list"),
+        (1.0, "a float"),
+        (np.float32(1), "a float32"),
+        (np.array(1.0), "float64 ()"),
+        (None, "a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("op", [conv(4, 3), tanh, softmax, maxpool(2)], ids=repr)
+def test_what_is_no_batch_of_floats_is_refused(op: Op, x: Any, came: str) -> None:
+    params = op.init(0, (3, 8, 8))
+    assert refusal(op, params, x) == f"{op.kind}: input is {came}, wanted an array of floats with a batch axis"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "params hold [], wanted 'w' among them"),
+        ({"s": 1}, "params hold ['s'], wanted 'w' among them"),
+        ({"w": PARAMS["conv1"]["w"]}, "params hold ['w'], wanted 'b' among them"),
+        (None, "params are a NoneType, wanted a dict"),
+        ([1, 2], "params are a list, wanted a dict"),
+        (X, "params are float32 (2, 3, 8, 8), wanted a dict"),
+    ],
+)
+def test_params_of_another_operator_are_refused(params: Any, message: str) -> None:
+    assert refusal(conv(4, 3), params, X) == f"conv: {message}"
+
+
+def test_an_error_deep_in_a_net_names_the_path() -> None:
+    inner: Params = {"serial1": {"maxpool1": {}, "dense1": {}}}
+    assert refusal(NET, PARAMS | inner, X) == "serial1/dense1: params hold [], wanted 'w' among them"
+    assert refusal(NET, PARAMS | {"serial1": None}, X) == "serial1: params are a NoneType, wanted a dict"
+    assert refusal(NET, {}, X) == "serial: params hold [], wanted 'conv1' among them"
+    wrong = "conv1: input float32 (2, 2, 8, 8), wanted float32 (batch, 3, height, width)"
+    assert refusal(NET, PARAMS, X[:, :2]) == wrong
+
+
+def test_a_shape_that_does_not_fit_is_found_at_init_and_names_the_path() -> None:
+    with pytest.raises(OpError) as caught:
+        serial(conv(4, 3), serial(maxpool(2), conv(5, 4))).init(0, (1, 8, 8))
+    assert str(caught.value) == "serial1/conv1: a window of 4 does not fit into 3 pixels with a padding of 0"
+
+
+def test_other_errors_of_a_users_operator_pass_as_they_are_with_the_path_noted() -> None:
+    def broken(params: Params, x: Array) -> tuple[Array, Vjp]:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        serial(tanh, serial(Op(lambda key, shape: {}, broken, kind="broken"))).init(0, (3,))
+    assert caught.value.__notes__ == ["in broken1", "in serial1"]
+
+
+def test_a_key_error_of_a_users_own_is_not_taken_for_missing_params() -> None:
+    def looks_up(params: Params, x: Array) -> tuple[Array, Vjp]:
+        return {"a": x}[params["name"]], lambda dy, need_dx=True: ({}, dy)
+
+    with pytest.raises(KeyError, match="b"):
+        Op(lambda key, shape: {}, looks_up).apply({"name": "b", "b": 1}, X)
+
+
+@pytest.mark.parametrize(
+    ("dy", "came"),
+    [
+        (np.ones((2, 3)), "float64 (2, 3)"),
+        (np.ones((2, 4), np.float32), "float32 (2, 4)"),
+        (np.ones(3, np.float32), "float32 (3,)"),
+        (1.0, "a float"),
+        (None, "a NoneType"),
+    ],
+)
+@pytest.mark.parametrize(("op", "params"), [(NET, PARAMS), (dense(3), dense(3).init(0, (3, 8, 8)))], ids=["net", "op"])
+def test_a_cotangent_unlike_the_output_is_refused(op: Op, params: Params, dy: Any, came: str) -> None:
+    _, vjp = op.apply(params, X)
+    with pytest.raises(OpError) as caught:
+        vjp(dy)
+    assert str(caught.value) == f"{op.kind}: cotangent is {came}, wanted the output's float32 (2, 3)"
+
+
+def test_an_op_error_is_a_value_error() -> None:
+    assert issubclass(OpError, ValueError)
+    assert str(OpError("alone")) == "alone"
+
+
+def test_what_draws_nothing_never_sees_the_key() -> None:
+    y, _ = scaling.apply({"s": np.ones(8, np.float32)}, X, 7)
+    assert np.array_equal(y, X)
+
+
+def test_what_draws_is_handed_a_key_or_none() -> None:
+    keys = []
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        keys.append(key)
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    op = Op(lambda key, shape: {}, apply, draws=True)
+    op.apply({}, X)
+    op.apply({}, X, 7)
+    op.apply({}, X, Key(7, ("a",)))
+    assert keys == [None, Key(7), Key(7, ("a",))]
+
+
+def test_output_shape_is_that_of_one_example() -> None:
+    assert NET.output_shape(PARAMS, (3, 8, 8)) == (3,)
+    assert relu.output_shape({}, (5, 4)) == (5, 4)
+
+
+def test_fitting_gives_what_fits_and_refuses_the_rest() -> None:
+    w = np.zeros((2, 3), np.float32)
+    assert fitting({"w": w}, "w", (2, None)) is w
+    assert fitting({"w": w}, "w", (2, 3), np.dtype("float32")) is w
+    with pytest.raises(OpError, match=r"^params hold float32 \(2, 3\) as 'w', wanted floats \(any, 4\)$"):
+        fitting({"w": w}, "w", (None, 4))
+    with pytest.raises(OpError, match=r"^params hold float32 \(2, 3\) as 'w', wanted float64 \(2, 3\)$"):
+        fitting({"w": w}, "w", (2, 3), np.dtype("float64"))
+
+
+def test_told_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
+    assert told(X) == "float32 (2, 3, 8, 8)"
+    assert told("x") == "a str"

@@ -1,0 +1,124 @@
+"""The chain: what its parts are called, what these draw, and which work it leaves out."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn import Key, Op, OpError, conv, dense, maxpool, relu, serial, tanh, tree_items
+from fnn.op import Array, Params, Vjp
+
+
+def spy(log: list[tuple[str, Any]], name: str, draws: bool = False, params: bool = False) -> Op:
+    """The identity, which notes the keys it is given and the `need_dx` it is asked."""
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        log.append((f"{name} key", key))
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
+            log.append((f"{name} need_dx", need_dx))
+            return {n: np.zeros_like(p) for n, p in params.items()}, dy if need_dx else None
+
+        return x, vjp
+
+    return Op(lambda key, shape: {"p": np.zeros(1, np.float32)} if params else {}, apply, kind=name, draws=True)
+
+
+def same(one: Params, other: Params) -> bool:
+    return all(np.array_equal(a, b) for (_, a), (_, b) in zip(tree_items(one), tree_items(other), strict=True))
+
+
+def test_parts_are_named_by_kind_and_ordinal() -> None:
+    net = serial(conv(2, 3), tanh, conv(2, 3), maxpool(2), tanh, serial(dense(3), relu), dense(2))
+    names = ["conv1", "tanh1", "conv2", "maxpool1", "tanh2", "serial1", "dense1"]
+    assert list(net.parts) == list(net.init(0, (1, 9, 9))) == names
+
+
+def test_a_part_without_parameters_holds_an_empty_dict() -> None:
+    assert serial(tanh, serial()).init(0, (3,)) == {"tanh1": {}, "serial1": {}}
+
+
+def test_initial_values_depend_on_the_name_and_not_on_the_position() -> None:
+    plain = serial(dense(4), dense(4)).init(0, (4,))
+    put_between = serial(tanh, dense(4), relu, serial(), dense(4)).init(0, (4,))
+    assert same(plain["dense1"], put_between["dense1"])
+    assert same(plain["dense2"], put_between["dense2"])
+    assert not np.array_equal(plain["dense1"]["w"], plain["dense2"]["w"])
+
+
+def test_initial_values_depend_on_the_names_of_all_that_is_around() -> None:
+    params = serial(dense(4), serial(dense(4))).init(0, (4,))
+    assert not np.array_equal(params["dense1"]["w"], params["serial1"]["dense1"]["w"])
+
+
+def test_each_part_draws_from_the_key_of_its_name() -> None:
+    log: list[tuple[str, Any]] = []
+    net = serial(spy(log, "a"), serial(spy(log, "a"), spy(log, "b")), spy(log, "a"))
+    net.init(0, (3,))
+    log.clear()
+    net.apply({"a1": {}, "serial1": {"a1": {}, "b1": {}}, "a2": {}}, np.ones((1, 3)), 7)
+    paths = [("a1",), ("serial1", "a1"), ("serial1", "b1"), ("a2",)]
+    assert [key for _, key in log] == [Key(7, path) for path in paths]
+
+
+def test_without_a_key_no_part_draws() -> None:
+    log: list[tuple[str, Any]] = []
+    net = serial(spy(log, "a"), dense(2))
+    net.apply(net.init(0, (3,)), np.ones((1, 3), np.float32))
+    assert {key for _, key in log} == {None}
+
+
+def test_without_need_dx_nothing_before_the_first_parameters_is_asked_for_anything() -> None:
+    log: list[tuple[str, Any]] = []
+    net = serial(spy(log, "a"), spy(log, "b", params=True), spy(log, "c"), spy(log, "d", params=True))
+    params = net.init(0, (3,))
+    y, vjp = net.apply(params, np.ones((1, 3), np.float32))
+    log.clear()
+    grads, dx = vjp(y, False)
+    assert log == [("d need_dx", True), ("c need_dx", True), ("b need_dx", False)]
+    assert dx is None
+    assert list(grads) == ["a1", "b1", "c1", "d1"]
+
+
+def test_with_need_dx_every_part_is_asked() -> None:
+    log: list[tuple[str, Any]] = []
+    net = serial(spy(log, "a"), spy(log, "b", params=True))
+    y, vjp = net.apply(net.init(0, (3,)), np.ones((1, 3), np.float32))
+    log.clear()
+    vjp(y)
+    assert log == [("b need_dx", True), ("a need_dx", True)]
+
+
+def test_a_chain_without_parameters_has_no_work_without_need_dx() -> None:
+    log: list[tuple[str, Any]] = []
+    y, vjp = serial(spy(log, "a")).apply({"a1": {}}, np.ones((1, 3)))
+    log.clear()
+    assert vjp(y, False) == ({"a1": {}}, None)
+    assert log == []
+
+
+def test_the_empty_chain_is_the_identity() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    y, vjp = serial().apply({}, x)
+    dparams, dx = vjp(2 * x)
+    assert np.array_equal(y, x)
+    assert np.array_equal(dx, 2 * x)
+    assert dparams == {}
+
+
+def test_nesting_changes_names_and_no_number() -> None:
+    flat, nested = serial(dense(4), tanh, dense(2)), serial(serial(dense(4), tanh), dense(2))
+    params = flat.init(0, (3,))
+    inner = {"dense1": params["dense1"], "tanh1": {}}
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    y, vjp = flat.apply(params, x)
+    z, other = nested.apply({"serial1": inner, "dense1": params["dense2"]}, x)
+    assert np.array_equal(y, z)
+    assert np.array_equal(vjp(y)[1], other(y)[1])
+
+
+@pytest.mark.parametrize(("part", "came"), [(3, "a int"), ([tanh], "a list"), (conv, "conv"), (None, "a NoneType")])
+def test_what_is_no_operator_is_refused(part: Any, came: str) -> None:
+    with pytest.raises(OpError) as caught:
+        serial(tanh, part)
+    assert str(caught.value) == f"serial: a part is {came}, wanted an operator"

@@ -1,0 +1,82 @@
+"""Windows along an axis: how many there are, what each tap reads, and what an input pixel sees of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fnn import OpError
+from fnn.window import Axis, pair
+
+sizes, taps, strides, dilations = st.integers(1, 12), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)
+paddings = st.integers(0, 4) | st.sampled_from(["same", "valid"])
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> Axis:
+    size, tap, stride, dilation = draw(st.tuples(sizes, taps, strides, dilations))
+    padding = draw(paddings)
+    low = padding if isinstance(padding, int) else 0
+    assume(padding == "same" or size + 2 * low >= (tap - 1) * dilation + 1)
+    return Axis.over(size, tap, stride, dilation, padding)
+
+
+def reads(axis: Axis) -> set[tuple[int, int, int]]:
+    """(window, tap, pixel) for all that lies inside, by the definition."""
+    found = set()
+    for window in range(axis.out):
+        for tap in range(axis.taps):
+            pixel = window * axis.stride + tap * axis.dilation - axis.low
+            if 0 <= pixel < axis.size:
+                found.add((window, tap, pixel))
+    return found
+
+
+@given(axes())
+def test_each_tap_reads_what_the_definition_says_and_nothing_outside(axis: Axis) -> None:
+    found = set()
+    for tap in range(axis.taps):
+        windows, pixels = axis.reads(tap)
+        inside = range(axis.out)[windows]
+        seen = range(axis.size)[pixels]
+        assert len(inside) == len(seen)
+        found |= {(window, tap, pixel) for window, pixel in zip(inside, seen, strict=True)}
+    assert found == reads(axis)
+
+
+@given(axes())
+def test_the_transposed_windows_lead_from_each_pixel_to_the_windows_that_read_it(axis: Axis) -> None:
+    back = axis.transposed()
+    assert back.out == axis.size
+    found = {
+        (spread // axis.stride, axis.taps - 1 - tap, pixel)
+        for pixel, tap, spread in reads(back)
+        if spread % axis.stride == 0
+    }
+    assert found == reads(axis)
+
+
+@given(sizes, taps, strides, dilations, st.integers(0, 4))
+def test_the_last_window_fits_and_another_would_not(size: int, tap: int, stride: int, dilation: int, low: int) -> None:
+    span = (tap - 1) * dilation + 1
+    assume(size + 2 * low >= span)
+    out = Axis.over(size, tap, stride, dilation, low).out
+    assert (out - 1) * stride + span <= size + 2 * low < out * stride + span
+
+
+def test_a_window_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(OpError, match=r"^a window of 5 does not fit into 2 pixels with a padding of 1$"):
+        Axis.over(2, 3, 1, 2, 1)
+
+
+@pytest.mark.parametrize("value", [3, (3, 3), [3, 3]])
+def test_an_int_means_height_and_width(value: Any) -> None:
+    assert pair("n", value, 1) == (3, 3)
+
+
+@pytest.mark.parametrize("value", [0, (1, 0), 1.0, (1,), (1, 1, 1), "11", "same", None, True, (True, 1)])
+def test_what_is_neither_an_int_nor_a_pair_is_refused(value: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        pair("n", value, 1)
+    assert str(caught.value) == f"n is {value!r}, wanted an int or a pair of ints, at least 1"
