@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_the_last_whole_epoch(environment: dict[str, str], few: Pat
 
 
 @pytest.mark.skipif("FNN_DATA" not in os.environ, reason="FNN_DATA does not say where MNIST is")
-def test_ten_thousand_images_of_mnist_are_enough_for_95_percent(run: Run) -> None:
+def test_ten_thousand_images_of_mnist_are_enough_for_97_percent(run: Run) -> None:
     done = run("--data", os.environ["FNN_DATA"], "--limit", "10000", "--epochs", "5")
     found = re.findall(r"test acc: ([\d.]+)", done.stdout)
-    assert float(found[-1]) >= 0.95
+    assert float(found[-1]) >= 0.97
