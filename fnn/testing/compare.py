@@ -53,20 +53,21 @@ def alike(came: Tree, wanted: Tree, when: str) -> None:
             raise AssertionError(f"{path} {when} is {told(there[path])}, wanted {told(b)}")
 
 
-def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0) -> None:
+def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0, least: float = 0) -> None:
     """Raises AssertionError unless the trees are alike and hold the same bits.
 
-    With a tolerance, numbers may differ by that much of the largest one in their array, and by a ten-thousandth of it
-    of the largest one anywhere, for sums that cancel.
+    With a tolerance, numbers may differ by that much of the largest one in their array; for sums that cancel, that one
+    counts as no smaller than `least`, and than a ten-thousandth of the largest one anywhere.
     """
     alike(came, wanted, when)
     there = dict(tree_items(came))
-    largest = max((float(np.abs(b).max(initial=0)) for b in tree_leaves(wanted)), default=0.0) if tolerance else 0.0
+    if tolerance:
+        least = max([least, *(1e-4 * float(np.abs(b).max(initial=0)) for b in tree_leaves(wanted))])
     for path, b in tree_items(wanted):
         a = there[path]
         off = (a != b) & ((a == a) | (b == b))
         if tolerance:
-            off &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=1e-4 * largest))
+            off &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=least))
         for index in np.argwhere(off)[:1].tolist():
             raise AssertionError(f"{path}{index} {when} is {a[tuple(index)]}, wanted {b[tuple(index)]}")
 

@@ -52,7 +52,7 @@ def _dtypes(case: Case) -> None:
         these = case.cast(floats)
         came = these.results()
         alike(came, {"value": np.zeros((), floats), "outputs": these.outputs}, f"for {these.outputs.dtype}")
-        agree({"value": came["value"].astype(float)}, {"value": double}, "as a number", 1e-3)
+        agree({"value": came["value"].astype(float)}, {"value": double}, f"for {these.outputs.dtype}", 1e-4, least=1)
 
 
 def _purity(case: Case) -> None:
