@@ -160,18 +160,27 @@ def _chain(parts: dict[str, Op]) -> Op:
             shape = op.output_shape(params[name], shape)
         return params
 
+    # Each loop is in one `try`, and makes no call to `_within`: a small net's step is little more than these loops.
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         vjps = []
-        for name, op in parts.items():
-            x, vjp = _within(name, op.apply, params[name], x, key and key.fold(name))
-            vjps.append((name, vjp))
+        try:
+            for name, op in parts.items():
+                x, vjp = op.apply(params[name], x, key and key.fold(name))
+                vjps.append((name, vjp))
+        except Exception as error:
+            locate(error, name)
+            raise
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             grads: Params = {name: {} for name in parts}
             # Without need_dx, nobody reads what lies before the first part that has parameters.
             wanted = vjps if need_dx else list(dropwhile(lambda part: not params[part[0]], vjps))
-            for name, vjp in reversed(wanted):
-                grads[name], dy = _within(name, vjp, dy, need_dx or name != wanted[0][0])
+            try:
+                for name, vjp in reversed(wanted):
+                    grads[name], dy = vjp(dy, need_dx or name != wanted[0][0])
+            except Exception as error:
+                locate(error, name)
+                raise
             return grads, dy if need_dx else None
 
         return x, pull

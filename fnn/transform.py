@@ -130,7 +130,7 @@ def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array],
     one = value_and_grad(net, loss)
 
     def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Array, Array], Params]:
-        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[:1] == y.shape[:1] != (0,)):
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[:1] == y.shape[:1] > (0,)):
             raise LossError(
                 f"per_example: targets are {told(y)}, wanted one for each example of {told(x)}, at least one"
             )

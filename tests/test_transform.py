@@ -253,7 +253,8 @@ def test_norms_and_clipping_are_one_tree_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [(numbers(3, 2), numbers(2, 2)), (numbers(0, 2), numbers(0, 2)), (numbers(2, 2), 3)]
+    ("x", "y"),
+    [(numbers(3, 2), numbers(2, 2)), (numbers(), numbers()), (numbers(0, 2), numbers(0, 2)), (numbers(2, 2), 3)],
 )
 def test_per_example_wants_one_target_for_each_example(x: Array, y: Any) -> None:
     with pytest.raises(LossError, match=r"^per_example: targets are .*, wanted one for each example of float32"):
