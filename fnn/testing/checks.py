@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, Params, Shape, told
-from fnn.random import Key, Rng, as_key
+from fnn.op import Array, Op, Shape
+from fnn.random import Rng, as_key
+from fnn.testing.case import Case, prepared
 from fnn.testing.compare import agree, alike, checked, differ, frozen
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
@@ -35,66 +36,9 @@ def check_op(
     rng, key = as_key(rng), None if key is None else as_key(key)
     if x is None:
         x = rng.fold("x").generator().standard_normal((batch, *shape))
-    case = checked(op.kind, "init", _case, op, shape, rng, x, key)
+    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)
     asked = [name for name in PROPERTIES if name not in exempt]
     return max((checked(op.kind, name, PROPERTIES[name], case) or 0.0 for name in asked), default=0.0)
-
-
-class Case(NamedTuple):
-    """An operator, and what it is checked with; none of the arrays can be written to."""
-
-    op: Op
-    shape: Shape
-    rng: Key
-    key: Key | None
-    params: Params
-    x: Array
-    dy: Array
-
-    def map(self, f: Callable[[Array], Array]) -> "Case":
-        """With `f` of each array."""
-        params, x, dy = (tree_map(lambda a: frozen(np.asarray(f(a))), tree) for tree in (self.params, self.x, self.dy))
-        return self._replace(params=params, x=x, dy=dy)
-
-    def cast(self, dtype: type) -> "Case":
-        """With floats of that dtype."""
-        return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
-
-    def rows(self, index: slice | list[int]) -> "Case":
-        """With these rows as the batch."""
-        return self._replace(x=frozen(self.x[index]), dy=frozen(self.dy[index]))
-
-    def start(self) -> Callable[..., Tree]:
-        """Applies the operator; what this returns calls the vjp, for the output and the gradients as one tree."""
-        y, vjp = self.op.apply(self.params, self.x, self.key)
-        if y.shape != self.dy.shape:
-            raise AssertionError(f"output is {told(y)}, wanted the shape {self.dy.shape}")
-
-        def finish(times: int = 1, need_dx: bool = True) -> Tree:
-            dparams, dx = vjp(frozen((times * self.dy).astype(y.dtype)), need_dx)
-            of_input = {"input": dx} if need_dx and self.x.dtype.kind == "f" else {}
-            return {"output": y, "params": dparams, **of_input}
-
-        return finish
-
-    def results(self) -> Tree:
-        """The output and the gradients."""
-        return self.start()()
-
-
-def _case(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
-    """What is checked. The numbers of `params` are moved a little: no error is to hide behind zeros and ones."""
-    params = op.init(rng, shape)
-    for path, leaf in tree_items(params):
-        if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
-            raise AssertionError(f"{path} is {told(leaf)}, wanted float32")
-    agree(op.init(rng, shape), deepcopy(params), "from the same key")
-    moves = rng.fold("params").generator()
-    params = tree_map(lambda a: a + 0.1 * moves.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
-    case = Case(op, shape, rng, key, params, x, np.empty(0)).cast(np.float32)
-    y, _ = op.apply(case.params, case.x, key)
-    dy = rng.fold("dy").generator().standard_normal(y.shape).astype(np.float32)
-    return case._replace(dy=dy).cast(np.float64)  # float64, but numbers that float32 has as well
 
 
 def _call(case: Case) -> None:
