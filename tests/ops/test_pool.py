@@ -100,6 +100,8 @@ def test_infinities_are_numbers_like_others() -> None:
         ((2, 0), "stride is 0, wanted an int or a pair of ints, at least 1"),
         ((2, 2, -1), "padding is -1, wanted an int or a pair of ints, at least 0"),
         ((3, 2, 2), "padding is (2, 2), wanted at most half the kernel's size, (3, 3)"),
+        ((3, 2, (2, 0)), "padding is (2, 0), wanted at most half the kernel's size, (3, 3)"),
+        ((3, 2, (0, 2)), "padding is (0, 2), wanted at most half the kernel's size, (3, 3)"),
     ],
 )
 def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, arguments: tuple[Any, ...], message: str) -> None:
