@@ -124,9 +124,11 @@ class Op:
             self._explain(error, params)
             raise
 
+        shape, dtype = y.shape, y.dtype  # and not `y` itself, which an operator that needs it keeps, and only that
+
         def vjp(dy: Array, need_dx: bool = True, /) -> tuple[Params, Any]:
-            if not (isinstance(dy, np.ndarray) and dy.shape == y.shape and dy.dtype == y.dtype):
-                error = OpError(f"cotangent is {told(dy)}, wanted the output's {told(y)}")
+            if not (isinstance(dy, np.ndarray) and dy.shape == shape and dy.dtype == dtype):
+                error = OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}")
                 error.kind = self.kind
                 raise error
             return pull(dy, need_dx)
