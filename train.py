@@ -102,7 +102,7 @@ def read(source: str | None, limit: int | None) -> Dataset:
     try:
         data = None if source == "digits" else mnist(source)
     except MissingDataError as error:
-        tell(f"training on generated digits instead of MNIST: {error}, or with --data")
+        tell(f"training on generated digits instead of MNIST: {error} (here means: with --data)")
         data = None
     if data is None:
         key = fnn.Key(0).fold("digits")
