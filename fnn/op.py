@@ -49,12 +49,13 @@ class Op:
 
     It is built from two such functions, and adds to them what holds for every operator: seeds become keys, what is no
     shape or no batch is refused at the door, and errors say whose they are. `draws` says that the given `apply` takes
-    a third argument, the key that it draws from or None to draw nothing; any other never sees the key. `kind` and
-    `config` (its hyper-parameters by name) say what it is and `parts` what it is made of: enough for `repr`, a table
-    of the network and an exporter.
+    a third argument, the key that it draws from or None to draw nothing; any other never sees the key. `integers`
+    says that its input holds integers and no floats; what is made of parts takes what the first of them takes. `kind`
+    and `config` (its hyper-parameters by name) say what it is and `parts` what it is made of: enough for `repr`, a
+    table of the network and an exporter.
     """
 
-    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "kind", "parts")
+    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "integers", "kind", "parts")
 
     def __init__(
         self,
@@ -64,9 +65,11 @@ class Op:
         kind: str = "op",
         parts: Mapping[str, "Op"] | None = None,
         draws: bool = False,
+        integers: bool = False,
     ) -> None:
         self._init, self._apply, self.kind, self.draws = init, apply, kind, draws
         self.parts: Mapping[str, Op] = dict(parts or {})
+        self.integers: bool = integers or next((part.integers for part in self.parts.values()), False)
         self.config: Mapping[str, Any] = {}
         self._arguments: tuple[str, ...] | None = None
 
@@ -100,7 +103,7 @@ class Op:
 
     def output_shape(self, params: Params, shape: Shape) -> Shape:
         """The shape of one example's output, found by applying the operator to an empty batch."""
-        y, _ = self.apply(params, np.empty((0, *shape), np.float32))
+        y, _ = self.apply(params, np.empty((0, *shape), np.int64 if self.integers else np.float32))
         return y.shape[1:]
 
     def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, Vjp]:
@@ -108,11 +111,12 @@ class Op:
 
         What draws in it draws from `key`, or not at all. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and
         may be called any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values
-        as long as it is wanted.
+        as long as it is wanted. The cotangent of integers is zeros, of `dy`'s dtype.
         """
         try:
-            if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind == "f"):
-                raise OpError(f"input is {told(x)}, wanted an array of floats with a batch axis")
+            if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):
+                wanted = "integers" if self.integers else "floats"
+                raise OpError(f"input is {told(x)}, wanted an array of {wanted} with a batch axis")
             if self.draws:
                 y, pull = self._apply(params, x, key if key is None else as_key(key))
             else:
