@@ -16,29 +16,79 @@ class LossError(ValueError):
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
-    """-log softmax(logits)[label], from logits (batch, classes) and integer labels (batch,) of 0 up to classes - 1.
+    """-log softmax(logits)[label], from logits (batch, ..., classes) and integer labels (batch, ...), 0 to classes - 1.
 
-    The value is a scalar of the logits' dtype. Raises LossError for labels that are no integers, not in that range or
-    not as many as the logits, and for an empty batch, which has no mean.
+    The value, the mean over all labels, is a scalar of the logits' dtype. Raises LossError for labels that are no
+    integers, not in that range or not as many as the logits, and for an empty batch, which has no mean.
     """
-    _check("cross_entropy", logits, labels, 2, 1)
+    _check("cross_entropy", logits, labels, 2, -1)
     if labels.dtype.kind not in "iu":
         raise LossError(f"cross_entropy: labels are {told(labels)}, wanted integers")
-    batch, classes = logits.shape
-    hot = labels == np.arange(classes)[:, None]  # (classes, batch), the memory order of a batch of features
-    if np.count_nonzero(hot) != batch:
+    count, classes = labels.size, logits.shape[-1]
+    hot = labels.ravel() == np.arange(classes)[:, None]  # (classes, batch), the memory order of a batch of features
+    if np.count_nonzero(hot) != count:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise LossError(f"cross_entropy: label {wrong} came with {classes} classes, wanted 0 to {classes - 1}")
-    h = logits.T - logits.max(1)
+    rows = logits.reshape(count, classes)
+    h = rows.T - rows.max(1)
     e = np.exp(h)
     total = e.sum(0)
-    value: Any = (np.log(total).sum() - h.sum(where=hot)) / batch
+    value: Any = (np.log(total).sum() - h.sum(where=hot)) / count
 
     def vjp() -> Array:
         d: Array = e / total
         d -= hot
-        d /= batch
-        return d.T
+        d /= count
+        return d.T.reshape(logits.shape)
+
+    return value, vjp
+
+
+def smoothed_cross_entropy(smoothing: float) -> Loss:
+    """The loss that is `cross_entropy` with a target of 1 - `smoothing` for the label and smoothing / classes for each.
+
+    Raises LossError unless `smoothing` is from 0 to 1. Szegedy et al., "Rethinking the Inception Architecture for
+    Computer Vision", 2016.
+    """
+    if not 0 <= smoothing <= 1:
+        raise LossError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, wanted 0 to 1")
+    smoothing = float(smoothing)  # a scalar of NumPy's would make float64 of float32
+
+    # The targets add up to 1 as before, so that only the term linear in the logits changes, and no exponential.
+    def loss(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
+        value, vjp = cross_entropy(logits, labels)
+        at, share = labels[..., None], smoothing / labels.size
+        lead = np.take_along_axis(logits, at, -1) - logits.mean(-1, keepdims=True)
+
+        def smoothed_vjp() -> Array:
+            d = vjp()
+            d -= share / logits.shape[-1]
+            np.put_along_axis(d, at, np.take_along_axis(d, at, -1) + share, -1)
+            return d
+
+        return value + smoothing * lead.mean(), smoothed_vjp
+
+    return loss
+
+
+def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
+    """-t log p - (1 - t) log(1 - p) with p = sigmoid(logit) and targets t from 0 to 1: the mean over all numbers.
+
+    The value is a scalar of the logits' dtype. Raises LossError for targets of another shape or dtype or not from 0 to
+    1, and for an empty batch.
+    """
+    _check_alike("binary_cross_entropy", logits, targets)
+    if not np.all((targets >= 0) & (targets <= 1)):
+        raise LossError(f"binary_cross_entropy: targets from {targets.min()} to {targets.max()}, wanted 0 to 1")
+    e = np.exp(-np.abs(logits))
+    value: Any = (np.maximum(logits, 0) - logits * targets + np.log1p(e)).mean()
+
+    def vjp() -> Array:
+        d: Array = np.where(logits >= 0, 1, e)
+        d /= 1 + e
+        d -= targets
+        d /= d.size
+        return d
 
     return value, vjp
 
@@ -49,21 +99,45 @@ def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
     The value is a scalar of the predictions' dtype. Raises LossError for targets of another shape or dtype, and for an
     empty batch.
     """
-    _check("mse", predictions, targets)
-    if targets.dtype != predictions.dtype:
-        raise LossError(f"mse: targets are {told(targets)}, wanted the predictions' {told(predictions)}")
+    _check_alike("mse", predictions, targets)
     error = predictions - targets
     value: Any = (error * error).mean()
     return value, lambda: np.multiply(error, 2 / error.size)
 
 
-def _check(loss: str, outputs: Array, targets: Array, ndim: int | None = None, shared: int | None = None) -> None:
-    """Refuses what no loss is defined for: outputs of `ndim` axes, of which targets share the first ones, or all."""
+def huber(delta: float = 1.0) -> Loss:
+    """The loss that is error² / 2 up to an error of `delta`, and delta (|error| - delta / 2) beyond: the mean of all.
+
+    Targets are as those of `mse`. Raises LossError unless `delta` is greater than 0. Huber, 1964.
+    """
+    if not 0 < delta < np.inf:
+        raise LossError(f"huber: delta is {delta!r}, wanted a number greater than 0")
+    delta = float(delta)  # a scalar of NumPy's would make float64 of float32
+
+    def loss(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
+        _check_alike("huber", predictions, targets)
+        error = predictions - targets
+        near = np.clip(error, -delta, delta)
+        value: Any = (near * (error - near / 2)).mean()
+        return value, lambda: near / near.size
+
+    return loss
+
+
+def _check_alike(loss: str, outputs: Array, targets: Array) -> None:
+    """Refuses targets that are not one number for each of the outputs, of the same dtype."""
+    _check(loss, outputs, targets)
+    if targets.dtype != outputs.dtype:
+        raise LossError(f"{loss}: targets are {told(targets)}, wanted the outputs' {told(outputs)}")
+
+
+def _check(loss: str, outputs: Array, targets: Array, least: int = 0, shared: int | None = None) -> None:
+    """Refuses what no loss is defined for: outputs of `least` axes or more, of which targets share `[:shared]`."""
     for name, array in (("outputs", outputs), ("targets", targets)):
         if not isinstance(array, np.ndarray):
             raise LossError(f"{loss}: {name} are {told(array)}, wanted an array")
-    if ndim not in (None, outputs.ndim) or outputs.dtype.kind != "f" or not outputs.size:
-        axes = f" of {ndim} axes" if ndim else ""
+    if outputs.ndim < least or outputs.dtype.kind != "f" or not outputs.size:
+        axes = f" of at least {least} axes" if least else ""
         raise LossError(f"{loss}: outputs are {told(outputs)}, wanted floats{axes}, at least one example")
     shape = outputs.shape[:shared]
     if targets.shape != shape:

@@ -91,11 +91,11 @@ def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (LOGITS[0], "outputs are float32 (4,), wanted floats of 2 axes, at least one example"),
-        (LOGITS[None], "outputs are float32 (1, 3, 4), wanted floats of 2 axes, at least one example"),
-        (LOGITS[:0], "outputs are float32 (0, 4), wanted floats of 2 axes, at least one example"),
-        (LOGITS[:, :0], "outputs are float32 (3, 0), wanted floats of 2 axes, at least one example"),
-        (LOGITS.astype(np.int64), "outputs are int64 (3, 4), wanted floats of 2 axes, at least one example"),
+        (LOGITS[0], "outputs are float32 (4,), wanted floats of at least 2 axes, at least one example"),
+        (LOGITS[None], "targets are int64 (3,), wanted the shape (1, 3) by outputs float32 (1, 3, 4)"),
+        (LOGITS[:0], "outputs are float32 (0, 4), wanted floats of at least 2 axes, at least one example"),
+        (LOGITS[:, :0], "outputs are float32 (3, 0), wanted floats of at least 2 axes, at least one example"),
+        (LOGITS.astype(np.int64), "outputs are int64 (3, 4), wanted floats of at least 2 axes, at least one example"),
         ([[1.0]], "outputs are a list, wanted an array"),
         (1.0, "outputs are a float, wanted an array"),
     ],
@@ -111,8 +111,8 @@ def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
     [
         (LOGITS, LOGITS[0], "targets are float32 (4,), wanted the shape (3, 4) by outputs float32 (3, 4)"),
         (LOGITS, LOGITS.T, "targets are float32 (4, 3), wanted the shape (3, 4) by outputs float32 (3, 4)"),
-        (LOGITS, LOGITS.astype(float), "targets are float64 (3, 4), wanted the predictions' float32 (3, 4)"),
-        (LOGITS, LOGITS.astype(int), "targets are int64 (3, 4), wanted the predictions' float32 (3, 4)"),
+        (LOGITS, LOGITS.astype(float), "targets are float64 (3, 4), wanted the outputs' float32 (3, 4)"),
+        (LOGITS, LOGITS.astype(int), "targets are int64 (3, 4), wanted the outputs' float32 (3, 4)"),
         (LOGITS[:0], LOGITS[:0], "outputs are float32 (0, 4), wanted floats, at least one example"),
         (LOGITS.astype(int), LOGITS, "outputs are int64 (3, 4), wanted floats, at least one example"),
         (LOGITS, 1.0, "targets are a float, wanted an array"),
