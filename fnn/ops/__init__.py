@@ -1,20 +1,44 @@
 """The operators, one file a family; none knows of another."""
 
-from fnn.ops.activations import log_softmax, relu, sigmoid, softmax, tanh
+from fnn.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
+from fnn.ops.attention import attention
 from fnn.ops.conv import conv
+from fnn.ops.conv_transpose import conv_transpose
 from fnn.ops.dense import dense
+from fnn.ops.dropout import dropout
+from fnn.ops.embedding import embedding, position_embedding
+from fnn.ops.global_avgpool import global_avgpool
+from fnn.ops.linear import linear
+from fnn.ops.normalisation import batch_norm, calibrate, group_norm, layer_norm
 from fnn.ops.pool import avgpool, maxpool
-from fnn.ops.shape import flatten
+from fnn.ops.shape import flatten, reshape
 
 __all__ = [
+    "attention",
     "avgpool",
+    "batch_norm",
+    "calibrate",
     "conv",
+    "conv_transpose",
     "dense",
+    "dropout",
+    "elu",
+    "embedding",
     "flatten",
+    "gelu",
+    "global_avgpool",
+    "group_norm",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
     "log_softmax",
     "maxpool",
+    "position_embedding",
     "relu",
+    "reshape",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
     "tanh",
 ]

@@ -1,10 +1,13 @@
 """Activations: elementwise functions, each a rule of one or two lines, and the two that work along the last axis."""
 
 from collections.abc import Callable
+from math import isfinite, pi, sqrt
 
 import numpy as np
 
-from fnn.op import Array, Op, Params, Vjp
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
+
+GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
 
 def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Callable[[], Array]]]) -> Op:
@@ -36,17 +39,76 @@ def _relu(x: Array) -> tuple[Array, Callable[[], Array]]:
     return y, lambda: (y > 0).astype(y.dtype)
 
 
+def _logistic(x: Array) -> Array:
+    # 1 / (1 + exp(-x)) with its numerator and denominator both scaled so that neither overflows.
+    y = np.exp(np.minimum(x, 0))
+    y /= 1 + np.exp(-np.abs(x))
+    return y
+
+
 def _sigmoid(x: Array) -> tuple[Array, Callable[[], Array]]:
-    with np.errstate(over="ignore"):  # where exp(-x) is infinite, its reciprocal is the zero that is wanted
-        y = np.exp(-x)
-    y += 1
-    np.reciprocal(y, out=y)
+    y = _logistic(x)
     return y, lambda: y * (1 - y)
+
+
+def _silu(x: Array) -> tuple[Array, Callable[[], Array]]:
+    s = _logistic(x)
+    return x * s, lambda: s + s * (x * (1 - s))
+
+
+def _gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
+    # (1 + tanh z) / 2 is the logistic function of 2 z, exact in its tail too; it is 0 or 1 long before 40.
+    u = np.clip(x, -40, 40)
+    s = _logistic(2 * GELU_SCALE * (u + GELU_CUBIC * u**3))
+    return x * s, lambda: s + s * (1 - s) * (2 * GELU_SCALE * (u + 3 * GELU_CUBIC * u**3))
+
+
+def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
+    y = np.maximum(x, 0)
+    y += np.log1p(np.exp(-np.abs(x)))
+    return y, lambda: -np.expm1(-y)
 
 
 tanh = elementwise("tanh", _tanh)
 relu = elementwise("relu", _relu)
 sigmoid = elementwise("sigmoid", _sigmoid)
+silu = elementwise("silu", _silu)
+"""x sigmoid(x). Elfwing, Uchibe & Doya, 2018; also known as swish."""
+gelu = elementwise("gelu", _gelu)
+"""x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))) / 2, the tanh form. Hendrycks & Gimpel, 2016."""
+softplus = elementwise("softplus", _softplus)
+"""log(1 + exp(x))."""
+
+
+@operator
+def leaky_relu(slope: float = 0.01) -> Op:
+    """The input x where it is positive, and `slope` times x elsewhere. Maas, Hannun & Ng, 2013."""
+    slope = _finite("slope", slope)
+
+    def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
+        positive = x > 0
+        return np.where(positive, x, slope * x), lambda: np.where(positive, x.dtype.type(1), x.dtype.type(slope))
+
+    return elementwise("leaky_relu", rule)
+
+
+@operator
+def elu(alpha: float = 1.0) -> Op:
+    """The input x where it is positive, and `alpha` (exp(x) - 1) elsewhere. Clevert, Unterthiner & Hochreiter, 2016."""
+    alpha = _finite("alpha", alpha)
+
+    def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
+        low = np.minimum(x, 0)
+        return np.where(x > 0, x, alpha * np.expm1(low)), lambda: np.where(x > 0, 1, alpha * np.exp(low))
+
+    return elementwise("elu", rule)
+
+
+def _finite(name: str, value: float) -> float:
+    """`value` as Python has it: a scalar of NumPy's would make float64 of float32."""
+    if not (isinstance(value, int | float) and isfinite(value)):
+        raise OpError(f"{name} is {value!r}, wanted a finite number")
+    return float(value)
 
 
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:

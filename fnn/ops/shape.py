@@ -1,7 +1,9 @@
 """Operators that move numbers about and change none."""
 
+from math import prod
+
 from fnn.memory import from_columns, to_columns
-from fnn.op import Array, Op, Params, Vjp
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 
 def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -13,3 +15,26 @@ def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 flatten = Op(lambda key, shape: {}, _flatten, kind="flatten")
 """(batch, *shape) to (batch, prod(shape))."""
+
+
+@operator
+def reshape(*shape: int) -> Op:
+    """Each example to an array of that shape, its numbers in the order of reading: (batch, ...) to (batch, *shape).
+
+    One size may be -1, which is then whatever takes all numbers.
+    """
+    if not all(isinstance(n, int) and n >= -1 for n in shape) or shape.count(-1) > 1:
+        raise OpError(f"shape is {shape}, wanted ints of at least 0, or -1 for one of them")
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        size, known = prod(x.shape[1:]), prod(n for n in shape if n >= 0)
+        rest = size // known if -1 in shape and known else 1
+        if known * rest != size:
+            raise OpError(f"an example of shape {x.shape[1:]} has {size} numbers, which do not fill {shape}")
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+            return {}, from_columns(to_columns(dy), x.shape[1:])
+
+        return from_columns(to_columns(x), tuple(rest if n == -1 else n for n in shape)), vjp
+
+    return Op(lambda key, shape: {}, apply)

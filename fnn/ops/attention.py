@@ -1,0 +1,83 @@
+"""Attention, by which each position of a sequence reads the others."""
+
+from math import sqrt
+
+import numpy as np
+
+from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.random import Key
+
+
+@operator
+def attention(
+    heads: int, causal: bool = False, w_init: Initialiser = glorot_uniform, b_init: Initialiser = zeros
+) -> Op:
+    """Multi-head self-attention, softmax(q kᵀ / √size) v for each head: (batch, time, features) to the same shape.
+
+    q, k and v are affine maps of the input, cut into heads of size features / heads; the output is an affine map of
+    the heads side by side. Params: `wq`, `wk`, `wv`, `wo` (in, out) and `bq`, `bk`, `bv`, `bo`. If `causal`, no
+    position reads a later one. Vaswani et al., "Attention is all you need", 2017.
+    """
+    if not (isinstance(heads, int) and heads > 0):
+        raise OpError(f"heads is {heads!r}, wanted an int of at least 1")
+
+    def init(key: Key, shape: Shape) -> Params:
+        if len(shape) != 2 or not shape[1] or shape[1] % heads:
+            raise OpError(f"shape is {shape}, wanted (time, features), features a multiple of {heads}")
+        fans = (shape[1], shape[1])
+        w = {f"w{name}": w_init(key.fold(f"w{name}"), fans, *fans) for name in "qkvo"}
+        return w | {f"b{name}": b_init(key.fold(f"b{name}"), fans[:1], *fans) for name in "qkvo"}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        features, dtype = len(fitting(params, "wo", (None, None))), params["wo"].dtype
+        if x.ndim != 3 or x.shape[2] != features or x.dtype != dtype or features % heads:
+            raise OpError(f"input is {told(x)}, wanted {dtype} (batch, time, {features}) for {heads} heads")
+        w = {name: fitting(params, f"w{name}", (features, features), dtype) for name in "qkvo"}
+        b = {name: fitting(params, f"b{name}", (features,), dtype) for name in "qkvo"}
+        rows = x.reshape(x.shape[0] * x.shape[1], features)
+        q, k, v = (_split(rows @ w[name] + b[name], x.shape, heads) for name in "qkv")
+        weights = _weights(q, k, causal)
+        mixed = _join(weights @ v)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            d = dy.reshape(rows.shape)
+            dparams = {"wo": mixed.T @ d, "bo": d.sum(0)}
+            dmixed = _split(d @ w["o"].T, x.shape, heads)
+            ds = weights * (dmixed @ v.mT)
+            ds -= weights * ds.sum(-1, keepdims=True)
+            ds /= sqrt(q.shape[-1])
+            dx = np.zeros_like(rows)
+            for name, of_heads in ("q", ds @ k), ("k", ds.mT @ q), ("v", weights.mT @ dmixed):
+                d = _join(of_heads)
+                dparams |= {f"w{name}": rows.T @ d, f"b{name}": d.sum(0)}
+                dx += d @ w[name].T
+            return dparams, dx.reshape(x.shape)
+
+        return (mixed @ w["o"] + b["o"]).reshape(x.shape), vjp
+
+    return Op(init, apply)
+
+
+def _weights(q: Array, k: Array, causal: bool) -> Array:
+    """How much each position reads of each: the softmax along the last axis of the scaled products."""
+    scores: Array = q @ k.mT
+    scores /= sqrt(q.shape[-1])
+    if causal:
+        scores += np.triu(np.full(scores.shape[-2:], -np.inf, scores.dtype), 1)
+    scores -= scores.max(-1, keepdims=True, initial=-np.inf)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(-1, keepdims=True)
+    return scores
+
+
+def _split(rows: Array, shape: Shape, heads: int) -> Array:
+    """(batch * time, features) to (batch, heads, time, size), of the inputs of that shape."""
+    batch, time, features = shape
+    return rows.reshape(batch, time, heads, features // heads).swapaxes(1, 2)
+
+
+def _join(of_heads: Array) -> Array:
+    """(batch, heads, time, size) to (batch * time, features)."""
+    batch, heads, time, size = of_heads.shape
+    return of_heads.swapaxes(1, 2).reshape(batch * time, heads * size)

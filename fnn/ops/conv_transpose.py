@@ -1,0 +1,75 @@
+"""The transposed convolution."""
+
+from collections.abc import Sequence
+
+from fnn.correlate import correlate, correlate_input, correlate_weights
+from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.random import Key
+from fnn.window import Axis, pair
+
+
+@operator
+def conv_transpose(
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    w_init: Initialiser = glorot_uniform,
+    b_init: Initialiser = zeros,
+) -> Op:
+    """The adjoint of the convolution with the same arguments, plus a bias: spreads each pixel through the kernels.
+
+    Takes (batch, in_channels, height, width) to `out_channels` images of (size - 1) * stride - 2 * padding +
+    (kernel_size - 1) * dilation + 1 + output_padding pixels down and across, as PyTorch does. Params: `w` (in_channels,
+    out_channels / groups, kh, kw) and, with bias, `b` (out_channels,).
+    """
+    kernel, steps, gaps = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1), pair("dilation", dilation, 1)
+    margins, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)
+    if not all(extra < max(step, gap) for extra, step, gap in zip(extras, steps, gaps, strict=True)):
+        raise OpError(f"output_padding is {extras}, wanted less than the stride, {steps}, or the dilation, {gaps}")
+    if not all(isinstance(n, int) and n > 0 for n in (out_channels, groups)) or out_channels % groups:
+        raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
+
+    def init(key: Key, shape: Shape) -> Params:
+        if len(shape) != 3 or not shape[0] or shape[0] % groups:
+            raise OpError(f"shape is {shape}, wanted (channels, height, width), channels a multiple of {groups}")
+        size = (shape[0], out_channels // groups, *kernel)
+        fans = (shape[0] // groups * kernel[0] * kernel[1], size[1] * kernel[0] * kernel[1])
+        w = w_init(key.fold("w"), size, *fans)
+        return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        w = fitting(params, "w", (None, out_channels // groups, *kernel))
+        b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
+        if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != len(w) or len(w) % groups:
+            raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, {len(w)}, height, width)")
+        windows = zip(x.shape[2:], kernel, steps, gaps, margins, extras, strict=True)
+        down, across = (_spread(*axis) for axis in windows)
+        h = to_wchn(x)
+        y = correlate_input(h, w, down, across, groups)
+        if b is not None:
+            y += b[:, None, None]
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            d = to_wchn(dy)
+            dw, _ = correlate_weights(d, h, w.shape, down, across, groups, bias=False)
+            dx = from_wchn(correlate(d, w, None, down, across, groups)) if need_dx else None
+            return {"w": dw, "b": d.sum((0, 2, 3))} if bias else {"w": dw}, dx
+
+        return from_wchn(y), vjp
+
+    return Op(init, apply)
+
+
+def _spread(size: int, taps: int, stride: int, dilation: int, padding: int, extra: int) -> Axis:
+    """The windows of the convolution whose adjoint takes `size` pixels to its input."""
+    out = (size - 1) * stride + (taps - 1) * dilation + 1 - 2 * padding + extra
+    if size < 1 or out < 1:
+        raise OpError(f"{size} pixels spread to {out}, wanted at least one of both")
+    return Axis(out, size, taps, stride, dilation, padding)

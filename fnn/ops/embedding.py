@@ -1,0 +1,65 @@
+"""Embeddings: vectors that are learnt, one for each symbol or for each position."""
+
+import numpy as np
+
+from fnn.init import Initialiser, lecun_normal
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.random import Key
+
+
+@operator
+def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
+    """The row of `w` (n, features) for each of the integers 0 to n - 1: (batch, ...) to (batch, ..., features).
+
+    Initially the rows are of variance 1, a symbol being one input.
+    """
+    if not all(isinstance(size, int) and size > 0 for size in (n, features)):
+        raise OpError(f"n is {n!r} and features {features!r}, wanted ints of at least 1")
+
+    def init(key: Key, shape: Shape) -> Params:
+        return {"w": w_init(key.fold("w"), (n, features), 1, features)}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        w = fitting(params, "w", (n, features))
+        if x.size and not 0 <= x.min() <= x.max() < n:
+            raise OpError(f"input holds integers from {x.min()} to {x.max()}, wanted 0 to {n - 1}")
+        rows = x.astype(np.intp)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dw = np.zeros(n * features, dy.dtype)
+            # NumPy adds at indices of one axis far faster than at those of two.
+            np.add.at(dw, (rows[..., None] * features + np.arange(features)).ravel(), dy.ravel())
+            return {"w": dw.reshape(n, features)}, np.zeros(x.shape, dy.dtype) if need_dx else None
+
+        return w[rows], vjp
+
+    return Op(init, apply, integers=True)
+
+
+@operator
+def position_embedding(w_init: Initialiser = lecun_normal) -> Op:
+    """Adds to (batch, time, features) a vector for each time: params `w` (time, features).
+
+    An input may be shorter than the one at `init`. Initially the vectors are of variance 1, as those of `embedding`.
+    Gehring et al., "Convolutional sequence to sequence learning", 2017.
+    """
+
+    def init(key: Key, shape: Shape) -> Params:
+        if len(shape) != 2:
+            raise OpError(f"shape is {shape}, wanted (time, features)")
+        return {"w": w_init(key.fold("w"), shape, 1, shape[1])}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        w = fitting(params, "w", (None, None))
+        if x.ndim != 3 or x.dtype != w.dtype or x.shape[1] > len(w) or x.shape[2] != w.shape[1]:
+            raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, up to {len(w)}, {w.shape[1]})")
+        time = x.shape[1]
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+            dw = np.zeros_like(w)
+            dw[:time] = dy.sum(0)
+            return {"w": dw}, dy
+
+        return x + w[:time], vjp
+
+    return Op(init, apply)

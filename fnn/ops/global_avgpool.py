@@ -1,0 +1,22 @@
+"""Pooling of whole images."""
+
+import numpy as np
+
+from fnn.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, OpError, Params, Vjp, told
+
+
+def _global_avgpool(params: Params, x: Array) -> tuple[Array, Vjp]:
+    if x.ndim != 4 or not x.shape[2] * x.shape[3]:
+        raise OpError(f"input is {told(x)}, wanted (batch, channels, height, width), at least one pixel")
+    batch, channels, height, width = x.shape
+
+    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+        share = (dy / (height * width)).T[:, None]
+        return {}, from_wchn(np.broadcast_to(share, (width, channels, height, batch)).copy())
+
+    return to_wchn(x).mean((0, 2)).T, vjp
+
+
+global_avgpool = Op(lambda key, shape: {}, _global_avgpool, kind="global_avgpool")
+"""The mean of each channel: (batch, channels, height, width) to (batch, channels)."""
