@@ -8,9 +8,9 @@ from fnn.ops.dense import dense
 from fnn.ops.dropout import dropout
 from fnn.ops.embedding import embedding, position_embedding
 from fnn.ops.global_avgpool import global_avgpool
-from fnn.ops.linear import linear
 from fnn.ops.normalisation import batch_norm, calibrate, group_norm, layer_norm
 from fnn.ops.pool import avgpool, maxpool
+from fnn.ops.positionwise import positionwise
 from fnn.ops.shape import flatten, reshape
 
 __all__ = [
@@ -30,10 +30,10 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "leaky_relu",
-    "linear",
     "log_softmax",
     "maxpool",
     "position_embedding",
+    "positionwise",
     "relu",
     "reshape",
     "sigmoid",
