@@ -1,13 +1,19 @@
 """Activations: right where a careless formula overflows, and without a warning, which is an error here."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from strategies import seeds
 
-from fnn import Op, log_softmax, relu, sigmoid, softmax, tanh
+from fnn import Op, OpError, log_softmax, relu, sigmoid, softmax, tanh
 from fnn.op import Array
+from fnn.ops import elu, gelu, leaky_relu, silu, softplus
+from fnn.testing import check_op
 
 FLOATS = [np.float32, np.float64]
 
@@ -89,3 +95,68 @@ def test_what_is_not_a_number_stays_visible(op: Op, dtype: type) -> None:
 def test_they_are_operators_themselves_and_print_as_their_names() -> None:
     assert repr([tanh, relu, sigmoid, softmax, log_softmax]) == "[tanh, relu, sigmoid, softmax, log_softmax]"
     assert tanh.init(0, (3,)) == {}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_silu_and_gelu_are_right_at_any_size(dtype: type) -> None:
+    for op in silu, gelu:
+        y, slope = value_and_slope(op, [1e30, -1e30, 800, -800, 0], dtype)
+        assert y.tolist() == [dtype(1e30), 0, 800, 0, 0]
+        assert slope.tolist() == [1, 0, 1, 0, 0.5]
+
+
+def test_gelu_keeps_its_relative_precision_far_below_zero() -> None:
+    x = -6.0
+    z = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    y, _ = value_and_slope(gelu, [x], np.float64)
+    np.testing.assert_allclose(y, x / (1 + np.exp(-2 * z)), rtol=1e-13)
+    np.testing.assert_allclose(value_and_slope(gelu, [1.0], np.float64)[0], 0.8411919906082768, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_softplus_is_right_at_any_size(dtype: type) -> None:
+    y, slope = value_and_slope(softplus, [1e30, -1e30, 0, np.inf, -np.inf], dtype)
+    assert y.tolist() == [dtype(1e30), 0, np.log(dtype(2)), np.inf, 0]
+    np.testing.assert_allclose(slope, [1, 0, 0.5, 1, 0], rtol=1e-6)
+    y, slope = value_and_slope(softplus, [-60], dtype)
+    np.testing.assert_allclose([y, slope], np.exp(-60.0), rtol=4e-6 if dtype is np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_leaky_relu_and_elu_are_right_at_any_size(dtype: type) -> None:
+    y, slope = value_and_slope(leaky_relu(0.25), [-4, 0, 3, -np.inf, np.inf], dtype)
+    assert y.tolist() == [-1, 0, 3, -np.inf, np.inf]
+    assert slope.tolist() == [0.25, 0.25, 1, 0.25, 1]
+    y, slope = value_and_slope(elu(2), [-1e30, 0, 1e30, -np.inf, np.inf], dtype)
+    assert y.tolist() == [-2, 0, dtype(1e30), -2, np.inf]
+    assert slope.tolist() == [0, 2, 1, 0, 1]
+
+
+@pytest.mark.parametrize("make", [leaky_relu, elu])
+def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(make: Callable[[float], Op]) -> None:
+    y, slope = value_and_slope(make(np.float64(0.1)), [-1, 1], np.float32)
+    assert y.dtype == slope.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "1", None])
+def test_a_hyper_parameter_that_is_no_number_is_refused(value: Any) -> None:
+    for make, name in (leaky_relu, "slope"), (elu, "alpha"):
+        with pytest.raises(OpError) as caught:
+            make(value)
+        assert str(caught.value) == f"{make.__name__}: {name} is {value!r}, wanted a finite number"
+
+
+@given(st.sampled_from([leaky_relu, elu]), st.floats(-3, 3), seeds)
+def test_any_slope_and_alpha_makes_an_operator(make: Callable[[float], Op], value: float, seed: int) -> None:
+    check_op(make(value), (4,), seed)
+
+
+@pytest.mark.parametrize("op", [gelu, silu, softplus, leaky_relu(), elu()], ids=repr)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple), st.integers(1, 4), seeds)
+def test_activations_have_the_properties_of_an_operator(op: Op, shape: tuple[int, ...], batch: int, seed: int) -> None:
+    check_op(op, shape, seed, batch=batch)
+
+
+@pytest.mark.parametrize("op", [gelu, silu, softplus, leaky_relu(), elu()], ids=repr)
+def test_a_nan_stays_visible(op: Op) -> None:
+    assert np.isnan(op.apply({}, np.full((1, 2), np.nan, np.float32))[0]).all()

@@ -1,12 +1,18 @@
-"""Flattening is a reshape, whatever the memory order."""
+"""Flattening and reshaping list the numbers in the order of reading, whatever the memory order."""
+
+from itertools import permutations
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders
+from strategies import orders, seeds
 
-from fnn import flatten
+from fnn import OpError, flatten
 from fnn.op import Array
+from fnn.ops import reshape
+from fnn.testing import check_op
 
 
 @given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
@@ -21,3 +27,40 @@ def test_it_lists_each_examples_numbers_in_the_order_of_reading(shape: tuple[int
 def test_features_pass_as_they_are() -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert np.array_equal(flatten.apply({}, x)[0], x)
+
+
+@given(st.permutations([1, 2, 3, 4]), st.sampled_from(list(permutations([2, 3, 4]))), orders, st.integers(-1, 2))
+def test_a_reshape_keeps_the_order_of_reading(
+    shape: list[int], new: tuple[int, ...], order: object, open_axis: int
+) -> None:
+    assert callable(order)
+    x: Array = np.arange(48.0).reshape(2, *shape)
+    y, vjp = reshape(*(-1 if i == open_axis else n for i, n in enumerate(new))).apply({}, order(x))
+    assert np.array_equal(y, x.reshape(2, *new))
+    assert np.array_equal(vjp(order(y))[1], x)
+
+
+@given(st.sampled_from([(12,), (-1,), (3, -1), (2, 6), (2, 2, 3), (2, 1, -1, 3)]), seeds)
+def test_any_reshape_has_the_properties_of_an_operator(new: tuple[int, ...], seed: int) -> None:
+    check_op(reshape(*new), (3, 4), seed)
+    check_op(reshape(*new), (1, 4, 3), seed)
+
+
+def test_the_open_size_is_found_for_an_empty_batch() -> None:
+    assert reshape(2, -1).output_shape({}, (3, 4)) == (2, 6)
+    assert reshape(-1).output_shape({}, ()) == (1,)
+    assert reshape().output_shape({}, (1, 1)) == ()
+
+
+@pytest.mark.parametrize("shape", [(-1, 5), (5,), (0, -1), (2, 7), ()])
+def test_a_shape_that_does_not_fit_is_found_at_init(shape: tuple[int, ...]) -> None:
+    with pytest.raises(OpError) as caught:
+        reshape(*shape).init(0, (3, 4))
+    assert str(caught.value) == f"reshape: an example of shape (3, 4) has 12 numbers, which do not fill {shape}"
+
+
+@pytest.mark.parametrize("shape", [(-1, -1), (-2,), ("2",), ((2, 3),)])
+def test_what_is_no_shape_is_refused(shape: tuple[Any, ...]) -> None:
+    with pytest.raises(OpError) as caught:
+        reshape(*shape)
+    assert str(caught.value) == f"reshape: shape is {shape}, wanted ints of at least 0, or -1 for one of them"

@@ -1,0 +1,101 @@
+"""Attention against its formula, and what it must not read."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds
+
+from fnn import Op, OpError, tree_map
+from fnn.op import Array, Params
+from fnn.ops import attention
+from fnn.testing import check_op
+
+SEQUENCES = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32)
+
+
+def drawn(op: Op, features: int) -> Params:
+    """Params whose biases are not zero."""
+    rng = np.random.default_rng(0)
+    params: Params = tree_map(lambda a: rng.standard_normal(a.shape), op.init(0, (1, features)))
+    return params
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.booleans(), st.integers(1, 3), seeds)
+def test_it_has_the_properties_of_an_operator(
+    heads: int, size: int, time: int, causal: bool, batch: int, seed: int
+) -> None:
+    check_op(attention(heads, causal=causal), (time, heads * size), seed, batch=batch)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_the_formula_for_each_head(causal: bool) -> None:
+    op, x = attention(2, causal=causal), SEQUENCES[0].astype(float)
+    params = drawn(op, 6)
+    q, k, v = (x @ params[f"w{name}"] + params[f"b{name}"] for name in "qkv")
+    heads = []
+    for columns in slice(0, 3), slice(3, 6):
+        scores = np.exp(q[:, columns] @ k[:, columns].T / np.sqrt(3))
+        scores *= np.tri(5) if causal else 1
+        heads.append(scores / scores.sum(1, keepdims=True) @ v[:, columns])
+    wanted = np.concatenate(heads, 1) @ params["wo"] + params["bo"]
+    np.testing.assert_allclose(op.apply(params, x[None])[0][0], wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_causal_one_reads_nothing_later_and_any_other_reads_all(at: int) -> None:
+    changed = SEQUENCES.astype(float)
+    changed[:, at] += 1
+    for causal in False, True:
+        op = attention(2, causal=causal)
+        params = drawn(op, 6)
+        before, after = op.apply(params, SEQUENCES.astype(float))[0], op.apply(params, changed)[0]
+        assert np.array_equal(before[:, :at], after[:, :at]) is (causal or at == 0)
+        assert not np.isclose(before[:, at:], after[:, at:]).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_scores_are_no_trouble(dtype: type) -> None:
+    op = attention(2, causal=True)
+    params = tree_map(lambda a: a.astype(dtype), drawn(op, 6))
+    y, vjp = op.apply(params, SEQUENCES.astype(dtype) * dtype(1e6))
+    gradients, dx = vjp(np.ones_like(y))
+    assert all(np.isfinite(a).all() for a in (y, dx, *gradients.values()))
+
+
+def test_params_have_the_shapes_of_the_fields_convention() -> None:
+    shapes = {name: leaf.shape for name, leaf in attention(2).init(0, (5, 6)).items()}
+    assert shapes == {f"w{name}": (6, 6) for name in "qkvo"} | {f"b{name}": (6,) for name in "qkvo"}
+
+
+@pytest.mark.parametrize("heads", [0, -1, 2.0, "2"])
+def test_a_number_of_heads_that_makes_no_sense_is_refused(heads: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        attention(heads)
+    assert str(caught.value) == f"attention: heads is {heads!r}, wanted an int of at least 1"
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 5), (5, 0), (1, 5, 6)])
+def test_a_shape_that_it_cannot_take_is_found_at_init(shape: tuple[int, ...]) -> None:
+    with pytest.raises(OpError) as caught:
+        attention(2).init(0, shape)
+    assert str(caught.value) == f"attention: shape is {shape}, wanted (time, features), features a multiple of 2"
+
+
+@pytest.mark.parametrize("x", [SEQUENCES[0], SEQUENCES[:, :, :4], SEQUENCES.astype(float)])
+def test_an_input_that_it_cannot_take_is_refused(x: Array) -> None:
+    op = attention(2)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (5, 6)), x)
+    wanted = "wanted float32 (batch, time, 6) for 2 heads"
+    assert str(caught.value) == f"attention: input is {x.dtype} {x.shape}, {wanted}"
+
+
+def test_params_of_another_layer_are_refused() -> None:
+    op = attention(2)
+    params = {**op.init(0, (5, 6)), "wk": np.zeros((6, 3), np.float32)}
+    with pytest.raises(OpError) as caught:
+        op.apply(params, SEQUENCES)
+    assert str(caught.value) == "attention: params hold float32 (6, 3) as 'wk', wanted float32 (6, 6)"

@@ -1,0 +1,105 @@
+"""The transposed convolution is the adjoint of the convolution, and refuses what it cannot take."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import both, seeds, sizes
+
+from fnn import Op, OpError, conv
+from fnn.op import Shape
+from fnn.ops import conv_transpose
+from fnn.testing import check_op
+
+IMAGES = np.zeros((2, 3, 4, 5), np.float32)
+
+
+@st.composite
+def transposed(draw: st.DrawFn) -> tuple[Op, Shape]:
+    """Any transposed convolution, padding beyond the kernel's reach included."""
+    groups = draw(st.integers(1, 3))
+    kernel, stride, dilation, padding = draw(sizes(1, 4)), draw(sizes(1, 4)), draw(sizes(1, 3)), draw(sizes(0, 3))
+    most = [max(s, d) - 1 for s, d in zip(both(stride), both(dilation), strict=True)]
+    extra = tuple(draw(st.integers(0, n)) for n in most)
+    least = [
+        max(1, -(-(2 * p - (k - 1) * d - e) // s) + 1)
+        for k, s, d, p, e in zip(*map(both, (kernel, stride, dilation, padding, extra)), strict=True)
+    ]
+    height, width = (draw(st.integers(n, n + 4)) for n in least)
+    out, channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    op = conv_transpose(out, kernel, stride, padding, extra, dilation, groups, bias=draw(st.booleans()))
+    return op, (channels, height, width)
+
+
+@given(transposed(), st.integers(1, 4), seeds)
+def test_it_has_the_properties_of_an_operator(example: tuple[Op, Shape], batch: int, seed: int) -> None:
+    check_op(*example, seed, batch=batch)
+
+
+def test_it_is_the_input_gradient_of_the_convolution_that_it_undoes_the_shape_of() -> None:
+    rng = np.random.default_rng(0)
+    down = conv(6, (3, 2), stride=2, padding=1, dilation=(1, 2), groups=2, bias=False)
+    up = conv_transpose(4, (3, 2), stride=2, padding=1, output_padding=1, dilation=(1, 2), groups=2, bias=False)
+    w, x = rng.standard_normal((6, 2, 3, 2)), rng.standard_normal((2, 4, 8, 8))
+    y, vjp = down.apply({"w": w}, x)
+    dy = rng.standard_normal(y.shape)
+    back, vjp_up = up.apply({"w": w}, dy)
+    np.testing.assert_allclose(back, vjp(dy)[1], atol=1e-12)
+    np.testing.assert_allclose(vjp_up(x)[1], y, atol=1e-12)
+
+
+def test_params_have_the_shapes_of_the_fields_convention() -> None:
+    params = conv_transpose(4, (3, 2), groups=2).init(0, (6, 5, 5))
+    assert {name: leaf.shape for name, leaf in params.items()} == {"w": (6, 2, 3, 2), "b": (4,)}
+    assert list(conv_transpose(4, 3, bias=False).init(0, (1, 5, 5))) == ["w"]
+
+
+def test_it_doubles_an_image() -> None:
+    op = conv_transpose(2, 3, stride=2, padding=1, output_padding=1)
+    assert op.output_shape(op.init(0, (3, 7, 5)), (3, 7, 5)) == (2, 14, 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ({"output_padding": 1}, "output_padding is (1, 1), wanted less than stride, (1, 1), or dilation, (1, 1)"),
+        ({"groups": 2}, "out_channels is 3, wanted a positive multiple of groups, 2"),
+        ({"padding": -1}, "padding is -1, wanted an int or a pair of ints, at least 0"),
+        ({"padding": "same"}, "padding is 'same', wanted an int or a pair of ints, at least 0"),
+    ],
+)
+def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(OpError) as caught:
+        conv_transpose(3, 2, **make)
+    assert str(caught.value) == f"conv_transpose: {message}"
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5, 4, 4), (0, 4, 4)])
+def test_a_shape_that_it_cannot_take_is_found_at_init(shape: Shape) -> None:
+    with pytest.raises(OpError) as caught:
+        conv_transpose(4, 2, groups=2).init(0, shape)
+    wanted = "wanted (channels, height, width), channels a multiple of 2"
+    assert str(caught.value) == f"conv_transpose: shape is {shape}, {wanted}"
+
+
+def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
+    with pytest.raises(OpError) as caught:
+        conv_transpose(1, 2, padding=2).init(0, (1, 3, 4))
+    assert str(caught.value) == "conv_transpose: 3 pixels spread to 0, wanted at least one of both"
+
+
+@pytest.mark.parametrize("x", [IMAGES[0], IMAGES[:, :2], IMAGES.astype(float)])
+def test_an_input_that_it_cannot_take_is_refused(x: Any) -> None:
+    op = conv_transpose(2, 2)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (3, 4, 5)), x)
+    wanted = "wanted float32 (batch, 3, height, width)"
+    assert str(caught.value) == f"conv_transpose: input is {x.dtype} {x.shape}, {wanted}"
+
+
+def test_params_of_another_layer_are_refused() -> None:
+    with pytest.raises(OpError) as caught:
+        conv_transpose(2, 2).apply(conv(2, 3).init(0, (3, 4, 5)), IMAGES)
+    assert str(caught.value) == "conv_transpose: params hold float32 (2, 3, 3, 3) as 'w', wanted floats (any, 2, 2, 2)"

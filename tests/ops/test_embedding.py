@@ -1,0 +1,124 @@
+"""Embeddings of symbols and of positions, and the integers that operators may take."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds
+
+from fnn import Op, OpError, dense, microbatch, named, parallel, remat, serial, shard, tanh, value_and_grad
+from fnn.losses import mse
+from fnn.op import Array
+from fnn.ops import embedding, position_embedding, positionwise
+from fnn.testing import check_op
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(0, 4), max_size=2).map(tuple), seeds)
+def test_an_embedding_has_the_properties_of_an_operator(
+    n: int, features: int, shape: tuple[int, ...], seed: int
+) -> None:
+    check_op(embedding(n, features), shape, seed, x=np.random.default_rng(seed).integers(0, n, (3, *shape)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint64])
+def test_it_looks_rows_up_and_adds_the_gradients_of_those_it_looked_up_twice(dtype: type) -> None:
+    op = embedding(4, 2)
+    w = np.arange(8.0).reshape(4, 2)
+    x: Array = np.array([[3, 0, 3]], dtype)
+    y, vjp = op.apply({"w": w}, x)
+    assert y.tolist() == [[[6, 7], [0, 1], [6, 7]]]
+    dparams, dx = vjp(np.array([[[1.0, 2], [3, 4], [5, 6]]]))
+    assert dparams["w"].tolist() == [[3, 4], [0, 0], [0, 0], [6, 8]]
+    assert dx.shape == x.shape
+    assert not dx.any()
+
+
+def test_its_rows_are_initially_of_variance_one() -> None:
+    w = embedding(200, 50).init(0, ())["w"]
+    assert w.shape == (200, 50)
+    assert w.std() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("value", "came"), [(-1, "-1 to 0"), (3, "0 to 3")])
+def test_an_integer_without_a_row_is_refused(value: int, came: str) -> None:
+    op = embedding(3, 2)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (2,)), np.array([[0, value]]))
+    assert str(caught.value) == f"embedding: input holds integers from {came}, wanted 0 to 2"
+
+
+def test_floats_are_refused() -> None:
+    op = embedding(3, 2)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (2,)), np.zeros((4, 2)))
+    assert str(caught.value) == "embedding: input is float64 (4, 2), wanted an array of integers with a batch axis"
+
+
+def test_an_operator_of_floats_refuses_integers() -> None:
+    op = dense(3)
+    with pytest.raises(OpError) as caught:
+        op.apply(op.init(0, (2,)), np.zeros((4, 2), int))
+    assert str(caught.value) == "dense: input is int64 (4, 2), wanted an array of floats with a batch axis"
+
+
+@pytest.mark.parametrize(("n", "features"), [(0, 2), (2, 0), (2.0, 2), (2, "2")])
+def test_sizes_that_make_no_sense_are_refused(n: Any, features: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        embedding(n, features)
+    assert str(caught.value) == f"embedding: n is {n!r} and features {features!r}, wanted ints of at least 1"
+
+
+NETS = [
+    serial(embedding(5, 4), dense(3)),
+    serial(serial(embedding(5, 4)), tanh),
+    parallel(embedding(5, 4), embedding(5, 4)),
+    positionwise(embedding(5, 4)),
+    serial(named("symbols", embedding(5, 4)), dense(2)),
+    remat(serial(embedding(5, 4), dense(3))),
+    microbatch(serial(embedding(5, 4), dense(3)), 2),
+    shard(serial(embedding(5, 4), dense(3)), 1, 2),
+]
+
+
+@pytest.mark.parametrize("net", NETS, ids=repr)
+def test_a_net_takes_what_the_first_of_its_parts_takes(net: Op) -> None:
+    assert net.integers
+    x = np.random.default_rng(0).integers(0, 5, (6, 3))
+    check_op(net, (3,), x=x)
+    y, _ = net.apply(net.init(0, (3,)), x)
+    (_, out), grads = value_and_grad(net, mse)(net.init(0, (3,)), x, np.zeros_like(y))
+    assert out.dtype == np.float32
+    assert grads.keys() == net.init(0, (3,)).keys()
+
+
+@given(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4), seeds)
+def test_a_position_embedding_has_the_properties_of_an_operator(
+    time: int, features: int, batch: int, seed: int
+) -> None:
+    check_op(position_embedding(), (time, features), seed, batch=batch)
+
+
+def test_positions_are_added_and_a_shorter_sequence_reads_the_first() -> None:
+    w = np.arange(6.0).reshape(3, 2)
+    y, vjp = position_embedding().apply({"w": w}, np.ones((2, 2, 2)))
+    assert y.tolist() == [[[1, 2], [3, 4]]] * 2
+    dparams, dx = vjp(np.ones_like(y))
+    assert dparams["w"].tolist() == [[2, 2], [2, 2], [0, 0]]
+    assert np.array_equal(dx, np.ones_like(y))
+
+
+@pytest.mark.parametrize("shape", [(3,), (), (2, 3, 4)])
+def test_what_is_no_sequence_is_found_at_init(shape: tuple[int, ...]) -> None:
+    with pytest.raises(OpError) as caught:
+        position_embedding().init(0, shape)
+    assert str(caught.value) == f"position_embedding: shape is {shape}, wanted (time, features)"
+
+
+@pytest.mark.parametrize("x", [np.ones((2, 4, 2)), np.ones((2, 3, 5)), np.ones((2, 2)), np.ones((2, 3, 2), "f")])
+def test_a_sequence_that_is_too_long_or_of_other_features_is_refused(x: Any) -> None:
+    with pytest.raises(OpError) as caught:
+        position_embedding().apply({"w": np.ones((3, 2))}, x)
+    wanted = "wanted float64 (batch, up to 3, 2)"
+    assert str(caught.value) == f"position_embedding: input is {x.dtype} {x.shape}, {wanted}"

@@ -1,0 +1,38 @@
+"""The mean of each channel."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import orders, seeds
+
+from fnn import OpError
+from fnn.ops import global_avgpool
+from fnn.testing import check_op
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
+
+
+@given(shapes, st.integers(1, 4), seeds)
+def test_it_has_the_properties_of_an_operator(shape: tuple[int, ...], batch: int, seed: int) -> None:
+    check_op(global_avgpool, shape, seed, batch=batch)
+
+
+@given(shapes, seeds, orders)
+def test_it_is_the_mean_and_each_pixel_has_its_share_of_the_gradient(
+    shape: tuple[int, ...], seed: int, order: Any
+) -> None:
+    x = np.random.default_rng(seed).standard_normal((2, *shape))
+    y, vjp = global_avgpool.apply({}, order(x))
+    np.testing.assert_allclose(y, x.mean((2, 3)), atol=1e-14)
+    np.testing.assert_allclose(vjp(y)[1], np.broadcast_to(y[..., None, None], x.shape) / (shape[1] * shape[2]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 0, 4), (1, 2, 3, 4)])
+def test_what_is_no_image_is_found_at_init(shape: tuple[int, ...]) -> None:
+    with pytest.raises(OpError) as caught:
+        global_avgpool.init(0, shape)
+    wanted = "wanted (batch, channels, height, width), at least one pixel"
+    assert str(caught.value) == f"global_avgpool: input is float32 {(0, *shape)}, {wanted}"

@@ -1,0 +1,55 @@
+"""An operator at every position of a sequence."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import orders, seeds
+
+from fnn import Op, OpError, conv, dense, serial, softmax, tanh
+from fnn.ops import positionwise
+from fnn.testing import check_op
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [(dense(3), (2,)), (serial(dense(4), tanh, dense(2)), (3,)), (conv(2, 2), (1, 3, 3)), (softmax, (4,))],
+)
+@given(st.integers(0, 4), st.integers(1, 3), seeds)
+def test_it_has_the_properties_of_an_operator(op: Op, shape: tuple[int, ...], time: int, batch: int, seed: int) -> None:
+    check_op(positionwise(op), (time, *shape), seed, batch=batch)
+
+
+@given(seeds, orders)
+def test_it_is_the_operator_at_each_position(seed: int, order: Any) -> None:
+    op, rng = dense(4), np.random.default_rng(seed)
+    params = {"w": rng.standard_normal((5, 4)), "b": rng.standard_normal(4)}
+    x = rng.standard_normal((2, 3, 5))
+    y, vjp = positionwise(op).apply(params, order(x))
+    np.testing.assert_allclose(y, x @ params["w"] + params["b"], atol=1e-12)
+    dparams, dx = vjp(order(y))
+    np.testing.assert_allclose(dparams["w"], np.einsum("bti,bto->io", x, y), atol=1e-12)
+    np.testing.assert_allclose(dx, y @ params["w"].T, atol=1e-12)
+
+
+def test_params_and_name_are_those_of_the_operator() -> None:
+    net = serial(positionwise(dense(4)), tanh)
+    assert net.init(0, (3, 5))["dense1"]["w"].shape == (5, 4)
+    assert np.array_equal(net.init(0, (3, 5))["dense1"]["w"], serial(dense(4)).init(0, (5,))["dense1"]["w"])
+
+
+def test_what_has_no_positions_is_refused() -> None:
+    with pytest.raises(OpError) as caught:
+        positionwise(tanh).init(0, ())
+    assert str(caught.value) == "positionwise: shape is (), wanted (time, ...)"
+    with pytest.raises(OpError) as caught:
+        positionwise(tanh).apply({}, np.zeros(3))
+    assert str(caught.value) == "positionwise: input is float64 (3,), wanted (batch, time, ...)"
+
+
+def test_what_is_no_operator_is_refused() -> None:
+    with pytest.raises(OpError) as caught:
+        positionwise(3)  # type: ignore[arg-type]
+    assert str(caught.value) == "positionwise: op is 3, wanted an operator"

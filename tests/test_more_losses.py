@@ -1,0 +1,164 @@
+"""Losses beyond the first two: their values and gradients, at any size of the numbers, and what they refuse."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds
+
+from fnn import LossError, cross_entropy, dense, mse, serial, value_and_grad
+from fnn.losses import Loss, binary_cross_entropy, huber, smoothed_cross_entropy
+from fnn.op import Array
+from fnn.testing import check_loss
+
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+
+
+@given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
+def test_cross_entropies_of_sequences_are_what_a_loss_must_be(
+    shape: tuple[int, ...], classes: int, smoothing: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = 5 * rng.standard_normal((*shape, classes)), rng.integers(0, classes, shape)
+    check_loss(cross_entropy, logits, labels, seed)
+    check_loss(smoothed_cross_entropy(smoothing), logits, labels, seed)
+
+
+@given(shapes, seeds)
+def test_binary_cross_entropy_is_what_a_loss_must_be(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(binary_cross_entropy, 5 * rng.standard_normal(shape), rng.random(shape), seed)
+
+
+@given(shapes, st.floats(0.1, 3), seeds)
+def test_huber_is_what_a_loss_must_be(shape: tuple[int, ...], delta: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(huber(delta), 3 * rng.standard_normal(shape), rng.standard_normal(shape), seed)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds)
+def test_the_cross_entropy_of_a_sequence_is_that_of_its_positions(
+    batch: int, time: int, classes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((batch, time, classes)), rng.integers(0, classes, (batch, time))
+    value, vjp = cross_entropy(logits, labels)
+    wanted, vjp_wanted = cross_entropy(logits.reshape(-1, classes), labels.ravel())
+    assert value == wanted
+    assert np.array_equal(vjp(), vjp_wanted().reshape(logits.shape))
+
+
+@given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
+def test_smoothing_is_cross_entropy_against_smooth_targets(
+    shape: tuple[int, ...], classes: int, smoothing: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((*shape, classes)), rng.integers(0, classes, shape)
+    targets = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    value, vjp = smoothed_cross_entropy(smoothing)(logits, labels)
+    np.testing.assert_allclose(value, -(targets * np.log(p)).sum() / labels.size, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(vjp(), (p - targets) / labels.size, atol=1e-14)
+
+
+@given(shapes, seeds)
+def test_binary_cross_entropy_is_the_mean_of_minus_the_logs_of_probabilities(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits, targets = rng.standard_normal(shape), rng.random(shape)
+    p = 1 / (1 + np.exp(-logits))
+    value, vjp = binary_cross_entropy(logits, targets)
+    np.testing.assert_allclose(value, -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean())
+    np.testing.assert_allclose(vjp(), (p - targets) / p.size, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_binary_cross_entropy_is_right_at_any_size(dtype: type) -> None:
+    logits: Array = np.array([1e4, -1e4, 1e30, -1e30, 0], dtype)
+    value, vjp = binary_cross_entropy(logits, np.array([0, 1, 1, 0, 0.5], dtype))
+    assert value == pytest.approx((2e4 + np.log(2)) / 5)
+    assert vjp().tolist() == [dtype(1) / 5, -dtype(1) / 5, 0, 0, 0]
+
+
+def test_huber_is_half_a_square_near_and_straight_beyond() -> None:
+    value, vjp = huber(2)(np.array([1.0, -5, 2]), np.zeros(3))
+    assert value == pytest.approx((0.5 + 2 * (5 - 1) + 2) / 3)
+    np.testing.assert_allclose(vjp(), np.array([1, -2, 2]) / 3)
+
+
+@given(shapes, seeds)
+def test_huber_of_small_errors_is_half_of_mse(shape: tuple[int, ...], seed: int) -> None:
+    a, b = np.random.default_rng(seed).standard_normal((2, *shape))
+    np.testing.assert_allclose(huber(100)(a, b)[0], mse(a, b)[0] / 2)
+
+
+@pytest.mark.parametrize("loss", [huber(np.float64(0.5)), smoothed_cross_entropy(np.float64(0.1))])
+def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(loss: Loss) -> None:
+    logits = np.ones((2, 3), np.float32)
+    value, vjp = loss(logits, np.zeros(2, int) if "smoothed" in loss.__qualname__ else logits)
+    assert value.dtype == vjp().dtype == np.float32
+
+
+@pytest.mark.parametrize("loss", [smoothed_cross_entropy(0.1), cross_entropy])
+def test_they_go_where_a_loss_goes(loss: Loss) -> None:
+    net = serial(dense(3))
+    x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+    (value, out), grads = value_and_grad(net, loss)(net.init(0, (2,)), x, np.array([0, 2, 1, 1]))
+    assert value == loss(out, np.array([0, 2, 1, 1]))[0]
+    assert grads["dense1"]["w"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.0])
+def test_smoothing_refuses_what_cross_entropy_refuses(smoothing: float) -> None:
+    with pytest.raises(LossError) as caught:
+        smoothed_cross_entropy(smoothing)(np.zeros((2, 3)), np.array([0, 3]))
+    assert str(caught.value) == "cross_entropy: label 3 came with 3 classes, wanted 0 to 2"
+
+
+@pytest.mark.parametrize("targets", [[0.5, 1.5], [-0.5, 0.5], [0.5, np.nan]])
+def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> None:
+    with pytest.raises(LossError) as caught:
+        binary_cross_entropy(np.zeros(2), np.array(targets))
+    low, high = np.min(targets), np.max(targets)
+    assert str(caught.value) == f"binary_cross_entropy: targets from {low} to {high}, wanted 0 to 1"
+
+
+@pytest.mark.parametrize(("loss", "name"), [(binary_cross_entropy, "binary_cross_entropy"), (huber(), "huber")])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.zeros(2), "targets are float64 (2,), wanted the outputs' float32 (2,)"),
+        (np.zeros(2, int), "targets are int64 (2,), wanted the outputs' float32 (2,)"),
+        (np.zeros((2, 1), np.float32), "targets are float32 (2, 1), wanted the shape (2,) by outputs float32 (2,)"),
+        ([0, 0], "targets are a list, wanted an array"),
+    ],
+)
+def test_targets_unlike_the_outputs_are_refused(loss: Loss, name: str, targets: Any, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        loss(np.zeros(2, np.float32), targets)
+    assert str(caught.value) == f"{name}: {message}"
+
+
+@pytest.mark.parametrize("loss", [binary_cross_entropy, huber()])
+def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
+    with pytest.raises(LossError, match=r"wanted floats, at least one example$"):
+        loss(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "message"),
+    [
+        (huber, 0, "huber: delta is 0, wanted a number greater than 0"),
+        (huber, np.nan, "huber: delta is nan, wanted a number greater than 0"),
+        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing is 1.5, wanted 0 to 1"),
+        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing is nan, wanted 0 to 1"),
+    ],
+)
+def test_hyper_parameters_that_make_no_sense_are_refused(
+    make: Callable[[float], Loss], value: float, message: str
+) -> None:
+    with pytest.raises(LossError) as caught:
+        make(value)
+    assert str(caught.value) == message
