@@ -92,7 +92,7 @@ class Op:
         """
         key = as_key(rng)
         try:
-            if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)):
+            if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
                 raise OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints, without the batch axis")
             params = self._init(key, shape)
         except OpError as error:
@@ -109,9 +109,10 @@ class Op:
     def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, Vjp]:
         """`(y, vjp)` for a batch `x` of shape (batch, *shape); dtypes follow `x`, and nothing given is changed.
 
-        What draws in it draws from `key`, or not at all. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and
-        may be called any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values
-        as long as it is wanted. The cotangent of integers is zeros, of `dy`'s dtype.
+        What draws in it draws from `key`, or not at all. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and may be called
+        any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values as long as
+        it is wanted; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
+        dtype.
         """
         try:
             if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):

@@ -30,10 +30,10 @@ class Axis(NamedTuple):
     def over(cls, size: int, taps: int, stride: int, dilation: int, padding: int | str) -> "Axis":
         """The windows over `size` pixels with `padding` zeros at both ends, or "same" or "valid" as `conv` has it."""
         span = (taps - 1) * dilation + 1
-        if padding == "same":
+        if padding == "same" and size:
             out = -(-size // stride)
             return cls(size, out, taps, stride, dilation, max(0, (out - 1) * stride + span - size) // 2)
-        low = 0 if padding == "valid" else int(padding)
+        low = 0 if isinstance(padding, str) else padding
         out = (size + 2 * low - span) // stride + 1
         if out < 1:
             raise OpError(f"a window of {span} does not fit into {size} pixels with a padding of {low}")

@@ -183,3 +183,13 @@ def test_params_of_another_convolution_are_refused(changed: dict[str, Any], mess
     with pytest.raises(OpError) as caught:
         op.apply({**op.init(0, (3, 8, 7)), **changed}, IMAGES)
     assert str(caught.value) == f"conv: params hold {message}"
+
+
+def test_an_image_without_rows_has_no_windows() -> None:
+    with pytest.raises(OpError, match="conv: a window of 1 does not fit into 0 pixels with a padding of 0"):
+        conv(2, 1, stride=2, padding="same").init(0, (2, 0, 3))
+
+
+def test_padding_that_is_an_array_is_refused_in_words() -> None:
+    with pytest.raises(OpError, match="conv: padding is "):
+        conv(4, 3, padding=np.array([1, 1]))  # type: ignore[arg-type]
