@@ -30,8 +30,10 @@ def conv(
     """
     kernel, steps, gaps = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1), pair("dilation", dilation, 1)
     margins: tuple[int | str, int | str]
-    named = isinstance(padding, str) and padding in ("same", "valid")
-    margins = (padding, padding) if named else pair("padding", padding, 0)
+    if isinstance(padding, str) and padding in ("same", "valid"):
+        margins = (padding, padding)
+    else:
+        margins = pair("padding", padding, 0)
     if not all(isinstance(n, int) and n > 0 for n in (out_channels, groups)) or out_channels % groups:
         raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
 
