@@ -57,10 +57,9 @@ def _silu(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 def _gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    # (1 + tanh z) / 2 is the logistic function of 2 z, exact in its tail too; it is 0 or 1 long before 40.
-    u = np.clip(x, -40, 40)
-    s = _logistic(2 * GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-    return x * s, lambda: s + s * (1 - s) * (2 * GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u))
+    u = np.clip(x, -10, 10)  # whose tanh below is -1 or 1 by then, and whose square cannot overflow
+    t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
+    return x * ((1 + t) / 2), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
 
 
 def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
@@ -86,8 +85,14 @@ def leaky_relu(slope: float = 0.01) -> Op:
     slope = _finite("slope", slope)
 
     def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
-        positive = x > 0
-        return np.where(positive, x, slope * x), lambda: np.where(positive, x.dtype.type(1), x.dtype.type(slope))
+        positive, dtype = x > 0, x.dtype
+
+        def derivative() -> Array:
+            d = positive.astype(dtype)
+            d += slope * (1 - d)
+            return d
+
+        return np.maximum(x, 0) + slope * np.minimum(x, 0), derivative
 
     return elementwise("leaky_relu", rule)
 
@@ -99,7 +104,7 @@ def elu(alpha: float = 1.0) -> Op:
 
     def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
         low = np.minimum(x, 0)
-        return np.where(x > 0, x, alpha * np.expm1(low)), lambda: np.where(x > 0, 1, alpha * np.exp(low))
+        return np.maximum(x, 0) + alpha * np.expm1(low), lambda: np.where(x > 0, 1, alpha * np.exp(low))
 
     return elementwise("elu", rule)
 

@@ -77,11 +77,11 @@ def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_ini
 def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
     """Normalises each channel of (batch, channels, ...): with a key by its statistics in the batch, without by params.
 
-    With a key it trains: the batch's own mean and variance, the mean square, normalise it. Without, it predicts: by
-    `mean` and `var` (channels,) from params, which hold 0 and 1 until `calibrate` puts statistics there. To optimizers
-    these two are constants: their gradients are zeros, in both forms. `eps` is added to either variance. `w` and `b`
-    (channels,) are learnt. In a `shard` or `microbatch`, the batch is the piece. Ioffe & Szegedy, "Batch
-    Normalization", 2015.
+    With a key it trains: by the batch's own mean and mean square. Without, it predicts: by `mean` and `var` (channels,)
+    from params, 0 and 1 until `calibrate` puts statistics there. Their gradients are zeros in both forms, and only what
+    heeds no gradient, such as weight decay, changes them in training: calibrate after it. `eps` is added to either
+    variance. Params `w` and `b` (channels,) are learnt. In a `shard` or `microbatch`, the batch is the piece. Ioffe &
+    Szegedy, "Batch Normalization", 2015.
     """
     eps = _positive(eps)
 
@@ -149,7 +149,7 @@ class _Calibration(Key):
 
 def _statistics(x: Array, axes: Axes) -> Params:
     """A batch's statistics in the place of cotangents. They may be added up: `b` counts how many there are."""
-    numbers = x.size // x.shape[1]
+    numbers = prod(x.shape[axis] for axis in axes)
     mean: Array = x.mean(axes, keepdims=True)
     var = np.square(x - mean).sum(axes) / max(1, numbers - 1)
     return {"w": np.zeros_like(var), "b": np.ones_like(var), "mean": mean.reshape(var.shape), "var": var}
