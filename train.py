@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ def main() -> int:
     """Does what the command line asks for; the exit status is 1 for data that cannot be used, 130 after Ctrl-C."""
     args = parse()
     kept, began = "nothing was kept", time.perf_counter()
+    np.seterr(over="ignore", invalid="ignore")  # where training diverges, the loss says so
     try:
         if args.out:
             usable(args.out)
@@ -56,7 +57,7 @@ def main() -> int:
                 kept = f"the last whole epoch's params are in {args.out / 'params.pkl'}"
             tell(test(net, params, data.test))
         tell(f"time: {time.perf_counter() - began:.1f} s")
-    except (DataError, fnn.CheckpointError, OSError) as error:
+    except (DataError, fnn.CheckpointError, fnn.LossError, OSError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -76,6 +77,8 @@ def epochs(net: fnn.Op, params: fnn.Params, train: Examples, args: argparse.Name
         for i, batch in enumerate(batches(n, args.batch_size, key.fold("epoch", epoch))):
             x, y = move(as_float(train.images[batch]), key.fold("shift", epoch, i)), train.labels[batch]
             (loss, out), grads = step(params, x, y)
+            if not isfinite(loss):
+                raise fnn.LossError(f"epoch {epoch}, step {i}: the loss is {loss}; a lower --lr may help")
             params, state = optimizer.update(params, grads, state)
             seen, loss_sum, n_correct = seen + len(y), loss_sum + loss * len(y), n_correct + hits(out, y)
             if seen % 2500 < len(y) or seen == n:
@@ -145,11 +148,16 @@ def parse() -> argparse.Namespace:
     flag("--batch-size", type=whole(1), default=100, metavar="N", help="how many images a step looks at (100)")
     flag("--lr", type=rate, metavar="RATE", help="the learning rate at its height (0.1 for cnn, 0.3 for fc)")
     flag("--limit", type=whole(1), metavar="N", help="train on the first N images only")
-    flag("--data", metavar="DIR|digits", help="MNIST's folder, or digits: generated (FNN_DATA, the cache, a download)")
+    flag(
+        "--data",
+        type=given,
+        metavar="DIR|digits",
+        help="MNIST's folder, or digits: drawn ones (FNN_DATA, or fetched)",
+    )
     flag("--seed", type=whole(0), default=0, metavar="N", help="what all random draws follow from (0)")
     flag("--workers", type=whole(1), metavar="N", help="how many threads work; changes no bit (one for each core)")
-    flag("--out", type=Path, metavar="DIR", help="keep the params of the last whole epoch there, as params.pkl")
-    flag("--eval", type=Path, metavar="FILE", help="train nothing: test the params in this file")
+    flag("--out", type=place, metavar="DIR", help="keep the params of the last whole epoch there, as params.pkl")
+    flag("--eval", type=place, metavar="FILE", help="train nothing: test the params in this file")
     args = parser.parse_args()
     if args.eval and args.out:
         parser.error("--eval trains nothing, so there is nothing to keep in --out")
@@ -165,6 +173,18 @@ def whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def given(text: str) -> str:
+    """Reads a text that is not empty, as that of a variable without a value is."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is wanted, got ''")
+    return text
+
+
+def place(text: str) -> Path:
+    """Reads a path."""
+    return Path(given(text))
 
 
 def rate(text: str) -> float:

@@ -95,7 +95,7 @@ def parallel(*ops: Op, join: str = "sum") -> Op:
     other along axis 1, where images have channels and a batch of features has these.
     """
     parts = _by_name(*ops)
-    if join not in JOINS or not parts:
+    if join not in tuple(JOINS) or not parts:
         raise OpError(
             f"join is {join!r}, of {len(parts)} operators; wanted {' or '.join(map(repr, JOINS))}, at least one"
         )
@@ -232,6 +232,6 @@ def _checked(op: Op) -> Op:
 
 
 def _times(n: int) -> int:
-    if not (isinstance(n, int) and n > 0):
+    if not (type(n) is int and n > 0):
         raise OpError(f"n is {n!r}, wanted an int of at least 1")
     return n

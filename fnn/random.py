@@ -26,7 +26,7 @@ class Key(NamedTuple):
     def generator(self) -> "Generator":
         """A fresh NumPy generator at the beginning of this key's stream."""
         words = [word for part in self.path for word in _words(part)]
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=words)))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(as_key(self.seed).seed, spawn_key=words)))
 
 
 Rng: TypeAlias = int | Key

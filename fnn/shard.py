@@ -38,7 +38,7 @@ def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
     install the extra `threads`, by which `shard` sees to it.
     """
     workers = cores() if workers is None else workers
-    if not all(isinstance(n, int) and n > 0 for n in (workers, size)):
+    if not all(type(n) is int and n > 0 for n in (workers, size)):
         raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
     if workers > 1:
         _hold_blas()

@@ -41,7 +41,7 @@ def microbatch(op: Op, size: int) -> Op:
     and those of products of another size, are all that differs from `op` itself. Each piece folds its number into the
     key. `op` must treat the examples of a batch independently of one another.
     """
-    if not (isinstance(size, int) and size > 0):
+    if not (type(size) is int and size > 0):
         raise OpError(f"size is {size!r}, wanted an int of at least 1")
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:

@@ -11,7 +11,7 @@ Pair: TypeAlias = tuple[int, int]
 def pair(name: str, value: int | Sequence[int] | str, least: int) -> Pair:
     """`value` for height and width: an int means both. Raises OpError for anything but ints of at least `least`."""
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(both) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in both):
+    if len(both) != 2 or not all(type(n) is int and n >= least for n in both):
         raise OpError(f"{name} is {value!r}, wanted an int or a pair of ints, at least {least}")
     return both[0], both[1]
 

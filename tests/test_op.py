@@ -1,11 +1,12 @@
 """The operator's type: what it refuses and in which words, how it prints, and how a user makes one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fnn import Key, Op, OpError, avgpool, conv, dense, maxpool, operator, relu, serial, softmax, tanh
+from fnn import Key, Op, OpError, avgpool, conv, dense, maxpool, operator, relu, serial, shard, softmax, tanh
 from fnn.init import zeros
 from fnn.op import Array, Params, Vjp, fitting, told
 from fnn.testing import check_op
@@ -242,3 +243,9 @@ def test_fitting_gives_what_fits_and_refuses_the_rest() -> None:
 def test_told_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
     assert told(X) == "float32 (2, 3, 8, 8)"
     assert told("x") == "a str"
+
+
+@pytest.mark.parametrize("make", [lambda: dense(True), lambda: conv(True, 3), lambda: shard(tanh, True)])
+def test_true_is_no_size(make: Callable[[], Op]) -> None:
+    with pytest.raises(OpError, match="True"):
+        make()

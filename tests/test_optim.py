@@ -490,7 +490,7 @@ def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradi
 
 @every_optimizer
 @pytest.mark.parametrize(
-    ("leaf", "told"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), r"float32 \(\)")]
+    ("leaf", "told"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), "a float32")]
 )
 def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, leaf: Any, told: str) -> None:
     with pytest.raises(ValueError, match=f"a/w: parameter is {told}, wanted an array of floats"):

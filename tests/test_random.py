@@ -2,6 +2,7 @@
 
 import pickle
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +99,9 @@ def test_numpys_own_generator_is_left_alone() -> None:
     before = np.random.get_state()[1].tolist()  # type: ignore[index] # noqa: NPY002
     draws(Key(0, ("a",)))
     assert np.random.get_state()[1].tolist() == before  # type: ignore[index] # noqa: NPY002
+
+
+@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), ("a", TypeError), (1.5, TypeError)])
+def test_a_key_of_what_is_no_seed_says_so_when_it_draws(seed: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"a seed must be 0 or more|rng must be an int seed"):
+        Key(seed).generator()

@@ -66,10 +66,22 @@ def test_it_prints_its_progress_and_keeps_the_params(run: Run, few: Path, tmp_pa
 
 
 def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: Run, few: Path, tmp_path: Path) -> None:
+    flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, so that there is work to share out
     for name, workers in (("a", 1), ("b", 2), ("c", 2)):
-        assert run("--data", few, "--epochs", 1, "--out", tmp_path / name, "--workers", workers).returncode == 0
+        assert run(*flags, "--out", tmp_path / name, "--workers", workers).returncode == 0
     trees = [pickle.dumps(fnn.load(tmp_path / name / "params.pkl")) for name in "abc"]
     assert trees[0] == trees[1] == trees[2]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(run: Run, few: Path, tmp_path: Path) -> None:
+    flags = ("--data", few, "--out", tmp_path)
+    assert run(*flags, "--epochs", 1).returncode == 0
+    good = (tmp_path / "params.pkl").read_bytes()
+    done = run(*flags, "--epochs", 2, "--lr", 1e30)
+    assert done.returncode == 1
+    told = r"train\.py: error: epoch 1, step \d: the loss is (nan|inf); a lower --lr may help\n"
+    assert re.fullmatch(told, done.stderr)
+    assert (tmp_path / "params.pkl").read_bytes() == good
 
 
 def test_the_dense_net_trains_too(run: Run, few: Path) -> None:
@@ -97,6 +109,9 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
         (("--seed", "x"), "argument --seed: a whole number from 0 up is wanted, got 'x'"),
         (("--workers", "0"), "argument --workers: a whole number from 1 up is wanted, got '0'"),
         (("--net", "rnn"), "argument --net: invalid choice: 'rnn'"),
+        (("--out", ""), "argument --out: a path is wanted, got ''"),
+        (("--eval", ""), "argument --eval: a path is wanted, got ''"),
+        (("--data", ""), "argument --data: a path is wanted, got ''"),
         (("--fast",), "unrecognized arguments: --fast"),
         (("--eval", "a", "--out", "b"), "--eval trains nothing, so there is nothing to keep in --out"),
     ],

@@ -5,7 +5,7 @@ from math import isfinite, pi, sqrt
 
 import numpy as np
 
-from fnn.op import Array, Op, OpError, Params, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
@@ -116,8 +116,14 @@ def _finite(name: str, value: float) -> float:
     return float(value)
 
 
+def _check_classes(x: Array) -> None:
+    if x.ndim < 2 or not x.shape[-1]:
+        raise OpError(f"input is {told(x)}, wanted (batch, ..., classes), at least one class")
+
+
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    y = np.exp(x - x.max(-1, keepdims=True, initial=-np.inf))
+    _check_classes(x)
+    y = np.exp(x - x.max(-1, keepdims=True))
     y /= y.sum(-1, keepdims=True)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
@@ -129,7 +135,8 @@ def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    y = x - x.max(-1, keepdims=True, initial=-np.inf)
+    _check_classes(x)
+    y = x - x.max(-1, keepdims=True)
     y -= np.log(np.exp(y).sum(-1, keepdims=True))
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:

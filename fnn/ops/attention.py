@@ -19,7 +19,7 @@ def attention(
     the heads side by side. Params: `wq`, `wk`, `wv`, `wo` (in, out) and `bq`, `bk`, `bv`, `bo`. If `causal`, no
     position reads a later one. Vaswani et al., "Attention is all you need", 2017.
     """
-    if not (isinstance(heads, int) and heads > 0):
+    if not (type(heads) is int and heads > 0):
         raise OpError(f"heads is {heads!r}, wanted an int of at least 1")
 
     def init(key: Key, shape: Shape) -> Params:

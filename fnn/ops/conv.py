@@ -32,9 +32,11 @@ def conv(
     margins: tuple[int | str, int | str]
     if isinstance(padding, str) and padding in ("same", "valid"):
         margins = (padding, padding)
+    elif isinstance(padding, str):
+        raise OpError(f"padding is {padding!r}, wanted 'same', 'valid' or a size")
     else:
         margins = pair("padding", padding, 0)
-    if not all(isinstance(n, int) and n > 0 for n in (out_channels, groups)) or out_channels % groups:
+    if not all(type(n) is int and n > 0 for n in (out_channels, groups)) or out_channels % groups:
         raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
 
     def init(key: Key, shape: Shape) -> Params:

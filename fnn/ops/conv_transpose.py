@@ -33,7 +33,7 @@ def conv_transpose(
     margins, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)
     if not all(extra < max(step, gap) for extra, step, gap in zip(extras, steps, gaps, strict=True)):
         raise OpError(f"output_padding is {extras}, wanted less than stride, {steps}, or dilation, {gaps}")
-    if not all(isinstance(n, int) and n > 0 for n in (out_channels, groups)) or out_channels % groups:
+    if not all(type(n) is int and n > 0 for n in (out_channels, groups)) or out_channels % groups:
         raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
 
     def init(key: Key, shape: Shape) -> Params:

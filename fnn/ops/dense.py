@@ -17,7 +17,7 @@ def dense(
     Takes (batch, *shape) to (batch, out_features); params `w` (prod(shape), out_features) and, with bias, `b`
     (out_features,).
     """
-    if not (isinstance(out_features, int) and out_features > 0):
+    if not (type(out_features) is int and out_features > 0):
         raise OpError(f"out_features is {out_features!r}, wanted an int of at least 1")
 
     def init(key: Key, shape: Shape) -> Params:

@@ -13,7 +13,7 @@ def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
 
     Initially the rows are of variance 1, a symbol being one input.
     """
-    if not all(isinstance(size, int) and size > 0 for size in (n, features)):
+    if not all(type(size) is int and size > 0 for size in (n, features)):
         raise OpError(f"n is {n!r} and features {features!r}, wanted ints of at least 1")
 
     def init(key: Key, shape: Shape) -> Params:

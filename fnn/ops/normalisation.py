@@ -22,7 +22,7 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
     The variance is the mean square, plus `eps`. Params `w` and `b` have the shape of the axes that are normalised over.
     Ba, Kiros & Hinton, "Layer Normalization", 2016.
     """
-    if not (isinstance(axes, int) and axes > 0):
+    if not (type(axes) is int and axes > 0):
         raise OpError(f"axes is {axes!r}, wanted the number of last axes, an int of at least 1")
     eps = _positive(eps)
 
@@ -49,7 +49,7 @@ def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_ini
     As PyTorch's GroupNorm: the variance is the mean square, plus `eps`. Params `w` and `b` (channels,). Wu & He, "Group
     Normalization", 2018.
     """
-    if not (isinstance(groups, int) and groups > 0):
+    if not (type(groups) is int and groups > 0):
         raise OpError(f"groups is {groups!r}, wanted an int of at least 1")
     eps = _positive(eps)
 

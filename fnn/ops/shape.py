@@ -23,7 +23,7 @@ def reshape(*shape: int) -> Op:
 
     One size may be -1, which is then whatever takes all numbers.
     """
-    if not all(isinstance(n, int) and n >= -1 for n in shape) or shape.count(-1) > 1:
+    if not all(type(n) is int and n >= -1 for n in shape) or shape.count(-1) > 1:
         raise OpError(f"shape is {shape}, wanted ints of at least 0, or -1 for one of them")
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.op import told
 from fnn.schedules import Schedule, as_schedule, non_negative
 from fnn.tree import Tree, tree_items, tree_map
 
@@ -114,8 +115,3 @@ def check_state(state: State, names: Iterable[str]) -> None:
     if not isinstance(state, dict) or state.keys() != set(names):
         came = f"holds {sorted(state)}" if isinstance(state, dict) else f"is {told(state)}"
         raise ValueError(f"optimizer state {came}, wanted {sorted(names)}: whose is it?")
-
-
-def told(leaf: Any) -> str:
-    """How an error names what came: an array by dtype and shape, anything else by its type."""
-    return f"{leaf.dtype} {leaf.shape}" if isinstance(leaf, np.ndarray | np.generic) else f"a {type(leaf).__name__}"

@@ -5,7 +5,8 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
-from fnn.optim.base import Array, Optimizer, State, check_fit, check_params, check_state, told, toward
+from fnn.op import told
+from fnn.optim.base import Array, Optimizer, State, check_fit, check_params, check_state, toward
 from fnn.schedules import fraction, positive
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 

@@ -159,3 +159,10 @@ def test_activations_have_the_properties_of_an_operator(op: Op, shape: tuple[int
 @pytest.mark.parametrize("op", [gelu, silu, softplus, leaky_relu(), elu()], ids=repr)
 def test_a_nan_stays_visible(op: Op) -> None:
     assert np.isnan(op.apply({}, np.full((1, 2), np.nan, np.float32))[0]).all()
+
+
+@pytest.mark.parametrize("op", [softmax, log_softmax])
+@pytest.mark.parametrize("shape", [(3,), (2, 0)])
+def test_softmax_without_classes_is_refused(op: Op, shape: tuple[int, ...]) -> None:
+    with pytest.raises(OpError, match=r"softmax: input is float32 .*, wanted \(batch, \.\.\., classes\)"):
+        op.apply({}, np.ones(shape, np.float32))

@@ -125,7 +125,7 @@ def test_a_kernel_of_one_pixel_is_a_matrix_product_at_each_pixel(channels: int, 
         ({"stride": 0}, "conv: stride is 0, wanted an int or a pair of ints, at least 1"),
         ({"dilation": (1, 0)}, "conv: dilation is (1, 0), wanted an int or a pair of ints, at least 1"),
         ({"padding": -1}, "conv: padding is -1, wanted an int or a pair of ints, at least 0"),
-        ({"padding": "full"}, "conv: padding is 'full', wanted an int or a pair of ints, at least 0"),
+        ({"padding": "full"}, "conv: padding is 'full', wanted 'same', 'valid' or a size"),
     ],
 )
 def test_hyper_parameters_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
