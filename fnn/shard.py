@@ -44,7 +44,7 @@ def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
         _hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        pieces = _pieces(len(x), size)
+        pieces = pieces(len(x), size)
         if len(pieces) == 1:
             return op.apply(params, x, key and key.fold(0))
 
@@ -72,8 +72,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pieces(n: int, size: int) -> list[slice]:
-    """A power of two of slices of 0 to n, as few as hold at most `size` each, and as equal as can be."""
+def pieces(n: int, size: int) -> list[slice]:
+    """The shards of a batch of n: a power of two of slices, as few as hold at most `size` each, as equal as can be."""
     count = 1
     while count * size < n:
         count *= 2
