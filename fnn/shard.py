@@ -44,21 +44,21 @@ def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
         _hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        pieces = pieces(len(x), size)
-        if len(pieces) == 1:
+        shards = pieces(len(x), size)
+        if len(shards) == 1:
             return op.apply(params, x, key and key.fold(0))
 
         def forward(i: int) -> tuple[Array, Vjp]:
-            return op.apply(params, x[pieces[i]], key and key.fold(i))
+            return op.apply(params, x[shards[i]], key and key.fold(i))
 
-        ys, vjps = zip(*_each(forward, len(pieces), workers), strict=True)
+        ys, vjps = zip(*_each(forward, len(shards), workers), strict=True)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             def backward(i: int) -> tuple[Params, Array | None]:
-                pair: tuple[Params, Array | None] = vjps[i](dy[pieces[i]], need_dx)
+                pair: tuple[Params, Array | None] = vjps[i](dy[shards[i]], need_dx)
                 return pair
 
-            grads, dxs = zip(*_each(backward, len(pieces), workers), strict=True)
+            grads, dxs = zip(*_each(backward, len(shards), workers), strict=True)
             dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
             return tree_sum(grads), dx
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, serial, shard, tanh, value_and_grad
-from fnn.shard import _each, _pieces
+from fnn.shard import _each, pieces
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -27,9 +27,9 @@ def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
 
 @given(st.integers(0, 300), st.integers(1, 40))
 def test_pieces_are_a_power_of_two_cover_the_batch_and_hold_at_most_the_size(n: int, size: int) -> None:
-    pieces = _pieces(n, size)
-    lengths = [piece.stop - piece.start for piece in pieces]
-    assert len(pieces).bit_count() == 1
+    slices = pieces(n, size)
+    lengths = [piece.stop - piece.start for piece in slices]
+    assert len(slices).bit_count() == 1
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
     assert [i for piece in pieces for i in range(n)[piece]] == list(range(n))
