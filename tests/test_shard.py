@@ -32,7 +32,7 @@ def test_pieces_are_a_power_of_two_cover_the_batch_and_hold_at_most_the_size(n: 
     assert len(slices).bit_count() == 1
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
-    assert [i for piece in pieces for i in range(n)[piece]] == list(range(n))
+    assert [i for piece in slices for i in range(n)[piece]] == list(range(n))
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 8, 21])
