@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from strategies import seeds
 
-from fnn import Op, OpError, log_softmax, relu, sigmoid, softmax, tanh
+from fnn import Op, OpError, elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from fnn.op import Array
-from fnn.ops import elu, gelu, leaky_relu, silu, softplus
 from fnn.testing import check_op
 
 FLOATS = [np.float32, np.float64]

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 
-from fnn import Op, OpError, tree_map
+from fnn import Op, OpError, attention, tree_map
 from fnn.op import Array, Params
-from fnn.ops import attention
 from fnn.testing import check_op
 
 SEQUENCES = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32)

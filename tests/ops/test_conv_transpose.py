@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import both, seeds, sizes
 
-from fnn import Op, OpError, conv
+from fnn import Op, OpError, conv, conv_transpose
 from fnn.op import Shape
-from fnn.ops import conv_transpose
 from fnn.testing import check_op
 
 IMAGES = np.zeros((2, 3, 4, 5), np.float32)

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 
-from fnn import Key, Op, OpError, dense, remat, serial, shard, tanh
+from fnn import Key, Op, OpError, dense, dropout, remat, serial, shard, tanh
 from fnn.op import Array
-from fnn.ops import dropout
 from fnn.testing import check_op
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)

@@ -8,10 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 
-from fnn import Op, OpError, dense, microbatch, named, parallel, remat, serial, shard, tanh, value_and_grad
-from fnn.losses import mse
+from fnn import (
+    Op,
+    OpError,
+    dense,
+    embedding,
+    microbatch,
+    mse,
+    named,
+    parallel,
+    position_embedding,
+    positionwise,
+    remat,
+    serial,
+    shard,
+    tanh,
+    value_and_grad,
+)
 from fnn.op import Array
-from fnn.ops import embedding, position_embedding, positionwise
 from fnn.testing import check_op
 
 

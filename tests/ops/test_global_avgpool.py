@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orders, seeds
 
-from fnn import OpError
-from fnn.ops import global_avgpool
+from fnn import OpError, global_avgpool
 from fnn.testing import check_op
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))

@@ -1,4 +1,4 @@
-"""Normalisation against its formulas; batch_norm's two forms, and the calibration of nets of any nesting."""
+"""The normalising operators against their formulas, and what they refuse."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,34 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders, seeds
+from strategies import seeds
 
-from fnn import (
-    Op,
-    OpError,
-    conv,
-    dense,
-    finite,
-    freeze,
-    microbatch,
-    mse,
-    named,
-    parallel,
-    relu,
-    remat,
-    repeat,
-    residual,
-    serial,
-    sgd,
-    shard,
-    shared,
-    tanh,
-    tree_items,
-    tree_map,
-    value_and_grad,
-)
-from fnn.op import Array, Params
-from fnn.ops import batch_norm, calibrate, dropout, group_norm, layer_norm
+from fnn import Op, OpError, batch_norm, group_norm, layer_norm, tree_map
+from fnn.op import Array
 from fnn.testing import check_op
 
 ROWS = np.random.default_rng(0).normal(3, 2, (4, 6, 5)).astype(np.float32)
@@ -51,20 +27,6 @@ def test_group_norm_has_the_properties_of_an_operator(
     groups: int, each: int, shape: tuple[int, ...], batch: int, seed: int
 ) -> None:
     check_op(group_norm(groups, eps=0.1), (groups * each, *shape[1:]), seed, batch=batch)
-
-
-@given(shapes, st.integers(1, 4), seeds)
-def test_batch_norm_has_the_properties_of_an_operator_in_its_training_form(
-    shape: tuple[int, ...], batch: int, seed: int
-) -> None:
-    check_op(batch_norm(eps=0.1), shape, seed, batch=batch, key=seed, exempt=["batch independence"])
-
-
-@given(shapes, st.integers(1, 4), seeds)
-def test_and_in_its_predicting_form_but_that_statistics_count_as_constants(
-    shape: tuple[int, ...], batch: int, seed: int
-) -> None:
-    check_op(batch_norm(), shape, seed, batch=batch, exempt=["gradient in params"])
 
 
 def moments(a: Array, axes: Any) -> tuple[Array, Array]:
@@ -115,138 +77,6 @@ def test_params_have_the_shapes_of_the_fields_convention() -> None:
     assert of(layer_norm(2)) == {"w": (4, 5), "b": (4, 5)}
     assert of(group_norm(3)) == {"w": (6,), "b": (6,)}
     assert of(batch_norm()) == {"w": (6,), "b": (6,), "mean": (6,), "var": (6,)}
-
-
-def test_without_a_key_batch_norm_goes_by_its_params() -> None:
-    op = batch_norm(eps=1.0)
-    params = {"w": np.array([2.0]), "b": np.array([1.0]), "mean": np.array([5.0]), "var": np.array([3.0])}
-    y, vjp = op.apply(params, np.array([[5.0], [7.0]]))
-    assert y.tolist() == [[1], [3]]
-    dparams, dx = vjp(np.array([[1.0], [10.0]]))
-    assert {name: leaf.tolist() for name, leaf in dparams.items()} == {"w": [10], "b": [11], "mean": [0], "var": [0]}
-    assert dx.tolist() == [[1], [10]]
-
-
-def test_a_key_draws_nothing_in_batch_norm() -> None:
-    op = batch_norm()
-    params = op.init(0, (6, 5))
-    assert np.array_equal(op.apply(params, ROWS, 1)[0], op.apply(params, ROWS, 2)[0])
-    assert not np.allclose(op.apply(params, ROWS, 1)[0], op.apply(params, ROWS)[0])
-
-
-def test_optimizers_leave_the_statistics_alone() -> None:
-    net = serial(dense(3), batch_norm())
-    params = calibrate(net, net.init(0, (6, 5)), [ROWS])
-    optimizer = sgd(0.1, momentum=0.9)
-    for key in 0, None:
-        _, grads = value_and_grad(net, mse)(params, ROWS, np.ones((4, 3), np.float32), key)
-        after, _ = optimizer.update(params, grads, optimizer.init(params))
-        for name in "mean", "var":
-            assert np.array_equal(after["batch_norm1"][name], params["batch_norm1"][name])
-        assert not np.array_equal(after["batch_norm1"]["w"], params["batch_norm1"]["w"])
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), shapes, seeds, orders)
-def test_calibration_is_the_mean_of_the_batches_means_and_unbiased_variances(
-    sizes: list[int], shape: tuple[int, ...], seed: int, order: Any
-) -> None:
-    rng = np.random.default_rng(seed)
-    batches = [rng.normal(2, 3, (n, *shape)) for n in sizes]
-    channels = [np.moveaxis(x, 1, 0).reshape(shape[0], -1) for x in batches]
-    op = batch_norm()
-    params = calibrate(op, tree_map(lambda a: a.astype(float), op.init(0, shape)), map(order, batches))
-    np.testing.assert_allclose(params["mean"], np.mean([c.mean(1) for c in channels], 0))
-    unbiased = [c.var(1) * c.shape[1] / max(1, c.shape[1] - 1) for c in channels]
-    np.testing.assert_allclose(params["var"], np.mean(unbiased, 0), atol=1e-12)
-
-
-def test_once_calibrated_a_net_predicts_on_the_batch_as_it_trains_on_it() -> None:
-    net = serial(conv(4, 3), batch_norm(), relu, conv(3, 2), batch_norm(), dense(2), batch_norm())
-    x = np.random.default_rng(0).standard_normal((300, 2, 6, 6))
-    params = tree_map(lambda a: a.astype(float), net.init(0, (2, 6, 6)))
-    there = calibrate(net, params, [x])
-    np.testing.assert_allclose(net.apply(there, x)[0], net.apply(params, x, 0)[0], rtol=0.01, atol=0.01)
-    assert not np.allclose(net.apply(params, x)[0], net.apply(params, x, 0)[0], rtol=0.5, atol=0.5)
-
-
-block = serial(dense(5), batch_norm(), tanh)
-SAME: list[Callable[[Op], Op]] = [remat, finite, lambda op: named("block", op), lambda op: shard(op, 1, 64)]
-
-
-@pytest.mark.parametrize("wrap", SAME)
-def test_what_wraps_a_net_and_does_not_change_it_does_not_change_its_calibration(wrap: Callable[[Op], Op]) -> None:
-    x = ROWS[:, :, 0]
-    params = block.init(0, (6,))
-    wanted = dict(tree_items(calibrate(block, params, [x, 2 * x])))
-    for path, leaf in tree_items(calibrate(wrap(block), params, [x, 2 * x])):
-        assert np.array_equal(leaf, wanted[path])
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        residual(serial(dense(6), batch_norm())),
-        parallel(block, serial(batch_norm(), dense(5))),
-        repeat(block, 3),
-        serial(residual(repeat(serial(dense(6), batch_norm()), 2)), dropout(0.5), shard(block, 2, 1)),
-        remat(microbatch(named("inner", serial(block, batch_norm())), 3)),
-    ],
-    ids=repr,
-)
-def test_calibration_reaches_every_batch_norm_and_touches_nothing_else(net: Op) -> None:
-    params = net.init(0, (6,))
-    there = dict(tree_items(calibrate(net, params, [ROWS[:, :, 0], ROWS[:, :, 1]])))
-    before = dict(tree_items(params))
-    assert sum(path.endswith("/mean") for path in before) > 0
-    for path, leaf in there.items():
-        assert leaf.dtype == np.float32
-        assert np.array_equal(leaf, before[path]) is not path.endswith(("/mean", "/var"))
-
-
-def test_calibration_has_all_uses_and_all_pieces_count_alike() -> None:
-    x = ROWS[:, :, 0].astype(float)
-    op = batch_norm()
-    params = tree_map(lambda a: a.astype(float), op.init(0, (6,)))
-    halves = calibrate(microbatch(op, 2), params, [x])
-    np.testing.assert_allclose(halves["mean"], x.mean(0))
-    np.testing.assert_allclose(halves["var"], (x[:2].var(0, ddof=1) + x[2:].var(0, ddof=1)) / 2)
-    twice = calibrate(shared(op, 2), {"batch_norm1": params}, [x])["batch_norm1"]
-    np.testing.assert_allclose(twice["mean"], x.mean(0) / 2, atol=1e-12)
-
-
-def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
-    params = block.init(0, (6,))
-    for path, leaf in tree_items(calibrate(freeze(block), params, [ROWS[:, :, 0]])):
-        assert np.array_equal(leaf, dict(tree_items(params))[path])
-
-
-def test_calibration_is_pure() -> None:
-    params: Params = tree_map(lambda a: a.copy(), block.init(0, (6,)))
-    for _, leaf in tree_items(params):
-        leaf.flags.writeable = False
-    x = ROWS[:, :, 0].copy()
-    x.flags.writeable = False
-    one, other = (dict(tree_items(calibrate(block, params, [x]))) for _ in range(2))
-    assert all(np.array_equal(one[path], other[path]) for path in one)
-
-
-def test_what_draws_in_a_net_draws_from_the_key_that_calibration_was_given() -> None:
-    net = serial(dropout(0.5), batch_norm())
-    params = net.init(0, (6, 5))
-
-    def mean(rng: int) -> list[float]:
-        return calibrate(net, params, [ROWS], rng)["batch_norm1"]["mean"].tolist()  # type: ignore[no-any-return]
-
-    assert mean(0) == mean(0) != mean(1)
-
-
-def test_calibration_without_batches_or_with_an_empty_one_is_refused() -> None:
-    op = batch_norm()
-    params = op.init(0, (6, 5))
-    with pytest.raises(ValueError, match=r"^calibrate: there are no batches$"):
-        calibrate(op, params, [])
-    with pytest.raises(ValueError, match=r"^calibrate: batch 1 is empty, which has no statistics$"):
-        calibrate(op, params, [ROWS, ROWS[:0]])
 
 
 @pytest.mark.parametrize(

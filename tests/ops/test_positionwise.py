@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orders, seeds
 
-from fnn import Op, OpError, conv, dense, serial, softmax, tanh
-from fnn.ops import positionwise
+from fnn import Op, OpError, conv, dense, positionwise, serial, softmax, tanh
 from fnn.testing import check_op
 
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orders, seeds
 
-from fnn import OpError, flatten
+from fnn import OpError, flatten, reshape
 from fnn.op import Array
-from fnn.ops import reshape
 from fnn.testing import check_op
 
 

@@ -1,0 +1,101 @@
+"""Normalisation by the statistics of batches, and how a net comes by those that it predicts with."""
+
+from collections.abc import Iterable
+from math import prod
+
+import numpy as np
+
+from fnn.init import Initialiser, ones, zeros
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
+from fnn.random import Key, Rng, as_key
+from fnn.standardise import Axes, affine, affine_init, all_but_channels, check_channels, positive, standardise
+from fnn.tree import tree_map
+
+
+@operator
+def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
+    """Normalises each channel of (batch, channels, ...): with a key by its statistics in the batch, without by params.
+
+    With a key it trains: by the batch's own mean and mean square. Without, it predicts: by `mean` and `var` (channels,)
+    from params, 0 and 1 until `calibrate` puts statistics there. Their gradients are zeros in both forms, and only what
+    heeds no gradient, such as weight decay, changes them in training: calibrate after it. `eps` is added to either
+    variance. Params `w` and `b` (channels,) are learnt. In a `shard` or `microbatch`, the batch is the piece. Ioffe &
+    Szegedy, "Batch Normalization", 2015.
+    """
+    eps = positive(eps)
+
+    def init(key: Key, shape: Shape) -> Params:
+        if not shape:
+            raise OpError("shape is (), wanted (channels, ...)")
+        statistics = {"mean": np.zeros(shape[0], np.float32), "var": np.ones(shape[0], np.float32)}
+        return affine_init(key, shape[:1], w_init, b_init) | statistics
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        check_channels(params, x, "b", "mean", "var")
+        axes = all_but_channels(x)
+        if key is None:
+            mean, var = (np.expand_dims(params[name], axes) for name in ("mean", "var"))
+            std = np.sqrt(var + eps)
+            normal, pull = (x - mean) / std, lambda d: d / std
+        else:
+            normal, pull = standardise(x, axes, eps)
+        y, pull_all = affine(params, normal, pull, axes)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dparams, dx = pull_all(dy, need_dx)
+            if isinstance(key, _Calibration):
+                return _statistics(x, axes), dx
+            return dparams | {name: np.zeros_like(params[name]) for name in ("mean", "var")}, dx
+
+        return y, vjp
+
+    return Op(init, apply, draws=True)
+
+
+def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -> Params:
+    """`params` with the statistics of `batches` in every batch_norm of `net`, wherever it is: those it predicts by.
+
+    They are the means, over the batches, of each batch's mean and unbiased variance in the training form, as PyTorch's
+    running statistics are with `momentum=None`. What draws in the net does so from `rng`. Raises ValueError if there
+    are no batches or an empty one.
+
+    Keys go down to every operator, and cotangents come up to the place of the parameter that they belong to, however
+    combinators are nested. So the net is applied with a key by which a batch_norm knows that its vjp is asked for
+    statistics in the place of cotangents. Where one is used several times, as in `shared` or `shard`, all count alike;
+    where gradients do not come up, as out of `freeze`, the statistics stay as they are.
+    """
+    key = as_key(rng)
+    sums: Params | None = None
+    for i, x in enumerate(batches):
+        if not len(x):
+            raise ValueError(f"calibrate: batch {i} is empty, which has no statistics")
+        y, vjp = net.apply(params, x, _Calibration(key.seed, (*key.path, i)))
+        found, _ = vjp(np.zeros_like(y), False)
+        sums = found if sums is None else tree_map(np.add, sums, found)
+    if sums is None:
+        raise ValueError("calibrate: there are no batches")
+    return _placed(params, sums)
+
+
+class _Calibration(Key):
+    """The key that asks each batch_norm for its statistics."""
+
+    __slots__ = ()
+
+    def fold(self, *parts: str | int) -> Key:
+        return _Calibration(self.seed, self.path + parts)
+
+
+def _statistics(x: Array, axes: Axes) -> Params:
+    """A batch's statistics in the place of cotangents. They may be added up: `b` counts how many there are."""
+    numbers = prod(x.shape[axis] for axis in axes)
+    mean: Array = x.mean(axes, keepdims=True)
+    var = np.square(x - mean).sum(axes) / max(1, numbers - 1)
+    return {"w": np.zeros_like(var), "b": np.ones_like(var), "mean": mean.reshape(var.shape), "var": var}
+
+
+def _placed(params: Params, sums: Params) -> Params:
+    """`params` with the means of the statistics in `sums`; in it all else is zeros, the cotangents of zeros."""
+    if {"w", "b", "mean", "var"} == params.keys() and np.all(sums["b"]):
+        return {**params, **{name: sums[name] / sums["b"] for name in ("mean", "var")}}
+    return {name: _placed(child, sums[name]) if isinstance(child, dict) else child for name, child in params.items()}
