@@ -4,6 +4,7 @@ import numpy as np
 
 import fnn
 from benchmarks.workloads import RATE, Array, Layer, Step, Workload
+from fnn.layers import layers
 from fnn.losses import Loss
 from fnn.memory import from_wchn, to_wchn
 from fnn.optim import Optimizer, sgd
@@ -24,6 +25,17 @@ def _operator(layer: Layer) -> fnn.Op:
     if layer.kind == "maxpool":
         return fnn.maxpool(layer.size)
     return fnn.dense(layer.size) if layer.kind == "dense" else ACTIVATIONS[layer.kind]
+
+
+def flops(workload: Workload) -> int:
+    """Multiplications and additions in the products of one step over the whole batch, whoever takes it.
+
+    Each layer with weights has one product forward and, in training, one of the same size for the weights' gradient
+    and one for the input's; the first layer's input gradient is nobody's and is not counted.
+    """
+    found = layers(fnn.serial(*operators(workload)), workload.shape)
+    forward = [2 * layer.multiply_adds for layer in found if layer.multiply_adds]
+    return workload.batch * (3 * sum(forward) - forward[0] if workload.train else sum(forward))
 
 
 def batch(workload: Workload) -> tuple[Array, Array]:

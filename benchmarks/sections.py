@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import NamedTuple
 
+from benchmarks.fnn_peer import flops
 from benchmarks.harness import ROOT, Job, Outcome, in_turn, working
 from benchmarks.peers import PEERS
 from benchmarks.report import NOTHING, best_peer, left_out, ratio_text, ratios, table, time_text
@@ -52,7 +53,7 @@ def _step_row(peers: Sequence[str], work: Workload, times: dict[str, list[float]
     cells = {peer: time_text(median(values)) for peer, values in times.items()}
     if best:
         cells[best] = f"**{cells[best]}**"
-    share = f"{work.flops / (median(times['fnn']) * 1e6) / peak:.0%}" if peak and "fnn" in times else NOTHING
+    share = f"{flops(work) / (median(times['fnn']) * 1e6) / peak:.0%}" if peak and "fnn" in times else NOTHING
     return [work.name, *(cells.get(peer, NOTHING) for peer in peers), ratio_text(ratios(times)), share]
 
 

@@ -1,7 +1,6 @@
-"""What is timed: networks, batches and the arithmetic in them, told without any framework."""
+"""What is timed: networks and batches, told without any framework."""
 
 from collections.abc import Callable, Iterator
-from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,13 +30,6 @@ class Layer(NamedTuple):
             return (shape[0], shape[1] // self.size, shape[2] // self.size)
         return (self.size,) if self.kind == "dense" else shape
 
-    def flops(self, shape: Shape) -> int:
-        """Multiplications and additions in the layer's forward product, for one example."""
-        if self.kind == "conv":
-            channels, height, width = shape
-            return 2 * 9 * channels * self.size * height * width
-        return 2 * prod(shape) * self.size if self.kind == "dense" else 0
-
 
 class Workload(NamedTuple):
     """A network with the batch that it is trained on, or only applied to."""
@@ -52,16 +44,6 @@ class Workload(NamedTuple):
     def images(self) -> bool:
         """Whether its input has channels, whose order in memory a framework may choose."""
         return len(self.shape) == 3
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions in the products of one step over the whole batch.
-
-        Each layer with weights has one product forward and, in training, one of the same size for the weights' gradient
-        and one for the input's; the first layer's input gradient is nobody's and is not counted.
-        """
-        forward = [flops for layer, shape in self.inputs() if (flops := layer.flops(shape))]
-        return self.batch * (3 * sum(forward) - forward[0] if self.train else sum(forward))
 
     def inputs(self) -> Iterator[tuple[Layer, Shape]]:
         """Each layer with the shape of one example of its input."""

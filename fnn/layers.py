@@ -1,0 +1,154 @@
+"""What a net is made of: each operator with the shape of its output, its parameters and its multiply-adds."""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from fnn.op import Array, Op, OpError, Params, Shape
+from fnn.tree import tree_leaves, tree_size
+
+Feed: TypeAlias = Callable[[Op, Params, Array], Iterator[tuple[str, list[Array]]]]
+"""The parts of an operator by name, each with what it is applied to, in turn, when the operator meets a batch."""
+
+
+class Layer(NamedTuple):
+    """An operator in its net. Where it is made of parts that are told of as well, the numbers are theirs."""
+
+    path: str
+    """As in params and errors; the whole net's is empty."""
+
+    operator: str
+    """The call that makes it, its parts left out."""
+
+    shape: Shape
+    """Of one example's output; of what is applied several times, the last of them."""
+
+    parameters: int | None
+    """How many numbers its params hold; None where its parts tell."""
+
+    multiply_adds: int | None
+    """Those for one example; None where its parts tell, or where nobody knows."""
+
+
+class _Place(NamedTuple):
+    """Where an operator stands: its path, the wrappers around it, and the positions of a sequence that it is given."""
+
+    path: str = ""
+    around: str = "{}"
+    positions: Shape = ()
+
+
+def layers(net: Op, shape: Shape, params: Params | None = None) -> list[Layer]:
+    """The operators of the net for inputs of `shape` (one example's), each before its parts, the net itself first.
+
+    `params` are those that `net.init` gives, unless given. Shapes are found as `init` finds them: operators are applied
+    to an empty batch. A wrapper (`shard`, `freeze`...) and what it wraps are one layer. So is what is shared, with its
+    params counted once and its multiply-adds each time. Multiply-adds are those of products with weights and, in
+    attention, of queries, keys and values: padding counts as pixels do; biases, activations, pooling and normalisation
+    do not count. Raises OpError for a shape that the net cannot take.
+    """
+    params = net.init(0, shape) if params is None else params
+    dtypes = [leaf.dtype for leaf in tree_leaves(params) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"]
+    try:
+        x = np.empty((0, *shape), np.int64 if net.integers else dtypes[0] if dtypes else np.float32)
+    except (TypeError, ValueError):
+        error = OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints of at least 0")
+        error.kind = net.kind
+        raise error from None
+    return list(_layers(net, params, x, _Place()))
+
+
+def _layers(op: Op, params: Params, x: Array, place: _Place) -> Iterator[Layer]:
+    y, _ = op.apply(params, x)
+    path, around, positions = place
+    shape, call = positions + y.shape[1:], around.format(_call(op))
+    if "" in op.parts and (inner := _inside(op, params, x, place)) and inner[0].shape == shape:
+        yield from inner
+    elif op.kind in FEEDS:
+        yield Layer(path, call, shape, None, None)
+        for name, inputs in FEEDS[op.kind](op, params, x):
+            part = _Place(f"{path}/{name}" if path else name, positions=positions)
+            times = [list(_layers(op.parts[name], params[name], given, part)) for given in inputs]
+            yield from map(_together, zip(*times, strict=True))
+    else:
+        each = _multiply_adds(op, params, x, y)
+        yield Layer(path, call, shape, tree_size(params), None if each is None else each * prod(positions))
+
+
+def _inside(op: Op, params: Params, x: Array, place: _Place) -> list[Layer]:
+    """What `op` wraps, as far as that takes what `op` takes."""
+    path, around, positions = place
+    if op.kind == "positionwise":
+        x, positions = x.reshape(0, *x.shape[2:]), (*positions, x.shape[1])
+    around = around if op.kind == "named" else around.format(f"{op.kind}({{}})")  # the name is in the path
+    try:
+        return list(_layers(op.parts[""], params, x, _Place(path, around, positions)))
+    except ValueError:
+        return []
+
+
+def _together(times: tuple[Layer, ...]) -> Layer:
+    """One layer of what is applied several times."""
+    counts = [layer.multiply_adds for layer in times if layer.multiply_adds is not None]
+    return times[-1]._replace(multiply_adds=sum(counts) if len(counts) == len(times) else None)
+
+
+def _in_turn(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
+    for name, part in op.parts.items():
+        yield name, [x]
+        x, _ = part.apply(params[name], x)
+
+
+def _side_by_side(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
+    for name in op.parts:
+        yield name, [x]
+
+
+def _again(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
+    [(name, part)] = op.parts.items()
+    inputs = [x]
+    while len(inputs) < op.config["n"]:
+        inputs.append(part.apply(params[name], inputs[-1])[0])
+    yield name, inputs
+
+
+FEEDS: Mapping[str, Feed] = {
+    "parallel": _side_by_side,
+    "repeat": _in_turn,
+    "residual": _side_by_side,
+    "serial": _in_turn,
+    "shared": _again,
+}
+"""The combinators whose parts are layers of their own, by kind; any other is one layer."""
+
+
+def _multiply_adds(op: Op, params: Params, x: Array, y: Array) -> int | None:
+    """The multiply-adds for one example of `x`, by the operator's kind; None where nobody knows."""
+    sizes: dict[str, int] = {name: leaf.size for name, leaf in params.items() if isinstance(leaf, np.ndarray)}
+    match op.kind:
+        case "dense" if "w" in sizes:
+            return sizes["w"]
+        case "conv" if "w" in sizes:
+            return sizes["w"] * prod(y.shape[2:])  # for each pixel of the output, each weight meets one of the input
+        case "conv_transpose" if "w" in sizes:
+            return sizes["w"] * prod(x.shape[2:])
+        case "attention" if "wo" in sizes:
+            time, features = map(int, x.shape[1:])
+            return 4 * time * sizes["wo"] + 2 * time * time * features  # four maps; scores, and what they mix
+        case "batch_norm" | "group_norm" | "layer_norm" | "embedding" | "position_embedding":
+            return 0
+    return None if params or op.parts else 0
+
+
+def _call(op: Op) -> str:
+    """The call that makes the operator, without its parts."""
+    if not op.parts:
+        return repr(op)
+    settings = [f"{name}={value!r}" for name, value in op.config.items() if not _are_operators(value)]
+    return f"{op.kind}({', '.join(settings)})" if settings else op.kind
+
+
+def _are_operators(value: object) -> bool:
+    return isinstance(value, Op) or (isinstance(value, tuple) and all(map(_are_operators, value)))
