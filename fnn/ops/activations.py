@@ -35,15 +35,18 @@ def _tanh(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 def _relu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    y = np.maximum(x, 0)
+    y = np.zeros_like(x)
+    np.maximum(x, y, out=y)  # half the time of np.maximum(x, 0), for which NumPy has no vector loop
     return y, lambda: (y > 0).astype(y.dtype)
 
 
 def _logistic(x: Array) -> Array:
-    # 1 / (1 + exp(-x)) with its numerator and denominator both scaled so that neither overflows.
-    y = np.exp(np.minimum(x, 0))
-    y /= 1 + np.exp(-np.abs(x))
-    return y
+    """1 / (1 + exp(-x)): where exp overflows, its reciprocal is the 0 that it should be."""
+    y = np.negative(x)
+    with np.errstate(over="ignore"):
+        np.exp(y, y)
+    y += 1
+    return np.reciprocal(y, y)
 
 
 def _sigmoid(x: Array) -> tuple[Array, Callable[[], Array]]:
