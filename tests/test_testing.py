@@ -440,11 +440,29 @@ def test_an_unknown_exemption_is_refused() -> None:
         check_op(tanh, (4,), exempt=["puritan"])
 
 
+def test_the_gradient_of_a_constant_is_to_be_zeros_and_the_others_are_to_be_right() -> None:
+    def without_bias(dparams: Params, dx: Any) -> tuple[Params, Any]:
+        return {"w": dparams["w"], "b": 0 * dparams["b"]}, dx
+
+    op = with_vjp(dense(3), without_bias)
+    lacks("gradient in params", op, message="params/b's is")
+    assert check_op(op, (4,), constants=["b"]) < 1e-6
+    lacks("gradient in params", op, message=r"params/w\[0, 0\] of a constant is .*, wanted 0", constants=["b", "w"])
+    lacks("gradient in params", with_vjp(op, scaled), message="params/w's is", constants=["b"])
+
+
+def test_an_unknown_constant_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"constants has \['mean'\], wanted some of \['w', 'b'\]"):
+        check_op(dense(3), (4,), constants=["mean"])
+
+
 def test_the_table_runs_as_a_program() -> None:
     ran = subprocess.run([sys.executable, "-m", "fnn.testing"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     *lines, last = ran.stdout.splitlines()
-    assert "conv(3, 3) (3, 2, 6, 5)" in lines[5]
+    shown = [line.split("  ")[-1] for line in lines]
+    assert "conv(3, 3) (3, 2, 6, 5)" in shown
+    assert "batch_norm() (5, 3), with a key, without batch independence" in shown
     assert all(float(line.split()[0]) < 1e-6 for line in lines)
     assert last.startswith(f"{len(lines)} of {len(lines)} passed")
 

@@ -14,7 +14,9 @@ def main() -> int:
     failed = 0
     examples = [example for several in TABLE.values() for example in several]
     for example in examples:
-        what = f"{' '.join(repr(example.op).split())} {(example.batch, *example.shape)}"
+        how = "" if example.key is None else ", with a key"
+        how += "".join(f", without {name}" for name in example.exempt)
+        what = f"{' '.join(repr(example.op).split())} {(example.batch, *example.shape)}{how}"
         try:
             print(f"{example.check():8.1e}  {what}")
         except CheckError as error:

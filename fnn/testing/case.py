@@ -22,6 +22,7 @@ class Case(NamedTuple):
     params: Params
     x: Array
     dy: Array
+    constants: frozenset[str] = frozenset()
 
     def map(self, f: Callable[[Array], Array]) -> "Case":
         """With `f` of each array."""

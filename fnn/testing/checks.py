@@ -24,19 +24,24 @@ def check_op(
     x: Array | None = None,
     key: Rng | None = None,
     exempt: Collection[str] = (),
+    constants: Collection[str] = (),
 ) -> float:
     """Checks that `op` is what an operator must be, for inputs of `shape`; returns its gradients' worst relative error.
 
     Raises CheckError, an AssertionError, for the first property that it lacks: "init" or one of `PROPERTIES`. Those in
-    `exempt` are not asked for: what takes statistics over a batch has no "batch independence". The input is a `batch`
-    of numbers drawn from `rng`, or `x` where not all numbers will do. What draws does so from `key`, or not at all.
+    `exempt` are not asked for: what takes statistics over a batch has no "batch independence". `constants` are the
+    paths of params, "batch_norm1/mean" or the like, whose gradients are to be zeros whatever they do to the output. The
+    input is a `batch` of numbers drawn from `rng`, or `x` where not all numbers will do. What draws does so from `key`,
+    or not at all.
     """
     if unknown := sorted(set(exempt) - set(PROPERTIES)):
         raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
     rng, key = as_key(rng), None if key is None else as_key(key)
     if x is None:
         x = rng.fold("x").generator().standard_normal((batch, *shape))
-    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)
+    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(constants=frozenset(constants))
+    if unknown := sorted(case.constants - dict(tree_items(case.params)).keys()):
+        raise ValueError(f"constants has {unknown}, wanted some of {[path for path, _ in tree_items(case.params)]}")
     asked = [name for name in PROPERTIES if name not in exempt]
     return max((checked(op.kind, name, PROPERTIES[name], case) or 0.0 for name in asked), default=0.0)
 
@@ -148,8 +153,11 @@ def _threads(case: Case) -> None:
 def _gradient_in_params(case: Case) -> float:
     def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
         found = dict(tree_items(came["params"]))
+        zeros = {path: np.zeros_like(found[path]) for path in case.constants}
+        agree({"params": {path: found[path] for path in zeros}}, {"params": zeros}, "of a constant")
         leaves = enumerate(tree_items(case.params), 1)
-        return {nth: (f"params/{path}", found[path]) for nth, (path, leaf) in leaves if leaf.dtype.kind == "f"}
+        moving = [(nth, path) for nth, (path, leaf) in leaves if leaf.dtype.kind == "f" and path not in zeros]
+        return {nth: (f"params/{path}", found[path]) for nth, path in moving}
 
     return _gradient(case, gradients)
 
