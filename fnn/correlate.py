@@ -4,11 +4,16 @@ Each is a batch of matrix products, one for each column of windows. Only the ker
 overlap in memory as views, so that an image is copied kh times and not kh * kw times.
 """
 
+from functools import cache
+from typing import TypeAlias
+
 import numpy as np
 
 from fnn.op import Array, Shape
 from fnn.products import parts
 from fnn.window import Axis
+
+Index: TypeAlias = tuple[slice, ...]
 
 PIECE = 64
 """The fewest columns that are worth a product of their own."""
@@ -75,23 +80,18 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     width, channels, height, batch = x.shape
     channels //= groups
     x = x.reshape(width, groups, channels, height, batch).swapaxes(0, 1)
-    taps = down.taps * channels
-    rows = taps + ones
+    rows = down.taps * channels + ones
     span = (across.out - 1) * across.stride + (across.taps - 1) * across.dilation + 1
     length = down.out * batch
     line = 64 // x.itemsize
-    pitch = (-(-length // line) | 1) * line
+    pitch = (-(-length // line) | 1) * line  # odd, so that the rows of a column spread over the cache
     memory = np.empty((groups, span, rows, pitch), x.dtype)
     padded = memory[..., :length].reshape(groups, span, rows, down.out, batch)
-    inside, seen = across._replace(taps=1, out=span, stride=1).reads(0)
-    padded[:, : inside.start, :taps] = 0
-    padded[:, inside.stop :, :taps] = 0
-    for tap in range(down.taps):
-        rows_inside, rows_seen = down.reads(tap)
-        copy = padded[:, inside, tap * channels : (tap + 1) * channels]
-        copy[:, :, :, : rows_inside.start] = 0
-        copy[:, :, :, rows_inside] = x[:, seen, :, rows_seen]
-        copy[:, :, :, rows_inside.stop :] = 0
+    copies, blanks = _plan(down, across, span, channels)
+    for place in blanks:
+        padded[place] = 0
+    for place, seen in copies:
+        padded[place] = x[seen]
     if ones:
         padded[:, :, -1] = 1
     group, column, row, item = memory.strides
@@ -99,3 +99,26 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     strides = (group, across.stride * column, across.dilation * column, row, item)
     windows = np.ndarray(shape, x.dtype, memory, 0, strides)
     return windows.reshape(groups, across.out, across.taps * rows, length)  # a copy only if dilated
+
+
+@cache
+def _plan(down: Axis, across: Axis, span: int, channels: int) -> tuple[list[tuple[Index, Index]], list[Index]]:
+    """Which parts of the patches are copies of which parts of the images, and which are padding.
+
+    It is remembered, as it takes longer to find than a single small image takes to copy.
+    """
+    every = slice(None)
+    columns, columns_seen = across._replace(taps=1, out=span, stride=1).reads(0)
+    copies: list[tuple[Index, Index]] = []
+    blanks: list[Index] = [(every, beside, slice(down.taps * channels)) for beside in _outside(columns, span)]
+    for tap in range(down.taps):
+        rows, rows_seen = down.reads(tap)
+        place = (every, columns, slice(tap * channels, (tap + 1) * channels))
+        copies.append(((*place, rows), (every, columns_seen, every, rows_seen)))
+        blanks += [(*place, above) for above in _outside(rows, down.out)]
+    return copies, blanks
+
+
+def _outside(inside: slice, size: int) -> list[slice]:
+    """What is left of a range of that size, at its beginning and at its end."""
+    return [rest for rest in (slice(0, inside.start), slice(inside.stop, size)) if rest.start < rest.stop]

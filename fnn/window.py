@@ -1,6 +1,7 @@
 """The arithmetic of windows that slide over images, one axis at a time."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 from fnn.op import OpError, Shape
@@ -27,6 +28,7 @@ class Axis(NamedTuple):
     low: int
 
     @classmethod
+    @cache
     def over(cls, size: int, taps: int, stride: int, dilation: int, padding: int | str) -> "Axis":
         """The windows over `size` pixels with `padding` zeros at both ends, or "same" or "valid" as `conv` has it."""
         span = (taps - 1) * dilation + 1
