@@ -1,61 +1,90 @@
 """Checkpoints: trees saved so that a crash leaves the old file or the new one, and loaded as data, running nothing."""
 
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
-from types import NoneType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-
-from fnn.pickles import NUMBERS, TreePickler, TreeReader
+from fnn.formats import FORMATS, Format
+from fnn.formats.admitted import admit
+from fnn.formats.fitting import fitted, in_order_of
+from fnn.formats.flat import nested, nested_like
 from fnn.tree import Tree
-
-DEPTH, ENTRIES = 100, 1 << 20
-"""How many dicts deep a tree may be, and how many entries it may have, a shared dict's counting wherever it stands: far
-more than a net needs, and the end of a dict that holds itself and of a few dicts that unfold into billions."""
 
 
 class CheckpointError(ValueError):
-    """A file that does not hold a tree, or a tree that no file may hold; the message names the file."""
+    """A file that does not hold what was wanted, or a tree that no file may hold; the message names the file."""
 
 
 def save(path: str | os.PathLike[str], tree: Tree) -> None:
-    """Write `tree` to the file `path` as a pickle; whatever fails, the file is the old one or the new one, whole.
+    """Write `tree` to the file `path`; whatever fails, the file is the old one or the new one, whole.
 
     A tree is nested dicts with string keys; its leaves are NumPy arrays and scalars (bool, integer, float or complex)
-    and Python's int, float, bool, str and None. Dtypes, bits and the order of the axes in memory are kept; gaps between
-    an array's elements are not. Any other tree is a CheckpointError that names the leaf's path, before the disk is
-    touched. What the disk refuses is the plain OSError, naming `path`: a missing folder, denied access, no space.
+    and Python's int, float, bool, str and None. The suffix chooses the format, each with a checksum:
+
+    `.pkl`, or none: a pickle, which holds every tree and keeps the order of the axes in memory; gaps between an array's
+    elements are not kept.
+    `.npz`: what `np.load` reads as a dict from paths, `conv1/w`, to arrays. It has no place for str and None, for ints
+    of more than 64 bits, nor for dicts without leaves; scalars are arrays without axes in it, and arrays in C or
+    Fortran order. `load` with a template brings back all but the first.
+    `.safetensors`: the same in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
+
+    Any other suffix or tree is a CheckpointError that names the leaf's path, before the disk is touched. What the disk
+    refuses is the plain OSError, naming `path`: a missing folder, denied access, no space.
     """
     path = _not_special(path)
-    _check(tree, path)
+    form = _format(path)
+    with _naming(path):
+        admit(tree)
+        pieces = form.encode(tree)
     with _replacing(path) as file:
-        TreePickler(file, protocol=5).dump(tree)
+        file.writelines(pieces)
 
 
-def load(path: str | os.PathLike[str]) -> Tree:
-    """The tree in the file `path`, from `save` or from `pickle.dump` (protocols 2 to 5, NumPy 1 or 2); arrays writable.
+def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
+    """The tree in the file `path`, from `save` or another hand, in the format that its suffix says; arrays writable.
 
-    The file may come from anyone: it is read as data, and no name in it is imported or called. Raises CheckpointError,
-    naming the file, for one that is damaged, foreign, not a regular file, or holds anything but what `save` takes;
-    and the plain OSError (FileNotFoundError, PermissionError) for one that cannot be read.
+    With a template `like`, such as a net's initial params, the tree has its dicts, its types of scalars and, out of
+    formats that keep none, its memory orders; leaves that are missing, unexpected, or of another shape or dtype, are
+    one CheckpointError that lists them by path. Without one, a flat format's paths become nested dicts, cut at their
+    slashes, and all its leaves are arrays.
+
+    The file may come from anyone: it is read as data, and no name in it is imported or called. Pickles of protocols 2
+    to 5 by NumPy 1 or 2 are read, and zips whose arrays are at most 10 times as large as the file. Raises
+    CheckpointError, naming the file, for one that is damaged, foreign, not a regular file, or holds anything but what
+    `save` takes; and the plain OSError (FileNotFoundError, PermissionError) for one that cannot be read.
     """
     path = _not_special(path)
-    data = path.read_bytes()
-    if not data.startswith(pickle.PROTO):
-        begins = f"begins with {data[:8]!r}" if data else "is empty"
-        raise CheckpointError(f"{path}: a pickle of protocol 2 to 5 wanted, but the file {begins}")
-    reader = TreeReader(data)
+    form, data = _format(path), path.read_bytes()
+    if like is not None:
+        with _naming("like"):
+            admit(like)
+    with _naming(path):
+        tree = form.decode(data)
+        if form.flat:
+            tree = nested(tree) if like is None else nested_like(tree, like)
+        admit(tree)
+        if like is None:
+            return tree
+        tree = fitted(tree, like)
+        return in_order_of(like, tree) if form.flat else tree
+
+
+@contextmanager
+def _naming(what: object) -> Iterator[None]:
+    """Makes a ValueError the CheckpointError that names whose it is."""
     try:
-        tree = reader.read()
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or no tree: byte {reader.at}: {error}") from error
-    _check(tree, path)
-    return tree
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{what}: {error}") from error
+
+
+def _format(path: Path) -> Format:
+    suffix = path.suffix or ".pkl"
+    if suffix.lower() not in FORMATS:
+        raise CheckpointError(f"{path}: no format has the suffix {suffix!r}; wanted {', '.join(FORMATS)}")
+    return FORMATS[suffix.lower()]
 
 
 def _not_special(path: str | os.PathLike[str]) -> Path:
@@ -64,45 +93,6 @@ def _not_special(path: str | os.PathLike[str]) -> Path:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path}: a regular file wanted, but it is a folder or a device")
     return path
-
-
-def _check(tree: Tree, file: Path) -> None:
-    """Raises the CheckpointError for the first thing in `tree` that is not admitted."""
-    entries = count()
-
-    def refused(path: tuple[str, ...], what: str) -> CheckpointError:
-        where = repr("/".join(name[:80] for name in path[:10])) if path else "the tree"
-        return CheckpointError(f"{file}: {where} {what}")
-
-    def visit(node: Tree, path: tuple[str, ...]) -> None:
-        if next(entries) > ENTRIES:
-            raise refused((), f"has more than {ENTRIES} entries, or dicts that hold the same dicts again and again")
-        if type(node) is not dict:
-            if not _is_leaf(node):
-                raise refused(path, f"is {_told(node)}; wanted an array or scalar of numbers, a str, None or a dict")
-            if isinstance(node, np.ndarray) and node.dtype.char == "?" and node.view(np.uint8).max(initial=0) > 1:
-                raise refused(path, "has bools that are neither 0 nor 1")  # with them, NumPy indexes out of bounds
-            return
-        if len(path) == DEPTH:
-            raise refused(path, f"is nested more than {DEPTH} deep, or holds itself")
-        for name, child in node.items():
-            if type(name) is not str:
-                raise refused(path, f"has a key of type {type(name).__name__}; wanted a str")
-            visit(child, (*path, name))
-
-    visit(tree, ())
-
-
-def _is_leaf(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray | np.generic):
-        plain = type(leaf) in (np.ndarray, leaf.dtype.type) and leaf.dtype.metadata is None
-        return plain and leaf.dtype.char in NUMBERS
-    return type(leaf) in (NoneType, bool, int, float, str)
-
-
-def _told(leaf: Any) -> str:
-    kind = f"of type {type(leaf).__name__}"
-    return f"{kind} and dtype {leaf.dtype}" if isinstance(leaf, np.ndarray | np.generic) else kind
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fnn import checkpoint
-from fnn.checkpoint import DEPTH, CheckpointError, load, save
+from fnn.checkpoint import CheckpointError, load, save
+from fnn.formats.admitted import DEPTH
 from fnn.tree import tree_items
 
 DTYPES = "?bhilBHILefdgFDG"

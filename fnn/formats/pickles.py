@@ -2,16 +2,38 @@
 
 import pickle
 from io import BytesIO
-from math import prod
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
+from fnn.formats.arrays import CODES, array, naturals
 from fnn.op import Array
 from fnn.tree import Tree
 
-NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
-"""What arrays may hold, by NumPy's characters: bools, integers, floats and complex numbers."""
+
+def encode(tree: Tree) -> list[Any]:
+    """The pickle of `tree` and, after its end, where Python's own `pickle` reads no more, the CRC-32 of its bytes."""
+    pieces: list[Any] = []
+    file: Any = SimpleNamespace(write=pieces.append)
+    TreePickler(file, protocol=5).dump(tree)
+    checksum = 0
+    for piece in pieces:
+        checksum = crc32(piece, checksum)
+    return [*pieces, checksum.to_bytes(4, "little")]
+
+
+def decode(data: bytes) -> Tree:
+    """The tree in a pickle of protocol 2 to 5, of NumPy 1 or 2; its leaves are still to be checked."""
+    if not data.startswith(pickle.PROTO):
+        begins = f"begins with {data[:8]!r}" if data else "is empty"
+        raise ValueError(f"a pickle of protocol 2 to 5 wanted, but the file {begins}")
+    reader = TreeReader(data)
+    try:
+        return reader.read()
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"damaged, or no tree: byte {reader.at}: {error}") from error
 
 
 class TreePickler(pickle.Pickler):
@@ -27,9 +49,6 @@ class TreePickler(pickle.Pickler):
         rebuild, (buffer, *_) = data.__reduce_ex__(5)
         return rebuild, (buffer, obj.dtype, dense.shape, "K", tuple(np.argsort(axes).tolist()))
 
-
-CODES = {np.dtype(char).str[1:] for char in NUMBERS}
-"""The dtypes of NUMBERS as pickles spell them: `f4`, `i8`, `b1` and so on."""
 
 GLOBALS = {"numpy ndarray", "numpy dtype", "_codecs encode", "__builtin__ bytes"} | {
     f"numpy.{core}.{name}"
@@ -64,7 +83,7 @@ class TreeReader:
     """
 
     def __init__(self, data: bytes) -> None:
-        self.file, self.at = BytesIO(data), 0
+        self.data, self.file, self.at = data, BytesIO(data), 0
         self.left = 2 * len(data)  # bytes still to be made; protocol 2 makes an array's twice, from text
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -82,8 +101,11 @@ class TreeReader:
                 raise ValueError("no opcode of a pickle" if code else "the file ends early")
             name = known[code].name
             self.step(name, known[code].arg)
-        if len(self.stack) != 1 or self.file.read(1):
+        rest = self.file.read(5)
+        if len(self.stack) != 1 or len(rest) not in (0, 4):
             raise ValueError("the pickle should end here, with one tree")
+        if rest and rest != crc32(memoryview(self.data)[:-4]).to_bytes(4, "little"):
+            raise ValueError("the checksum that follows is not that of what came before")
         return _value(self.stack[0])
 
     def step(self, name: str, argument: Any) -> None:
@@ -173,7 +195,7 @@ class TreeReader:
             case _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "C" | "F" as order):
                 return self.array(data, dtype, shape, order)
             case _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "K", axes):
-                return self.array(data, dtype, shape).transpose(_naturals(axes))
+                return self.array(data, dtype, shape).transpose(naturals(axes))
         raise ValueError("a call that makes no array")
 
     def build(self, made: Any, state: Any) -> _Made:
@@ -189,10 +211,8 @@ class TreeReader:
 
     def array(self, data: bytes, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
         """A new array of these bytes."""
-        if prod(_naturals(shape)) * dtype.itemsize != len(data):
-            raise ValueError(f"{len(data)} bytes for an array of shape {shape} and dtype {dtype}")
         self.spend(len(data))
-        return np.frombuffer(data, dtype).copy().reshape(shape, order=order)
+        return array(data, dtype, shape, order)
 
     def spend(self, n: int) -> None:
         """Counts `n` bytes that are made, so that a few of the file's can't be made into many."""
@@ -218,10 +238,3 @@ def _global(module: str, name: str) -> _Global:
         told = f"{module[:50]}.{name[:50]}"
         raise ValueError(f"{told!r} is refused: only dicts, NumPy arrays and plain scalars are admitted")
     return _Global(name)
-
-
-def _naturals(numbers: Any) -> tuple[int, ...]:
-    """`numbers`, if it is a tuple such as shapes are."""
-    if type(numbers) is tuple and len(numbers) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
-        return numbers
-    raise ValueError("a shape that no array has")

@@ -1,0 +1,84 @@
+"""Trees as dicts of arrays by their paths, `conv1/w`, for formats that know of no nesting; and trees from these."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from fnn.formats.admitted import DEPTH, shown
+from fnn.op import Array
+from fnn.tree import Tree
+
+LONGEST = 1 << 15
+"""How many bytes a path may have in UTF-8: half of what a zip has room for."""
+
+
+def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
+    """The leaves by their paths, in their order, scalars as arrays without axes. Dicts without leaves are left out.
+
+    Raises the ValueError for the first leaf that is no number or no array of a dtype among `codes`, or whose path is
+    another one's as well, or no text that files can hold.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError("the tree is a leaf; wanted a dict, whose names are those of the arrays")
+    flat: dict[str, Array] = {}
+    for names, leaf in _leaves(tree, ()):
+        path, array = "/".join(names), np.asarray(leaf)
+        if array.dtype.str[1:] not in codes:
+            kind = (
+                str(array.dtype) if isinstance(leaf, np.ndarray | np.generic) else f"the {type(leaf).__name__} {leaf}"
+            )
+            raise ValueError(f"{shown(names)} is {kind[:80]}, for which this format has no place; a .pkl file has")
+        if (
+            "\0" in path
+            or len(path.encode(errors="replace")) > LONGEST
+            or path != path.encode(errors="replace").decode()
+        ):
+            raise ValueError(f"{shown(names)} is no name in UTF-8 of at most {LONGEST} bytes, none of them zero")
+        if path in flat:
+            raise ValueError(f"{shown(names)} is the path of two leaves")
+        flat[path] = array
+    return flat
+
+
+def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(tree, dict):
+        for name, child in tree.items():
+            yield from _leaves(child, (*names, name))
+    else:
+        yield names, tree
+
+
+def nested(flat: dict[str, Array]) -> Tree:
+    """The tree that the paths tell, cut at their slashes; a ValueError where a path goes on beyond an array's."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *folders, name = path.split("/", DEPTH)
+        node: Any = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or name in node:
+            raise ValueError(
+                f"{path[:80]!r} and another array cannot both be in a tree of dicts; like=... may tell how"
+            )
+        node[name] = leaf
+    return tree
+
+
+def nested_like(flat: dict[str, Array], like: Tree) -> Tree:
+    """What `flat` has of the leaves of `like`, in its dicts; all else beside them, under its whole path."""
+    rest = dict(flat)
+
+    def place(like: dict[str, Tree], folder: str) -> dict[str, Tree]:
+        tree: dict[str, Tree] = {}
+        for name, child in like.items():
+            path = folder + name
+            if isinstance(child, dict):
+                tree[name] = place(child, f"{path}/")
+            elif path in rest:
+                tree[name] = rest.pop(path)
+        return tree
+
+    return place(like, "") | rest if isinstance(like, dict) else rest
