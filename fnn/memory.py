@@ -25,16 +25,14 @@ def from_wchn(memory: NDArray[Any]) -> NDArray[Any]:
 
 def to_columns(x: NDArray[Any]) -> NDArray[Any]:
     """The batch `x`, (N, *shape), as a contiguous (features, N), the features in the order of `shape`."""
-    if x.ndim == 2:
-        return np.ascontiguousarray(x.T)
-    return np.ascontiguousarray(np.moveaxis(x, 0, -1)).reshape(prod(x.shape[1:]), len(x))
+    return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))
 
 
 def from_columns(columns: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """The (N, *shape) batch of a (features, N) array; images come in the memory order of images."""
     if len(shape) == 1:
         return columns.T
-    batch = np.moveaxis(columns.reshape(*shape, columns.shape[-1]), -1, 0)
+    batch = columns.reshape(*shape, columns.shape[-1]).transpose(len(shape), *range(len(shape)))
     return from_wchn(to_wchn(batch)) if len(shape) == 3 else batch
 
 

@@ -28,7 +28,6 @@ class Axis(NamedTuple):
     low: int
 
     @classmethod
-    @cache
     def over(cls, size: int, taps: int, stride: int, dilation: int, padding: int | str) -> "Axis":
         """The windows over `size` pixels with `padding` zeros at both ends, or "same" or "valid" as `conv` has it."""
         span = (taps - 1) * dilation + 1
@@ -42,11 +41,12 @@ class Axis(NamedTuple):
         return cls(size, out, taps, stride, dilation, low)
 
     @classmethod
+    @cache
     def pair(
-        cls, shape: Shape, taps: Pair, stride: Pair, dilation: Pair, padding: tuple[int | str, int | str]
+        cls, size: Shape, taps: Pair, stride: Pair, dilation: Pair, padding: tuple[int | str, int | str]
     ) -> tuple["Axis", "Axis"]:
-        """The windows down the height and across the width of images of shape (N, C, H, W)."""
-        down, across = zip(shape[2:], taps, stride, dilation, strict=True)
+        """The windows down the height and across the width of images of that size."""
+        down, across = zip(size, taps, stride, dilation, strict=True)
         return cls.over(*down, padding[0]), cls.over(*across, padding[1])
 
     def transposed(self) -> "Axis":

@@ -52,7 +52,7 @@ def conv(
         b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
         if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != groups * w.shape[1]:
             raise OpError(f"input {told(x)}, wanted {w.dtype} (batch, {groups * w.shape[1]}, height, width)")
-        down, across = Axis.pair(x.shape, kernel, steps, gaps, margins)
+        down, across = Axis.pair(x.shape[2:], kernel, steps, gaps, margins)
         h = to_wchn(x)
         y = correlate(h, w, b, down, across, groups)
 

@@ -47,7 +47,7 @@ def _pool(
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         if x.ndim != 4:
             raise OpError(f"input is {told(x)}, wanted (batch, channels, height, width)")
-        down, across = Axis.pair(x.shape, kernel, step, (1, 1), margins)
+        down, across = Axis.pair(x.shape[2:], kernel, step, (1, 1), margins)
         h = to_wchn(x)
         if top or left:
             h = np.pad(h, ((left, left), (0, 0), (top, top), (0, 0)), constant_values=blank)
