@@ -190,11 +190,14 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
 def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:
     """`params[name]`; an OpError unless it is an array of that shape (None: of any length) and, where given, dtype."""
     value: Array = params[name]
-    fits = isinstance(value, np.ndarray) and value.ndim == len(shape) and (dtype is None or value.dtype == dtype)
-    if not (fits and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))):
-        wanted = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
-        raise OpError(f"params hold {told(value)} as {name!r}, wanted {dtype or 'floats'} {wanted}")
-    return value
+    if isinstance(value, np.ndarray) and value.ndim == len(shape) and (dtype is None or value.dtype == dtype):
+        for came, n in zip(value.shape, shape, strict=True):  # in half the time of all(...)
+            if n is not None and n != came:
+                break
+        else:
+            return value
+    wanted = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
+    raise OpError(f"params hold {told(value)} as {name!r}, wanted {dtype or 'floats'} {wanted}")
 
 
 def told(value: Any) -> str:
