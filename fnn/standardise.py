@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -64,6 +65,6 @@ def check_channels(params: Params, x: Array, *names: str) -> None:
 
 def positive(eps: float) -> float:
     """`eps` as Python has it: a scalar of NumPy's would make float64 of float32."""
-    if not (isinstance(eps, int | float) and 0 < eps < np.inf):
+    if not (isinstance(eps, Real) and 0 < eps < np.inf):
         raise OpError(f"eps is {eps!r}, wanted a number greater than 0")
     return float(eps)

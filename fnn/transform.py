@@ -12,7 +12,7 @@ from fnn.grad import value_and_grad
 from fnn.losses import Loss, LossError
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 from fnn.random import Key, Rng, as_key
-from fnn.tree import Tree, tree_items, tree_map, tree_sum
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map, tree_sum
 
 
 @operator
@@ -73,8 +73,10 @@ def microbatch(op: Op, size: int) -> Op:
 def freeze(op: Op) -> Op:
     """`op`, whose params count as constants: their gradients are zeros. The input's gradient is as ever.
 
-    Where nobody reads that either, as at the beginning of a net, the whole vjp is skipped. What an optimizer does
-    regardless of the gradient, such as decoupled weight decay, it does to frozen params too.
+    Where nobody reads that either, as at the beginning of a net, the whole vjp is skipped: freeze what lies there as
+    one, not part by part. What an optimizer does regardless of the gradient, such as decoupled weight decay, it does to
+    frozen params too. Keys go through: with one, a frozen batch_norm still goes by the batch, and the net without the
+    `freeze`, which has the same params, is the one to calibrate.
     """
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -135,8 +137,15 @@ def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array],
                 f"per_example: targets are {told(y)}, wanted one for each example of {told(x)}, at least one"
             )
         rng = None if key is None else as_key(key)
-        rows = [one(params, x[i : i + 1], y[i : i + 1], rng and rng.fold(i)) for i in range(len(x))]
-        values, outs = np.stack([value for (value, _), _ in rows]), np.concatenate([out for (_, out), _ in rows])
-        return (values, outs), tree_map(lambda *leaves: np.stack(leaves), *(grads for _, grads in rows))
+        values, outs, grads = [], [], {}
+        for i in range(len(x)):
+            (value, out), own = one(params, x[i : i + 1], y[i : i + 1], rng and rng.fold(i))
+            values.append(value)
+            outs.append(out)
+            if not grads:
+                grads = tree_map(lambda g: np.empty((len(x), *g.shape), g.dtype), own)
+            for several, g in zip(tree_leaves(grads), tree_leaves(own), strict=True):
+                several[i] = g  # where it belongs at once: a stack of them all in the end would hold them twice
+        return (np.stack(values), np.concatenate(outs)), grads
 
     return of

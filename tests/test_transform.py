@@ -27,6 +27,7 @@ from fnn import (
     serial,
     tanh,
     tree_map,
+    tree_size,
     value_and_grad,
 )
 from fnn.combine import named, parallel, repeat, residual
@@ -241,6 +242,12 @@ def test_per_example_draws_for_each_example_by_its_number() -> None:
     (values, _), _ = per_example(net, mse)(params, x, y, 9)
     assert values[2] == value_and_grad(net, mse)(params, x[2:3], y[2:3], Key(9).fold(2))[0][0]
     assert values[2] != per_example(net, mse)(params, x, y)[0][0][2]
+
+
+def test_per_example_holds_hardly_more_than_it_returns() -> None:
+    net = serial(dense(200), tanh, dense(100))
+    params, x, y = net.init(0, (100,)), numbers(50, 100), np.arange(50)
+    assert peak(partial(per_example(net, cross_entropy), params, x, y)) < 1.2 * 50 * 4 * tree_size(params)
 
 
 def test_norms_and_clipping_are_one_tree_map() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import isfinite, pi, sqrt
+from numbers import Real
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def elu(alpha: float = 1.0) -> Op:
 
 def _finite(name: str, value: float) -> float:
     """`value` as Python has it: a scalar of NumPy's would make float64 of float32."""
-    if not (isinstance(value, int | float) and isfinite(value)):
+    if not (isinstance(value, Real) and isfinite(value)):
         raise OpError(f"{name} is {value!r}, wanted a finite number")
     return float(value)
 

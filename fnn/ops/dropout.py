@@ -1,5 +1,7 @@
 """Dropout, the operator that draws."""
 
+from numbers import Real
+
 import numpy as np
 
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
@@ -13,8 +15,9 @@ def dropout(rate: float) -> Op:
     The mask is a function of the key, of the shape of an example and of its position in the batch: what comes after an
     example does not change its mask. Srivastava et al., "Dropout", JMLR 2014.
     """
-    if not (isinstance(rate, int | float) and 0 <= rate < 1):
+    if not (isinstance(rate, Real) and 0 <= rate < 1):
         raise OpError(f"rate is {rate!r}, wanted the probability of dropping, from 0 up to but not including 1")
+    rate = float(rate)  # so that a scalar of NumPy's drops what a number of Python's does
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         if key is None:

@@ -131,8 +131,11 @@ def test_leaky_relu_and_elu_are_right_at_any_size(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("make", [leaky_relu, elu])
-def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(make: Callable[[float], Op]) -> None:
-    y, slope = value_and_slope(make(np.float64(0.1)), [-1, 1], np.float32)
+@pytest.mark.parametrize("scalar", [np.float64, np.float32, np.float16])
+def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(
+    make: Callable[[float], Op], scalar: Callable[[float], float]
+) -> None:
+    y, slope = value_and_slope(make(scalar(0.1)), [-1, 1], np.float32)
     assert y.dtype == slope.dtype == np.float32
 
 

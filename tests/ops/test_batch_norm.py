@@ -155,8 +155,17 @@ def test_calibration_has_all_uses_and_all_pieces_count_alike() -> None:
 
 def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     params = block.init(0, (6,))
-    for path, leaf in tree_items(calibrate(freeze(block), params, [ROWS[:, :, 0]])):
-        assert np.array_equal(leaf, dict(tree_items(params))[path])
+    before, there = dict(tree_items(params)), calibrate(freeze(block), params, [ROWS[:, :, 0]])
+    assert all(np.array_equal(leaf, before[path]) for path, leaf in tree_items(there))
+
+
+def test_a_frozen_batch_norm_goes_by_the_batch_with_a_key_and_takes_the_statistics_of_the_net_that_is_not_frozen() -> (
+    None
+):
+    x, params = ROWS[:, :, 0], block.init(0, (6,))
+    there = calibrate(block, params, [x])
+    for key in 0, None:
+        assert np.array_equal(freeze(block).apply(there, x, key)[0], block.apply(there, x, key)[0])
 
 
 def test_calibration_is_pure() -> None:

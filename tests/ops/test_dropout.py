@@ -82,6 +82,13 @@ def test_the_same_key_draws_the_same_for_any_number_of_workers_and_under_remat()
         assert all(np.array_equal(a, b) for a, b in zip(results(one), results(other), strict=True))
 
 
+def test_a_scalar_of_numpys_as_rate_drops_what_the_number_does() -> None:
+    for scalar in np.float64(0.3), np.float32(0.3):
+        y = mask(dropout(scalar), (100, 100), 0)  # type: ignore[arg-type]
+        assert y.dtype == np.float32
+        assert np.array_equal(y, mask(dropout(float(scalar)), (100, 100), 0))
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, np.nan, "0.5", None])
 def test_what_is_no_probability_of_dropping_is_refused(rate: Any) -> None:
     with pytest.raises(OpError) as caught:

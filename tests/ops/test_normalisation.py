@@ -1,6 +1,7 @@
 """The normalising operators against their formulas, and what they refuse."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_params_have_the_shapes_of_the_fields_convention() -> None:
     assert of(layer_norm(2)) == {"w": (4, 5), "b": (4, 5)}
     assert of(group_norm(3)) == {"w": (6,), "b": (6,)}
     assert of(batch_norm()) == {"w": (6,), "b": (6,), "mean": (6,), "var": (6,)}
+
+
+@pytest.mark.parametrize("make", [layer_norm, partial(group_norm, 2), batch_norm])
+def test_a_scalar_of_numpys_as_eps_leaves_float32_as_it_is(make: Callable[..., Op]) -> None:
+    for scalar in np.float64(0.5), np.float32(0.5):
+        op = make(eps=scalar)
+        y, vjp = op.apply(op.init(0, (6, 5)), ROWS, 0)
+        assert y.dtype == vjp(y)[1].dtype == np.float32
+        assert np.array_equal(y, make(eps=0.5).apply(op.init(0, (6, 5)), ROWS, 0)[0])
 
 
 @pytest.mark.parametrize(
