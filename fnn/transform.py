@@ -137,15 +137,15 @@ def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array],
                 f"per_example: targets are {told(y)}, wanted one for each example of {told(x)}, at least one"
             )
         rng = None if key is None else as_key(key)
-        values, outs, grads = [], [], {}
+        values, outs = [], []
+        grads: Params = {}
         for i in range(len(x)):
             (value, out), own = one(params, x[i : i + 1], y[i : i + 1], rng and rng.fold(i))
             values.append(value)
             outs.append(out)
-            if not grads:
-                grads = tree_map(lambda g: np.empty((len(x), *g.shape), g.dtype), own)
-            for several, g in zip(tree_leaves(grads), tree_leaves(own), strict=True):
-                several[i] = g  # where it belongs at once: a stack of them all in the end would hold them twice
+            grads = grads or tree_map(lambda g: np.empty((len(x), *g.shape), g.dtype), own)
+            for each, g in zip(tree_leaves(grads), tree_leaves(own), strict=True):
+                each[i] = g  # at once: to stack them in the end would be to hold them twice
         return (np.stack(values), np.concatenate(outs)), grads
 
     return of

@@ -159,9 +159,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     assert all(np.array_equal(leaf, before[path]) for path, leaf in tree_items(there))
 
 
-def test_a_frozen_batch_norm_goes_by_the_batch_with_a_key_and_takes_the_statistics_of_the_net_that_is_not_frozen() -> (
-    None
-):
+def test_a_frozen_batch_norm_has_the_params_that_it_has_without_and_does_with_them_what_it_does_without() -> None:
     x, params = ROWS[:, :, 0], block.init(0, (6,))
     there = calibrate(block, params, [x])
     for key in 0, None:
