@@ -1,0 +1,87 @@
+"""Every kind of operator that is said in ONNX, and how a net is: operator by operator, at its path."""
+
+from collections.abc import Mapping
+from inspect import signature
+
+import fnn
+from fnn.onnx.layers import LAYERS
+from fnn.onnx.place import Graph, Place, Translate
+from fnn.op import Op, OpError, Params, Shape
+
+
+def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds to the graph what `op` does with the value `x`; returns its output's name, and the shape of an example."""
+    if op.kind not in KINDS or not _ours(op):
+        error = OpError(f"there is no ONNX for an operator of the kind {op.kind!r}, wanted one of the library's own")
+        error.kind, error.path = op.kind, path
+        raise error
+    at = Place(graph, op, params, path, shape, op.output_shape(params, shape))
+    return KINDS[op.kind](at, x), at.out
+
+
+def _ours(op: Op) -> bool:
+    """Whether the operator is what the library has under the name of its kind: another's may bear the same."""
+    public = getattr(fnn, op.kind)
+    if isinstance(public, Op):
+        return op._apply is public._apply
+    alike = op.config.keys() == signature(public).parameters.keys() and not (op.parts and op.kind in LAYERS)
+    return alike and op._apply.__module__.startswith("fnn.")
+
+
+def _part(at: Place, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
+    """What the part of that name does with `x`; of an operator that wraps another, the one named ""."""
+    if name:
+        return translated(at.graph, at.op.parts[name], at.params[name], (*at.path, name), x, shape)
+    return translated(at.graph, at.op.parts[name], at.params, at.path, x, shape)
+
+
+def _inside(at: Place, x: str) -> str:
+    """The translation of an operator that computes what the one in it does."""
+    return _part(at, "", x, at.shape)[0]
+
+
+def _serial(at: Place, x: str) -> str:
+    shape = at.shape
+    for name in at.op.parts:
+        x, shape = _part(at, name, x, shape)
+    return x
+
+
+def _shared(at: Place, x: str) -> str:
+    [name], shape = at.op.parts, at.shape
+    for _ in range(at.op.config["n"]):
+        x, shape = _part(at, name, x, shape)
+    return x
+
+
+def _residual(at: Place, x: str) -> str:
+    [name] = at.op.parts
+    return at.node("", "Add", _part(at, name, x, at.shape)[0], x)
+
+
+def _parallel(at: Place, x: str) -> str:
+    ys = [_part(at, name, x, at.shape)[0] for name in at.op.parts]
+    return at.node("", "Sum", *ys) if at.op.config["join"] == "sum" else at.node("", "Concat", *ys, axis=1)
+
+
+def _positionwise(at: Place, x: str) -> str:
+    time, *shape = at.shape
+    y, out = _part(at, "", at.reshape("positions", x, -1, *shape), tuple(shape))
+    return at.reshape("sequence", y, -1, time, *out)
+
+
+KINDS: Mapping[str, Translate] = {
+    **LAYERS,
+    "finite": _inside,
+    "freeze": _inside,
+    "microbatch": _inside,
+    "named": _inside,
+    "parallel": _parallel,
+    "positionwise": _positionwise,
+    "remat": _inside,
+    "repeat": _serial,
+    "residual": _residual,
+    "serial": _serial,
+    "shard": _inside,
+    "shared": _shared,
+}
