@@ -1,0 +1,191 @@
+"""`spread`: an operator run by the ranks of a communicator, each on its part of the batch, as `shard` runs it."""
+
+import functools
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fnn.combine import wrap
+from fnn.losses import Loss, LossVjp
+from fnn.mpi.ranks import Comm, cores_each, everyones, world
+from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
+from fnn.random import Key
+from fnn.shard import _each, _hold_blas, pieces
+from fnn.tree import tree_items, tree_leaves, tree_map, tree_sum
+
+
+def part(n: int, size: int = 128, comm: Comm | None = None) -> slice:
+    """The examples that belong to this rank, of a batch of n which `spread` has in shards of at most `size`."""
+    comm = world() if comm is None else comm
+    _, cuts = _shares(n, size, comm.size)[comm.rank]
+    return slice(cuts[0], cuts[-1])
+
+
+@operator
+def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: int = 128) -> Op:
+    """`op` over the ranks of `comm` (all there are), whose inputs are, one after the other, the parts of one batch.
+
+    Each rank gives its `part` of the batch and gets its part of the output; so with cotangents. The gradients of the
+    params are the sums over all ranks, the same bits on each. They are those of `shard` with the same `size`: the whole
+    batch is in shards by its rule, of which each rank has as many as any other, or one less, and runs them by `workers`
+    threads (the cores, over the ranks that share them); a shard folds its number in the whole batch into the key, and
+    sums go on along the same tree, where the number of ranks is a power of two. Where there would be more ranks than
+    shards, shards are made smaller. The loss must be the whole batch's: `spread_loss` makes it so.
+
+    The calls, that of `spread` itself, `init` and the vjp among them, are collective: every rank makes the same ones in
+    the same order. OpError, on all ranks, where one has another part than `part` says or other params than the first.
+    """
+    comm = world() if comm is None else comm
+    workers = cores_each(comm) if workers is None else workers
+    if not all(type(n) is int and n > 0 for n in (workers, size)):
+        raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
+    if workers > 1 or comm.size > 1:
+        _hold_blas()
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        first, shards = _own(params, len(x), size, comm)
+
+        def forward(i: int) -> tuple[Array, Vjp]:
+            return op.apply(params, x[shards[i]], key and key.fold(first + i))
+
+        ys, vjps = zip(*_each(forward, len(shards), workers), strict=True)
+
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            def backward(i: int) -> tuple[Params, Array | None]:
+                pair: tuple[Params, Array | None] = vjps[i](dy[shards[i]], need_dx)
+                return pair
+
+            grads, dxs = zip(*_each(backward, len(shards), workers), strict=True)
+            dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
+            return _summed(tree_sum(grads), params, comm), dx
+
+        return np.concatenate(ys), pull
+
+    return wrap(op, apply)
+
+
+def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
+    """The mean of `loss` over the whole batch, for each rank's part of the outputs and targets.
+
+    Every rank gets the same value, and its part of the whole batch's cotangent: the bits of that are those of one
+    process where the number of ranks is a power of two. Where parts are of different sizes, or of one example, each
+    rank looks at the outputs of all. The calls are collective.
+    """
+    ranks = world() if comm is None else comm
+    if ranks.size == 1:
+        return loss
+
+    def whole(outputs: Array, targets: Array) -> tuple[Any, LossVjp]:
+        counts, turned = everyones([len(outputs), outputs.flags.fnc], ranks).T.astype(int)
+        if min(counts) == max(counts) > 1:
+            value, vjp = loss(outputs, targets)
+            return type(value)(everyones([value], ranks).mean()), lambda: vjp() / ranks.size
+        all_outputs = _gathered(outputs, counts, ranks)
+        if turned.any():  # in the memory order that one process would have, on which the order of sums depends
+            all_outputs = np.asfortranarray(all_outputs)
+        value, vjp = loss(all_outputs, _gathered(targets, counts, ranks))
+        start = sum(counts[: ranks.rank])
+        return value, lambda: vjp()[start : start + len(outputs)]
+
+    return whole
+
+
+@functools.lru_cache(maxsize=100)
+def _shares(n: int, size: int, ranks: int) -> list[tuple[int, list[int]]]:
+    """For each rank the number of its first shard of a batch of n, and where its shards begin and the last one ends.
+
+    The shards are those of `shard`, or as many as the next power of two that has one for each rank.
+    """
+    count = max(len(pieces(n, size)), 1 << (ranks - 1).bit_length())
+    cuts, firsts = [n * i // count for i in range(count + 1)], [count * rank // ranks for rank in range(ranks + 1)]
+    return [(first, cuts[first : end + 1]) for first, end in pairwise(firsts)]
+
+
+def _own(params: Params, count: int, size: int, comm: Comm) -> tuple[int, list[slice]]:
+    """The number of this rank's first shard, and its shards as slices of its part, after a look at everyone's."""
+    layout = zlib.crc32(repr([(path, told(leaf), _turned(leaf)) for path, leaf in tree_items(params)]).encode())
+    counts, layouts = everyones([count, layout], comm).T.astype(int).tolist()
+    if other := next((rank for rank in range(comm.size) if layouts[rank] != layouts[0]), None):
+        raise OpError(f"rank {other}'s params have not the names, shapes, dtypes and memory orders of rank 0's")
+    shares = _shares(sum(counts), size, comm.size)
+    wanted = [cuts[-1] - cuts[0] for _, cuts in shares]
+    if wanted != counts:
+        rank = next(rank for rank in range(comm.size) if counts[rank] != wanted[rank])
+        told_n = f"{counts[rank]} of the batch's {sum(counts)} examples"
+        raise OpError(f"rank {rank} has {told_n}, wanted {wanted[rank]}: those of part")
+    first, cuts = shares[comm.rank]
+    return first, [slice(start - cuts[0], end - cuts[0]) for start, end in pairwise(cuts)]
+
+
+def _turned(leaf: Any) -> bool:
+    """Whether an array's memory is that of its transpose."""
+    return isinstance(leaf, np.ndarray) and leaf.flags.fnc
+
+
+def _summed(grads: Params, params: Params, comm: Comm) -> Params:
+    """The sum of all ranks' grads: one message for each dtype, in which the numbers are in the params' memory order."""
+    if comm.size == 1:
+        return grads
+    turned = tree_map(lambda param, grad: grad.T if _turned(param) else grad, params, grads)
+    leaves = tree_leaves(turned)
+    sums: dict[Any, Iterator[Array]] = {}
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+        these = [leaf for leaf in leaves if leaf.dtype == dtype]
+        message = np.concatenate([leaf.ravel() for leaf in these])
+        _add_up(message, comm)
+        sums[dtype] = iter(np.split(message, np.cumsum([leaf.size for leaf in these])[:-1]))
+
+    def taken(param: Array, leaf: Array) -> Array:
+        total = next(sums[leaf.dtype]).reshape(leaf.shape)
+        return total.T if _turned(param) else total
+
+    summed: Params = tree_map(taken, params, turned)
+    return summed
+
+
+def _add_up(message: Array, comm: Comm) -> None:
+    """Puts the sum over all ranks in the place of the message, a flat array.
+
+    Neighbours halve it between them, add up a half each, and go on with that among neighbours of neighbours; on the way
+    back the halves come together. Each number is thus added up once, in pairs and pairs of pairs, and what is sent is
+    twice the message, however many ranks there are (Thakur, Rabenseifner and Gropp, "Optimization of collective
+    communication operations in MPICH", 2005). Ranks past the last power of two hand theirs to one of the others first.
+    """
+    whole, other = 1 << (comm.size.bit_length() - 1), np.empty_like(message)
+
+    def swap(sent: Array, received: Array, rank: int) -> None:
+        comm.Sendrecv(sent.view(np.uint8), rank, recvbuf=received.view(np.uint8), source=rank)
+
+    if comm.rank >= whole:
+        swap(message, message[:0], comm.rank - whole)
+        swap(message[:0], message, comm.rank - whole)
+        return
+    helped = comm.rank + whole < comm.size
+    if helped:
+        swap(message[:0], other, comm.rank + whole)
+        message += other
+    mine, halvings = message, []
+    for place in range(whole.bit_length() - 1):
+        middle, partner = len(mine) // 2, comm.rank ^ 1 << place
+        kept, given = (mine[:middle], mine[middle:])[:: -1 if comm.rank >> place & 1 else 1]
+        theirs = other[: len(kept)]
+        swap(given, theirs, partner)
+        kept += theirs
+        halvings.append((kept, given, partner))
+        mine = kept
+    for kept, given, partner in reversed(halvings):
+        swap(kept, given, partner)
+    if helped:
+        swap(message, message[:0], comm.rank + whole)
+
+
+def _gathered(array: Array, counts: Array, comm: Comm) -> Array:
+    """The rows of all ranks' arrays, of which each has so many."""
+    own = np.zeros((max(counts), *array.shape[1:]), array.dtype)
+    own[: len(array)] = array
+    rows = np.empty((comm.size, *own.shape), array.dtype)
+    comm.Allgather(own.reshape(-1).view(np.uint8), rows.reshape(-1).view(np.uint8))
+    return np.concatenate([some[:count] for some, count in zip(rows, counts, strict=True)])
