@@ -1,5 +1,6 @@
-"""Every operator and loss against PyTorch in float64: outputs, and gradients in params and input, to 1e-9 relative."""
+"""Every operator, combinator and loss against PyTorch in float64: outputs and gradients, to 1e-9 relative."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,96 +8,38 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Example, both, convolutions, denses, nets, numbers, orders, poolings, seeds, shapeless
+from in_torch import IN_TORCH, Order, agrees, agrees_at, close, tensor, torch
+from strategies import Example, convolutions, denses, nets, orders, poolings, seeds, shapeless
 
-from fnn import Op, cross_entropy, mse, serial, tree_items, tree_map
-from fnn.op import Array
+import fnn
+from fnn import (
+    binary_cross_entropy,
+    conv,
+    cross_entropy,
+    dense,
+    huber,
+    maxpool,
+    mse,
+    serial,
+    smoothed_cross_entropy,
+    tanh,
+)
+from fnn.losses import Loss, LossVjp
+from fnn.op import Array, Shape
+from fnn.testing.table import TABLE
+from fnn.testing.table import Example as Row
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
-Tensors = dict[str, Any]
-Order = Callable[[Array], Array]
+
+def test_every_public_operator_is_compared() -> None:
+    assert IN_TORCH.keys() == TABLE.keys()  # which has every public one, or a test fails
 
 
-def conv_in_torch(op: Op, params: Tensors, x: Any) -> Any:
-    c = op.config
-    (top, bottom), (left, right) = (margins(c, x.shape[2 + i], i) for i in (0, 1))
-    x = F.pad(x, (left, right, top, bottom))
-    stride, dilation = both(c["stride"]), both(c["dilation"])
-    return F.conv2d(x, params["w"], params.get("b"), stride, 0, dilation, c["groups"])
-
-
-def margins(config: Any, size: int, axis: int) -> tuple[int, int]:
-    """The zeros before and after; "same" as its definition has it, for any stride."""
-    padding = config["padding"]
-    if padding == "valid":
-        return 0, 0
-    if padding != "same":
-        return both(padding)[axis], both(padding)[axis]
-    kernel, stride, dilation = (both(config[name])[axis] for name in ("kernel_size", "stride", "dilation"))
-    missing = max(0, ((size + stride - 1) // stride - 1) * stride + (kernel - 1) * dilation + 1 - size)
-    return missing // 2, missing - missing // 2
-
-
-def pool_in_torch(pool: Callable[..., Any]) -> Callable[[Op, Tensors, Any], Any]:
-    def apply(op: Op, params: Tensors, x: Any) -> Any:
-        kernel, stride, padding = (op.config[name] for name in ("kernel_size", "stride", "padding"))
-        return pool(x, both(kernel), None if stride is None else both(stride), both(padding))
-
-    return apply
-
-
-def serial_in_torch(op: Op, params: Tensors, x: Any) -> Any:
-    for name, part in op.parts.items():
-        x = IN_TORCH[part.kind](part, params[name], x)
-    return x
-
-
-IN_TORCH: dict[str, Callable[[Op, Tensors, Any], Any]] = {
-    "avgpool": pool_in_torch(F.avg_pool2d),
-    "conv": conv_in_torch,
-    "dense": lambda op, params, x: F.linear(x.reshape(len(x), -1), params["w"].T, params.get("b")),
-    "flatten": lambda op, params, x: x.reshape(len(x), -1),
-    "log_softmax": lambda op, params, x: F.log_softmax(x, -1),
-    "maxpool": pool_in_torch(F.max_pool2d),
-    "relu": lambda op, params, x: F.relu(x),
-    "serial": serial_in_torch,
-    "sigmoid": lambda op, params, x: torch.sigmoid(x),
-    "softmax": lambda op, params, x: F.softmax(x, -1),
-    "tanh": lambda op, params, x: torch.tanh(x),
-}
-
-
-def tensor(array: Array) -> Any:
-    return torch.tensor(np.array(array, order="C"), requires_grad=True)
-
-
-def close(came: Array, wanted: Any, what: str) -> None:
-    """Asserts agreement to 1e-9 of the largest number; 1e-12 is the rounding of a sum that cancels."""
-    there = np.zeros(came.shape) if wanted is None else wanted.detach().numpy()
-    assert came.shape == there.shape, what
-    tolerance = 1e-12 + 1e-9 * np.abs(there).max(initial=0)
-    np.testing.assert_allclose(came, there, rtol=0, atol=tolerance, err_msg=what)
-
-
-def agrees(op: Op, shape: tuple[int, ...], seed: int, batch: int, order: Order, ties: bool = False) -> None:
-    """Asserts that `op` and its counterpart agree on a random batch, in memory of any order."""
-    rng = np.random.default_rng(seed)
-    params = tree_map(lambda a: order(a + rng.standard_normal(a.shape)), op.init(seed, shape))
-    x = numbers(rng, (batch, *shape), ties)
-    y, vjp = op.apply(params, order(x))
-    dy = numbers(rng, y.shape)
-    dparams, dx = vjp(order(dy))
-
-    theirs, x_theirs = tree_map(tensor, params), tensor(x)
-    y_theirs = IN_TORCH[op.kind](op, theirs, x_theirs)
-    y_theirs.backward(torch.tensor(dy))
-    close(y, y_theirs, "output")
-    close(dx, x_theirs.grad, "input")
-    gradients = dict(tree_items(dparams))
-    for path, leaf in tree_items(theirs):
-        close(gradients[path], leaf.grad, path)
+@pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=lambda row: repr(row.op))
+def test_what_the_table_lists(row: Row) -> None:
+    x = np.random.default_rng(0).standard_normal((row.batch, *row.shape)) if row.x is None else row.x
+    agrees_at(row.op, x, np.ascontiguousarray, row.key)
 
 
 @given(convolutions(), seeds, st.integers(1, 4), orders)
@@ -129,32 +72,62 @@ def test_chains(example: Example, seed: int, batch: int, order: Order) -> None:
 @pytest.mark.parametrize("batch", [1, 63, 64, 65, 130])
 @pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
 def test_the_reference_net_at_sizes_about_those_of_tiles(batch: int, order: Order) -> None:
-    from fnn import conv, dense, maxpool, tanh
-
     features = (conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh)
     net = serial(*features, dense(32), tanh, dense(16), tanh, dense(10))
     agrees(net, (1, 28, 28), 0, batch, order)
 
 
-@given(seeds, st.integers(1, 9), st.integers(1, 9), orders)
-def test_cross_entropy(seed: int, batch: int, classes: int, order: Order) -> None:
-    rng = np.random.default_rng(seed)
-    logits, labels = 10 * rng.standard_normal((batch, classes)), rng.integers(0, classes, batch)
-    value, vjp = cross_entropy(order(logits), order(labels))
-    theirs = tensor(logits)
-    loss = F.cross_entropy(theirs, torch.tensor(labels))
-    loss.backward()
-    close(value, loss, "value")
-    close(vjp(), theirs.grad, "gradient")
+Drawn = tuple[Loss, Any, Array, Array]
+"""A loss, the same in PyTorch, outputs and targets."""
 
 
-@given(seeds, st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple), orders)
-def test_mse(seed: int, shape: tuple[int, ...], order: Order) -> None:
-    rng = np.random.default_rng(seed)
-    predictions, targets = rng.standard_normal((2, *shape))
-    value, vjp = mse(order(predictions), order(targets))
-    theirs = tensor(predictions)
-    loss = F.mse_loss(theirs, torch.tensor(targets))
-    loss.backward()
-    close(value, loss, "value")
+def classified(rng: np.random.Generator, shape: Shape) -> tuple[Array, Array]:
+    """Logits, for classes as many as the last number says, and labels."""
+    return 10 * rng.standard_normal(shape), rng.integers(0, shape[-1], shape[:-1])
+
+
+def smoothed(rng: np.random.Generator, shape: Shape) -> Drawn:
+    smoothing = float(rng.random())
+    return smoothed_cross_entropy(smoothing), in_rows(label_smoothing=smoothing), *classified(rng, shape)
+
+
+def in_rows(**options: Any) -> Callable[[Any, Any], Any]:
+    """PyTorch's cross-entropy, of each position of a sequence by itself."""
+    return lambda logits, labels: F.cross_entropy(logits.flatten(0, -2), labels.flatten(), **options)
+
+
+def hubers(rng: np.random.Generator, shape: Shape) -> Drawn:
+    delta = 0.1 + 2 * float(rng.random())
+    return huber(delta), lambda a, b: F.huber_loss(a, b, delta=delta), *rng.standard_normal((2, *shape))
+
+
+LOSSES: dict[str, Callable[[np.random.Generator, Shape], Drawn]] = {
+    "binary_cross_entropy": lambda rng, shape: (
+        binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+        3 * rng.standard_normal(shape),
+        rng.random(shape),
+    ),
+    "cross_entropy": lambda rng, shape: (cross_entropy, in_rows(), *classified(rng, shape)),
+    "huber": hubers,
+    "mse": lambda rng, shape: (mse, F.mse_loss, *rng.standard_normal((2, *shape))),
+    "smoothed_cross_entropy": smoothed,
+}
+
+
+def test_every_public_loss_is_compared() -> None:
+    functions = {name: getattr(fnn, name) for name in fnn.__all__ if inspect.isfunction(getattr(fnn, name))}
+    returned = {name: inspect.signature(f).return_annotation for name, f in functions.items()}
+    assert LOSSES.keys() == {name for name, value in returned.items() if value in (Loss, tuple[Any, LossVjp])}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple), seeds, orders)
+def test_losses(name: str, shape: Shape, seed: int, order: Order) -> None:
+    loss, loss_theirs, outputs, targets = LOSSES[name](np.random.default_rng(seed), shape)
+    value, vjp = loss(order(outputs), order(targets))
+    theirs = tensor(outputs)
+    value_theirs = loss_theirs(theirs, torch.tensor(targets))
+    value_theirs.backward()
+    close(np.asarray(value), value_theirs, "value")
     close(vjp(), theirs.grad, "gradient")
