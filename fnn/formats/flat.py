@@ -26,19 +26,21 @@ def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
         path, array = "/".join(names), np.asarray(leaf)
         if array.dtype.str[1:] not in codes:
             kind = (
-                str(array.dtype) if isinstance(leaf, np.ndarray | np.generic) else f"the {type(leaf).__name__} {leaf}"
+                f"of dtype {array.dtype}" if isinstance(leaf, np.ndarray | np.generic) else f"a {type(leaf).__name__}"
             )
-            raise ValueError(f"{shown(names)} is {kind[:80]}, for which this format has no place; a .pkl file has")
-        if (
-            "\0" in path
-            or len(path.encode(errors="replace")) > LONGEST
-            or path != path.encode(errors="replace").decode()
-        ):
-            raise ValueError(f"{shown(names)} is no name in UTF-8 of at most {LONGEST} bytes, none of them zero")
+            kind = "an int of more than 64 bits" if type(leaf) is int else kind
+            raise ValueError(f"{shown(names)} is {kind}, for which this format has no place; a .pkl file has")
+        if not _is_name(path):
+            raise ValueError(f"{shown(names)} is no text that UTF-8 has, in at most {LONGEST} bytes, none of them zero")
         if path in flat:
             raise ValueError(f"{shown(names)} is the path of two leaves")
         flat[path] = array
     return flat
+
+
+def _is_name(path: str) -> bool:
+    encoded = path.encode(errors="replace")
+    return len(encoded) <= LONGEST and 0 not in encoded and encoded.decode() == path
 
 
 def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -53,7 +53,7 @@ def decode(data: bytes) -> dict[str, Array]:
         ValueError,
         zlib.error,
     ) as error:
-        raise ValueError(f"damaged, or no .npz file: {error}") from error
+        raise ValueError(f"damaged, or no .npz file: {str(error)[:200]}") from error
 
 
 def _arrays(data: bytes) -> dict[str, Array]:
@@ -61,7 +61,9 @@ def _arrays(data: bytes) -> dict[str, Array]:
 
     arrays: dict[str, Array] = {}
     with ZipFile(BytesIO(data)) as archive:
-        members = archive.infolist()
+        members, end = archive.infolist(), data.rfind(b"PK\5\6")
+        if int.from_bytes(data[end + 10 : end + 12], "little") != min(len(members), 0xFFFF):
+            raise ValueError("a list of arrays that is too short, or too long")
         if sum(member.compress_size for member in members) > len(data):
             raise ValueError("arrays that share bytes")
         if sum(member.file_size for member in members) > INFLATED * len(data):

@@ -23,7 +23,7 @@ def encode(tree: Tree) -> list[Any]:
     package = _package()
     # The package writes any array's memory as it lies, and calls it C order.
     arrays = {
-        path: np.array(leaf, leaf.dtype.newbyteorder("<"), order="C")
+        path: np.asarray(leaf, leaf.dtype.newbyteorder("<"), order="C")
         for path, leaf in flatten(tree, DTYPES.values()).items()
     }
     if "__metadata__" in arrays:
@@ -39,7 +39,7 @@ def decode(data: bytes) -> dict[str, Array]:
     try:
         tensors = dict(package.deserialize(data))
     except package.SafetensorError as error:
-        raise ValueError(f"damaged, or no .safetensors file: {error}") from error
+        raise ValueError(f"damaged, or no .safetensors file: {str(error)[:200]}") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_distinct)
     metadata = header.pop("__metadata__", None) or {}
     arrays = {}
