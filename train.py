@@ -1,6 +1,7 @@
 """Trains a network on MNIST: `python train.py` trains the convolutional one, and `--help` tells what else there is."""
 
 import os
+import signal
 
 # BLAS is held to one thread, before NumPy reads these: the cores are for the shards of a batch, which gain more by them
 # than products as small as a batch's do.
@@ -8,20 +9,24 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # during the imports, Ctrl-C ends the program without a traceback
+
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
-from math import inf, isfinite
 from pathlib import Path
-
-import numpy as np
+from textwrap import wrap
+from typing import Any
 
 import fnn
-from fnn import conv, dense, maxpool, serial, sigmoid, tanh
-from fnn.data import DataError, Dataset, Examples, MissingDataError, as_float, batches, digits, mnist, shift
+from fnn import conv, dense, maxpool, relu, run, serial, sigmoid, tanh
+from fnn.data import DataError, Dataset, affine, compose, shift
+from fnn.init import he_normal
+from fnn.overview import summary
+from fnn.run.flags import given, place, rate, seconds, whole
 
 NETS = {
     "cnn": serial(
@@ -30,172 +35,177 @@ NETS = {
         *(dense(512), tanh, dense(128), tanh, dense(10)),
     ),
     "fc": serial(dense(512), sigmoid, dense(128), sigmoid, dense(10)),
+    "deep": serial(
+        *(conv(32, 3, w_init=he_normal), relu, conv(32, 3, w_init=he_normal), relu, maxpool(2)),
+        *(conv(64, 3, w_init=he_normal), relu, conv(64, 3, w_init=he_normal), relu, maxpool(2)),
+        *(dense(256, w_init=he_normal), relu, dense(10)),
+    ),
 }
-RATES = {"cnn": 0.1, "fc": 0.3}
+
+PLAIN: dict[str, Any] = {
+    "net": "cnn",
+    "epochs": 20,
+    "batch_size": 100,
+    "lr": {"cnn": 0.1},  # at its height, by the net
+    "schedule": "steps",
+    "optimizer": "sgd",
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "smoothing": 0.0,
+    "shift": 0,
+    "affine": [0, 0, 0],
+    "shard_size": 128,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "original": PLAIN,
+    "default": PLAIN
+    | {"epochs": 10, "lr": {"cnn": 0.1, "fc": 0.3}, "schedule": "one_cycle", "momentum": 0.9, "weight_decay": 1e-4}
+    | {"shift": 1},
+    "best": PLAIN
+    | {"net": "deep", "epochs": 14, "lr": {"deep": 1.2e-3}, "schedule": "warmup_cosine", "optimizer": "adamw"}
+    | {"momentum": 0.9, "weight_decay": 1e-2, "smoothing": 0.1, "shift": 2, "affine": [10, 0.1, 0.1], "shard_size": 32},
+}
+"""What each recipe decides; a flag decides otherwise. `original` is the plain descent of the net that all this began
+with: its rates, 1e-3 and then 1e-4, were those of gradients added up over a batch of 100, and ours are means."""
+
+SCHEDULES = {
+    "steps": lambda peak, steps, epoch: fnn.piecewise([10 * epoch], [peak, peak / 10]),
+    "one_cycle": lambda peak, steps, epoch: fnn.one_cycle(peak, max(2, steps), rise=0.1),
+    "warmup_cosine": lambda peak, steps, epoch: fnn.warmup(
+        fnn.cosine(peak, 0, max(1, steps - steps // 5)), max(1, steps // 5)
+    ),
+}
+OPTIMIZERS = {
+    "sgd": lambda rate, momentum, decay: fnn.sgd(rate, momentum, nesterov=momentum > 0, weight_decay=decay),
+    "adamw": lambda rate, momentum, decay: fnn.masked(
+        fnn.adamw(rate, momentum, weight_decay=decay), lambda path: path.endswith("/w"), fnn.adam(rate, momentum)
+    ),
+}
+
+FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "limit", "seed")
+CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "net": NETS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
+SHAPE = (1, 28, 28)
 
 tell = partial(print, flush=True)  # so that a pipe, too, gets each line when it is true
 
 
 def main() -> int:
-    """Does what the command line asks for; the exit status is 1 for data that cannot be used, 130 after Ctrl-C."""
+    """Does what the command line asks for; the exit status is 1 for what cannot be done, and 128 + n after signal n."""
     args = parse()
-    kept, began = "nothing was kept", time.perf_counter()
-    np.seterr(over="ignore", invalid="ignore")  # where training diverges, the loss says so
     try:
-        if args.out:
-            usable(args.out)
-        start = NETS[args.net].init(fnn.Key(args.seed).fold("init"), (1, 28, 28))
-        if args.eval:
-            start = fitting(args.eval, start)
-        data = read(args.data, args.limit)
-        tell(f"data: {data.source}: {len(data.train.labels)} images to train on, {len(data.test.labels)} to test on")
-        tell(f"net: {NETS[args.net]!r}: {fnn.tree_size(start)} parameters")
-        net = fnn.shard(NETS[args.net], args.workers)
-        for params in [start] if args.eval else epochs(net, start, data.train, args):
-            if args.out:
-                fnn.save(args.out / "params.pkl", params)
-                kept = f"the last whole epoch's params are in {args.out / 'params.pkl'}"
-            tell(test(net, params, data.test))
-        tell(f"time: {time.perf_counter() - began:.1f} s")
-    except (DataError, fnn.CheckpointError, fnn.LossError, OSError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        with run.raised():
+            return evaluate(args) if args.eval else train(args)
+    except (DataError, fnn.CheckpointError, run.NotFiniteError, run.RunError, OSError) as error:
+        print("train.py: error:", "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        tell(f"stopped; {kept}")
-        return 130
+    except run.Interrupted as interrupt:
+        tell("stopped")
+        return 128 + interrupt.number
+
+
+def train(args: argparse.Namespace) -> int:
+    """Begins a run, or goes on with the one in the folder to resume."""
+    began, folder, config = time.perf_counter(), args.out or args.resume, configured(args, args.resume)
+    with run.claimed(folder, new=bool(args.out)) if folder else nullcontext():
+        data = run.read(args.data or config["data"], config["limit"], tell)
+        config = run.with_data(config, data, folder) if folder else config
+        task = made(config, data, args.workers)
+        state = run.read_state(folder, task) if args.resume else run.start(task)
+        with run.noted() as signals:
+            if args.out:
+                run.write_config(folder, config)
+            describe(task, state["params"])
+            if args.resume:
+                tell(f"goes on after {run.told(state)}")
+            try:
+                state = run.train(task, state, folder, args.keep_every, lambda: bool(signals), tell)
+            except run.NotFiniteError as error:
+                error.add_note("a lower --lr may help" + (f"; the state before it is in {folder}" if folder else ""))
+                raise
+    if signals and state["epoch"] <= task.epochs:
+        tell(f"stopped after {run.told(state)}; " + (f"--resume {folder} goes on" if folder else "nothing was kept"))
+        return 128 + signals[0]
+    tell(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
 
-def epochs(net: fnn.Op, params: fnn.Params, train: Examples, args: argparse.Namespace) -> Iterator[fnn.Params]:
-    """Trains the net and tells how it goes; gives the params that each epoch ends with."""
-    key, n = fnn.Key(args.seed), len(train.labels)
-    rate = fnn.one_cycle(args.lr or RATES[args.net], max(2, args.epochs * -(-n // args.batch_size)), rise=0.1)
-    optimizer = fnn.sgd(rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    state, step, move = optimizer.init(params), fnn.value_and_grad(net, fnn.cross_entropy), shift(1)
-    for epoch in range(1, args.epochs + 1):
-        seen, loss_sum, n_correct = 0, 0.0, 0
-        for i, batch in enumerate(batches(n, args.batch_size, key.fold("epoch", epoch))):
-            x, y = move(as_float(train.images[batch]), key.fold("shift", epoch, i)), train.labels[batch]
-            (loss, out), grads = step(params, x, y)
-            if not isfinite(loss):
-                raise fnn.LossError(f"epoch {epoch}, step {i}: the loss is {loss}; a lower --lr may help")
-            params, state = optimizer.update(params, grads, state)
-            seen, loss_sum, n_correct = seen + len(y), loss_sum + loss * len(y), n_correct + hits(out, y)
-            if seen % 2500 < len(y) or seen == n:
-                means = f"loss: {loss_sum / seen:.4f} acc: {n_correct / seen:.3f}"
-                tell(f"epoch: {epoch} iter: {seen} {means} n_correct: {n_correct}")
-        yield params
+def evaluate(args: argparse.Namespace) -> int:
+    """Tests the params in a file, or the best ones of the run in a folder."""
+    began, folder = time.perf_counter(), args.eval if args.eval.is_dir() else None
+    config, path = configured(args, folder), folder / run.BEST if folder else args.eval
+    params = fnn.load(path, NETS[config["net"]].init(0, SHAPE))
+    task = made(config, run.read(args.data or config["data"], config["limit"], tell), args.workers)
+    describe(task, params)
+    tell(run.result(run.tested(task, params)[1], len(task.data.test.labels)))
+    tell(f"time: {time.perf_counter() - began:.1f} s")
+    return 0
 
 
-def test(net: fnn.Op, params: fnn.Params, examples: Examples) -> str:
-    """The line that says how many of the examples the net gets right."""
-    n = len(examples.labels)
-    parts = [slice(start, start + 500) for start in range(0, n, 500)]
-    correct = sum(hits(net.apply(params, as_float(examples.images[p]))[0], examples.labels[p]) for p in parts)
-    return f"test acc: {correct / n:.4f} ({correct}/{n})"
+def configured(args: argparse.Namespace, folder: Path | None) -> run.Config:
+    """What decides the run's bits: the recipe with the flags over it, or what the folder says, and the flags agree."""
+    flags = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
+    recipe = RECIPES[args.recipe or "default"]
+    config = {"recipe": "default", **recipe, "seed": 0, "limit": None, "data": None, "data_sha256": None, **flags}
+    config["lr"] = args.lr or recipe["lr"].get(config["net"], recipe["lr"][recipe["net"]])
+    return run.agreed(folder, config, flags, CHOICES) if folder else config
 
 
-def hits(out: fnn.Array, labels: fnn.Array) -> int:
-    """For how many examples the largest output is the label's."""
-    return int(np.count_nonzero(out.argmax(1) == labels))
+def made(config: run.Config, data: Dataset, workers: int | None) -> run.Task:
+    """The task that the configuration tells of."""
+    per_epoch = -(-len(data.train.labels) // config["batch_size"])
+    rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
+    moves = [shift(config["shift"])] if config["shift"] else []
+    moves += [affine(*config["affine"])] if any(config["affine"]) else []
+    return run.Task(
+        net=fnn.shard(NETS[config["net"]], workers, config["shard_size"]),
+        loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
+        optimizer=OPTIMIZERS[config["optimizer"]](rate, config["momentum"], config["weight_decay"]),
+        rate=rate,
+        data=data,
+        augment=compose(*moves),
+        key=fnn.Key(config["seed"]),
+        **{name: config[name] for name in ("epochs", "batch_size", "shard_size")},
+    )
 
 
-def read(source: str | None, limit: int | None) -> Dataset:
-    """The data: generated digits if asked for or if there is no MNIST, else MNIST from the folder or where it is."""
-    try:
-        data = None if source == "digits" else mnist(source)
-    except MissingDataError as error:
-        tell(f"training on generated digits instead of MNIST: {error} (here means: with --data)")
-        data = None
-    if data is None:
-        key = fnn.Key(0).fold("digits")
-        data = Dataset(digits(20_000, key.fold("train")), digits(4_000, key.fold("test")), "generated digits")
-    if not (len(data.train.labels) and len(data.test.labels)):
-        raise DataError(f"{data.source} has no images to train on, or none to test on")
-    return data._replace(train=Examples(data.train.images[:limit], data.train.labels[:limit]))
-
-
-def fitting(path: Path, params: fnn.Params) -> fnn.Params:
-    """The params in the file, if they are of the same structure, shapes and dtypes as `params`."""
-
-    def told(*leaves: fnn.Array) -> list[str]:
-        return [f"{np.asarray(leaf).dtype} {np.shape(leaf)}" for leaf in leaves]
-
-    loaded: fnn.Params = fnn.load(path)
-    try:
-        for where, (came, wanted) in fnn.tree_items(fnn.tree_map(told, loaded, params)):
-            if came != wanted:
-                raise fnn.TreeError(f"{where} is {came}, wanted {wanted}")
-    except fnn.TreeError as error:
-        raise fnn.CheckpointError(f"{path} does not fit the net: {error}") from error
-    return loaded
-
-
-def usable(folder: Path) -> None:
-    """Makes the folder if need be; raises OSError if nothing can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+def describe(task: run.Task, params: fnn.Params) -> None:
+    """Tells what there is to learn from, and what learns."""
+    data = task.data
+    tell(f"data: {data.source}: {len(data.train.labels)} images to train on, {len(data.test.labels)} to test on")
+    tell(summary(task.net, SHAPE, params))
 
 
 def parse() -> argparse.Namespace:
     """The command line's flags; a bad one ends the program with exit status 2."""
-    usage = "python train.py [flags]"
-    parser = argparse.ArgumentParser(usage=usage, description="Trains a network on MNIST.", allow_abbrev=False)
-    flag = parser.add_argument
-    flag("--net", choices=NETS, default="cnn", help="the convolutional or the fully connected net (cnn)")
-    flag("--epochs", type=whole(1), default=10, metavar="N", help="how often to go through the images (10)")
-    flag("--batch-size", type=whole(1), default=100, metavar="N", help="how many images a step looks at (100)")
-    flag("--lr", type=rate, metavar="RATE", help="the learning rate at its height (0.1 for cnn, 0.3 for fc)")
-    flag("--limit", type=whole(1), metavar="N", help="train on the first N images only")
-    flag(
-        "--data",
-        type=given,
-        metavar="DIR|digits",
-        help="MNIST's folder, or digits: drawn ones (FNN_DATA, or fetched)",
+    parser = argparse.ArgumentParser(
+        usage="python train.py [flags]",
+        description="Trains a network on MNIST.",
+        epilog="\n".join(["recipes:", *map(shown, RECIPES)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    flag("--seed", type=whole(0), default=0, metavar="N", help="what all random draws follow from (0)")
+    flag = parser.add_argument
+    flag("--recipe", choices=RECIPES, help="what all that no other flag says follows from (default)")
+    flag("--net", choices=NETS, help="the convolutional, the fully connected or the deep convolutional net")
+    flag("--epochs", type=whole(1), metavar="N", help="how often to go through the images")
+    flag("--batch-size", type=whole(1), metavar="N", help="how many images a step looks at")
+    flag("--lr", type=rate, metavar="RATE", help="the learning rate at its height")
+    flag("--limit", type=whole(1), metavar="N", help="train on the first N images only")
+    flag("--data", type=given, metavar="DIR|digits", help="MNIST's folder, or drawn digits (FNN_DATA, or fetched)")
+    flag("--seed", type=whole(0), metavar="N", help="what all random draws follow from (0)")
     flag("--workers", type=whole(1), metavar="N", help="how many threads work; changes no bit (one for each core)")
-    flag("--out", type=place, metavar="DIR", help="keep the params of the last whole epoch there, as params.pkl")
-    flag("--eval", type=place, metavar="FILE", help="train nothing: test the params in this file")
-    args = parser.parse_args()
-    if args.eval and args.out:
-        parser.error("--eval trains nothing, so there is nothing to keep in --out")
-    return args
+    flag("--keep-every", type=seconds, default=30.0, metavar="SECONDS", help="how often a run keeps its state (30)")
+    flag = parser.add_mutually_exclusive_group().add_argument
+    flag("--out", type=place, metavar="DIR", help="keep a run there: configuration, metrics, last state, best params")
+    flag("--resume", type=place, metavar="DIR", help="go on with the run in there, which ends in the same bits")
+    flag("--eval", type=place, metavar="FILE|DIR", help="train nothing: test these params, or the best of that run")
+    return parser.parse_args()
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The reader of a whole number, `least` or more; 64 bits hold it."""
-
-    def read(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 20 and least <= int(text) < 1 << 63):
-            raise argparse.ArgumentTypeError(f"a whole number from {least} up is wanted, got {text!r}")
-        return int(text)
-
-    return read
-
-
-def given(text: str) -> str:
-    """Reads a text that is not empty, as that of a variable without a value is."""
-    if not text:
-        raise argparse.ArgumentTypeError("a path is wanted, got ''")
-    return text
-
-
-def place(text: str) -> Path:
-    """Reads a path."""
-    return Path(given(text))
-
-
-def rate(text: str) -> float:
-    """Reads a learning rate."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < inf:
-        raise argparse.ArgumentTypeError(f"a number over 0 is wanted, got {text!r}")
-    return value
+def shown(recipe: str) -> str:
+    """The lines of the help that tell what a recipe decides."""
+    text = ", ".join(f"{name} {value}" for name, value in RECIPES[recipe].items())
+    return "\n".join(wrap(f"{recipe}: {text}", 100, initial_indent="  ", subsequent_indent="    "))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import pickle
 import re
@@ -5,11 +7,14 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import bits, timeless
 
 import fnn
 from fnn.data import digits
@@ -51,45 +56,56 @@ def run(environment: dict[str, str]) -> Run:
     return run
 
 
-def test_it_prints_its_progress_and_keeps_the_params(run: Run, few: Path, tmp_path: Path) -> None:
-    done = run("--data", few, "--limit", 290, "--epochs", 2, "--out", tmp_path / "a" / "run")
+def test_it_prints_its_progress_and_keeps_the_run(run: Run, few: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    done = run("--data", few, "--limit", 290, "--epochs", 2, "--out", folder)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == f"data: {few}: 290 images to train on, 100 to test on"
-    assert "): 369242 parameters" in lines
+    assert any(line.startswith("total ") and " 369,242 " in line for line in lines)
     assert re.fullmatch(r"epoch: 2 iter: 290 loss: \d\.\d{4} acc: [01]\.\d{3} n_correct: \d+", lines[-3])
     assert re.fullmatch(r"test acc: 0\.\d{4} \(\d+/100\)", lines[-2])
     assert re.fullmatch(r"time: \d+\.\d s", lines[-1])
-    assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["params.pkl"]
-    tested = run("--data", few, "--eval", tmp_path / "a" / "run" / "params.pkl")
-    assert tested.stdout.splitlines()[-2] == lines[-2]
+    assert "\r" not in done.stdout
+    assert sorted(os.listdir(folder)) == ["best.pkl", "config.json", "lock", "metrics.jsonl", "state.pkl"]
+    config = json.loads((folder / "config.json").read_text())
+    wanted = {"recipe": "default", "net": "cnn", "epochs": 2, "batch_size": 100, "lr": 0.1, "limit": 290, "seed": 0}
+    assert config | wanted | {"data": str(few)} == config
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert f"test acc: {metrics[1]['test_accuracy']:.4f}" in lines[-2]
+    best = max(line["test_accuracy"] for line in metrics)
+    for flags in ([folder], [folder / "best.pkl", "--data", few]):
+        assert run("--eval", *flags).stdout.splitlines()[-2].startswith(f"test acc: {best:.4f}")
 
 
 def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: Run, few: Path, tmp_path: Path) -> None:
     flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, so that there is work to share out
     for name, workers in (("a", 1), ("b", 2), ("c", 2)):
         assert run(*flags, "--out", tmp_path / name, "--workers", workers).returncode == 0
-    trees = [pickle.dumps(fnn.load(tmp_path / name / "params.pkl")) for name in "abc"]
-    assert trees[0] == trees[1] == trees[2]
+    states = [bits(fnn.load(tmp_path / name / "state.pkl")) for name in "abc"]
+    assert states[0] == states[1] == states[2]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(run: Run, few: Path, tmp_path: Path) -> None:
-    flags = ("--data", few, "--out", tmp_path)
-    assert run(*flags, "--epochs", 1).returncode == 0
-    good = (tmp_path / "params.pkl").read_bytes()
-    done = run(*flags, "--epochs", 2, "--lr", 1e30)
+def test_a_rate_far_too_high_ends_the_run_and_keeps_what_was_good(run: Run, few: Path, tmp_path: Path) -> None:
+    done = run("--data", few, "--epochs", 9, "--lr", 1e6, "--out", tmp_path)
     assert done.returncode == 1
-    told = r"train\.py: error: epoch 1, step \d: the loss is (nan|inf); a lower --lr may help\n"
-    assert re.fullmatch(told, done.stderr)
-    assert (tmp_path / "params.pkl").read_bytes() == good
+    told = (
+        r"train\.py: error: step (\d+) \(epoch \d, batch \d\): (the loss is inf, .*|.*(conv|dense)\d.* infinite of .*)"
+        rf"; a lower --lr may help; the state before it is in {tmp_path}\n"
+    )
+    found = re.fullmatch(told, done.stderr)
+    assert found is not None, done.stderr
+    state = fnn.load(tmp_path / "state.pkl")
+    assert state["step"] == int(found[1]) - 1
+    assert all(np.isfinite(leaf).all() for leaf in fnn.tree_leaves(state["params"]))
 
 
 def test_the_dense_net_trains_too(run: Run, few: Path) -> None:
-    assert ": 468874 parameters" in run("--data", few, "--epochs", 1, "--net", "fc").stdout
+    assert " 468,874 " in run("--data", few, "--epochs", 1, "--net", "fc").stdout
 
 
 def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> None:
-    done = run("--epochs", "1", "--limit", "5000")
+    done = run("--epochs", "1", "--limit", "5000", "--lr", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[0]
     assert first.startswith("training on generated digits instead of MNIST: no MNIST")
@@ -113,7 +129,10 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
         (("--eval", ""), "argument --eval: a path is wanted, got ''"),
         (("--data", ""), "argument --data: a path is wanted, got ''"),
         (("--fast",), "unrecognized arguments: --fast"),
-        (("--eval", "a", "--out", "b"), "--eval trains nothing, so there is nothing to keep in --out"),
+        (("--keep-every", "-1"), "argument --keep-every: a number of seconds, 0 or more, is wanted, got '-1'"),
+        (("--recipe", "mine"), "argument --recipe: invalid choice: 'mine'"),
+        (("--eval", "a", "--out", "b"), "argument --out: not allowed with argument --eval"),
+        (("--resume", "a", "--out", "b"), "argument --out: not allowed with argument --resume"),
     ],
 )
 def test_a_bad_flag_is_refused_before_anything_else(run: Run, flags: tuple[str, ...], message: str) -> None:
@@ -181,20 +200,223 @@ def heeded() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def begun(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Begins the program with flags, and gives it back once it trains; what still runs at the end is killed."""
+    programs = []
+
+    def begin(*flags: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(PROGRAM), *map(str, flags)]
+        pipe = subprocess.PIPE
+        program = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+        programs.append(program)
+        assert program.stdout is not None
+        assert any(line.startswith("total") for line in program.stdout)
+        return program
+
+    yield begin
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+FLAGS = ("--epochs", "3", "--batch-size", "10", "--net", "fc")
+"""A run of ninety steps."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run, never stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, str(PROGRAM), *FLAGS, "--data", str(few), "--out", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+def same(folder: Path, other: Path) -> None:
+    """Asserts that two runs came to the same, bit for bit."""
+    for name in ("state.pkl", "best.pkl"):
+        assert bits(fnn.load(folder / name)) == bits(fnn.load(other / name))
+    assert timeless(folder) == timeless(other)
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(other))
+
+
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.skipif(os.name != "posix", reason="the signal is sent as POSIX has it")
-def test_ctrl_c_keeps_the_last_whole_epoch(environment: dict[str, str], few: Path, tmp_path: Path) -> None:
-    flags = ("--data", str(few), "--epochs", "5000", "--out", str(tmp_path))
-    command = [sys.executable, "-u", str(PROGRAM), *flags]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
-        assert program.stdout is not None
-        assert any(line.startswith("test acc") for line in program.stdout)
-        program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=60)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
+    run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, undisturbed: Path, tmp_path: Path, number: int
+) -> None:
+    program = begun(*FLAGS, "--data", few, "--out", tmp_path, "--keep-every", 0)
+    time.sleep(0.2)
+    for _ in range(3):  # the later ones come while it saves, or at its very end
+        program.send_signal(number)
+    out, err = program.communicate(timeout=60)
+    assert (program.returncode, err) == (128 + number, "")
+    step = fnn.load(tmp_path / "state.pkl")["step"]
+    assert re.search(rf"stopped after step {step} \(epoch \d, \d+ images\); --resume {tmp_path} goes on\n$", out)
+    assert step < 90
+    done = run("--resume", tmp_path, "--workers", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"goes on after step {step} " in done.stdout
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the signal is sent as POSIX has it")
+def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(
+    run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    steps = []
+    flags: tuple[object, ...] = ("--data", few, "--out", tmp_path)
+    for delay in (0.05, 0.11, 0.17, 0.23):
+        program = begun(*FLAGS, *flags, "--keep-every", 0)
+        time.sleep(delay)
+        program.kill()
+        program.communicate()
+        steps.append(fnn.load(tmp_path / "state.pkl")["step"] if (tmp_path / "state.pkl").exists() else 0)
+        flags = ("--resume", tmp_path)
+    assert steps == sorted(steps)
+    assert steps[-1] > 0
+    assert run("--resume", tmp_path).returncode == 0
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.usefixtures("heeded")
+def test_without_a_folder_nothing_is_kept_and_it_says_so(
+    begun: Callable[..., "subprocess.Popen[str]"], few: Path
+) -> None:
+    program = begun("--epochs", 5000, "--data", few)
+    time.sleep(0.2)
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (130, "")
-    assert out.endswith(f"stopped; the last whole epoch's params are in {tmp_path / 'params.pkl'}\n")
-    assert fnn.tree_size(fnn.load(tmp_path / "params.pkl")) == 369_242
+    assert re.search(r"stopped after step \d+ \(epoch \d+, \d+ images\); nothing was kept\n$", out)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the system does not tell what a program has loaded")
+def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, str], few: Path) -> None:
+    command, pipe = [sys.executable, str(PROGRAM), "--epochs", "5000", "--data", str(few)], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
+        while "numpy" not in Path(f"/proc/{program.pid}/maps").read_text():
+            pass
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=60) == ("", "")
+    assert program.returncode == -signal.SIGINT, "as the shell tells by 130"
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_waits_for_data_ends_it_in_one_line(
+    environment: dict[str, str], tmp_path: Path, number: int
+) -> None:
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            os.mkfifo(tmp_path / f"{part}-{kind}-ubyte")
+    command, pipe = [sys.executable, str(PROGRAM), "--data", str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
+        feed = os.open(tmp_path / "train-images-idx3-ubyte", os.O_WRONLY)  # waits for the program to open it
+        program.send_signal(number)
+        assert program.communicate(timeout=60) == ("stopped\n", "")
+        os.close(feed)
+    assert program.returncode == 128 + number
+
+
+def test_a_second_run_in_the_folder_is_refused(
+    run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, tmp_path: Path
+) -> None:
+    begun("--epochs", 5000, "--data", few, "--out", tmp_path)
+    for flags in (("--out", tmp_path, "--data", few), ("--resume", tmp_path)):
+        done = run(*flags)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"train.py: error: {tmp_path} is in use by another run\n"
+
+
+def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, undisturbed: Path, few: Path) -> None:
+    files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    for flags, told in [
+        (
+            ("--out", undisturbed),
+            f"{undisturbed} holds a run, which is not overwritten; --resume {undisturbed} goes on",
+        ),
+        (
+            ("--resume", undisturbed, "--lr", 0.5, "--net", "fc", "--epochs", 4, "--recipe", "best", "--limit", 9),
+            f"the run in {undisturbed} has recipe 'default', not 'best'; epochs 3, not 4; lr 0.3, not 0.5; limit None",
+        ),
+        (("--resume", undisturbed, "--data", "digits"), "generated digits is not what the run in"),
+        (("--resume", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
+        (("--eval", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
+        (("--eval", undisturbed, "--net", "cnn"), f"the run in {undisturbed} has net 'fc', not 'cnn'"),
+    ]:
+        done = run(*flags)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"train.py: error: {told}")
+        assert done.stderr.count("\n") == 1
+    done = run("--resume", undisturbed, "--epochs", 3, "--lr", 0.3, "--data", few, "--workers", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == files
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limit is set as POSIX has it")
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
+    run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    program = begun(*FLAGS, "--data", few, "--out", tmp_path, "--keep-every", 0)
+    while not (tmp_path / "state.pkl").exists():
+        time.sleep(0.01)
+    program.kill()
+    program.communicate()
+    before = (tmp_path / "state.pkl").read_bytes()
+    command = f"ulimit -f 1000; exec {sys.executable} {PROGRAM} --resume {tmp_path}"  # blocks of 1 kB, or of half that
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    told = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "state.pkl").read_bytes() == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert run("--resume", tmp_path).returncode == 0
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are opened as POSIX has it")
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_a_terminal_shows_a_bar(environment: dict[str, str], few: Path, terminal: str) -> None:
+    pytest.importorskip("tqdm")
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    command = [sys.executable, str(PROGRAM), "--data", str(few), "--epochs", "2", "--batch-size", "5"]
+    program = subprocess.Popen(command, env=environment | {"TERM": terminal}, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the terminal's end, when the program closes it
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert program.wait(timeout=60) == 0
+    text = shown.decode().replace("\r\n", "\n")
+    assert ("\repoch 1: " in text and "/300" in text) == (terminal == "xterm")
+    assert ("\r" in text) == (terminal == "xterm")
+    lasts = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
+    told = [line.split(" loss")[0] for line in lasts if line.startswith("epoch")]
+    assert told == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
+
+
+@pytest.mark.parametrize(("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("best", "329,962")])
+def test_every_recipe_trains(run: Run, few: Path, recipe: str, net: str) -> None:
+    done = run("--data", few, "--recipe", recipe, "--epochs", 1, "--limit", 100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f" {net} " in done.stdout
+
+
+def test_the_help_shows_the_recipes(run: Run) -> None:
+    told = " ".join(run("--help").stdout.split())
+    for wanted in ("original: net cnn, epochs 20", "best: net deep, epochs 14", "affine [10, 0.1, 0.1]"):
+        assert wanted in told
 
 
 @pytest.mark.skipif("FNN_DATA" not in os.environ, reason="FNN_DATA does not say where MNIST is")

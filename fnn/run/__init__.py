@@ -1,0 +1,53 @@
+"""A run: training that is kept in a folder, can be stopped anywhere, and goes on to the same bits."""
+
+from fnn.run.data import read, with_data
+from fnn.run.faults import NotFiniteError
+from fnn.run.folder import (
+    BEST,
+    CONFIG,
+    METRICS,
+    STATE,
+    Config,
+    RunError,
+    agreed,
+    read_config,
+    read_metrics,
+    read_state,
+    write_config,
+)
+from fnn.run.lock import claimed
+from fnn.run.loop import train
+from fnn.run.progress import result, told
+from fnn.run.signals import Interrupted, noted, raised
+from fnn.run.task import Metrics, State, Task, final, start, steps, tested
+
+__all__ = [
+    "BEST",
+    "CONFIG",
+    "METRICS",
+    "STATE",
+    "Config",
+    "Interrupted",
+    "Metrics",
+    "NotFiniteError",
+    "RunError",
+    "State",
+    "Task",
+    "agreed",
+    "claimed",
+    "final",
+    "noted",
+    "raised",
+    "read",
+    "read_config",
+    "read_metrics",
+    "read_state",
+    "result",
+    "start",
+    "steps",
+    "tested",
+    "told",
+    "train",
+    "with_data",
+    "write_config",
+]

@@ -1,0 +1,156 @@
+"""Training as a fold: a state, a pure function of it for every batch, and the metrics that an epoch ends with.
+
+Every draw is a function of the task's key, the epoch, the batch's number in it and, for what is drawn for images, the
+number of the shard. A state is therefore all that there is to keep, and whoever goes on from it ends in the same bits.
+"""
+
+from collections.abc import Callable, Iterator
+from math import isfinite
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fnn.data import Dataset, as_float, batches
+from fnn.data.augment import Augmentation
+from fnn.grad import value_and_grad
+from fnn.losses import Loss
+from fnn.op import Array, Op, Params
+from fnn.optim import Optimizer, average
+from fnn.random import Key
+from fnn.run.faults import NotFiniteError, fault, sound
+from fnn.schedules import Schedule
+from fnn.shard import pieces
+
+State: TypeAlias = dict[str, Any]
+"""A tree: `params`; the optimizer's state as `optimizer`; the `best` test accuracy of all epochs, -1 before the first;
+the `seconds` that all steps and tests took; the number of updates so far as `step`; the `epoch`, from 1, and in it the
+number of the next `batch`, the images `seen`, their `loss_sum`, how many were `hits`, and its steps' `epoch_seconds`.
+"""
+
+Metrics: TypeAlias = dict[str, float]
+"""An epoch's: epoch, step, train_loss, train_accuracy, test_loss, test_accuracy, rate (that of the epoch's last step),
+images_per_second (trained on, the test's not counted) and seconds (since the run began, all that was done twice or
+between a stop and going on not counted). Accuracies are fractions."""
+
+
+class Task(NamedTuple):
+    """What is trained, on what and how: all that decides a run's bits."""
+
+    net: Op
+    loss: Loss
+    optimizer: Optimizer
+    rate: Schedule
+    """The optimizer's learning rate, for the metrics."""
+
+    data: Dataset
+    augment: Augmentation
+    epochs: int
+    batch_size: int
+    shard_size: int
+    key: Key
+
+
+def start(task: Task) -> State:
+    """The state before the first step."""
+    params = task.net.init(task.key.fold("init"), (1, *task.data.train.images.shape[1:]))
+    state = {"params": params, "optimizer": task.optimizer.init(params), "best": -1.0, "seconds": 0.0, "step": 0}
+    return state | _beginning(1)
+
+
+def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
+    """Each state that follows from `state`: one after every update, and one after every epoch's test, with its metrics.
+
+    Raises NotFiniteError in the place of a state that would hold, or come of, a number that is not finite.
+    """
+    gradient = value_and_grad(task.net, task.loss)
+    for epoch in range(state["epoch"], task.epochs + 1):
+        for batch in _order(task, epoch)[state["batch"] :]:
+            state = _step(task, gradient, state, batch)
+            yield state, None
+        state, metrics = _end(task, state)
+        yield state, metrics
+
+
+def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
+    """The images of the batch as the net gets them: shard by shard, so that who holds a shard alone draws the same."""
+    key, images = task.key.fold("augment", epoch, number), task.data.train.images
+    shards = pieces(len(batch), task.shard_size)
+    parts = [task.augment(as_float(images[batch[shard]]), key.fold(i)) for i, shard in enumerate(shards)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def tested(task: Task, params: Params) -> tuple[float, int]:
+    """The mean loss over the examples to test on, and how many of them the net gets right."""
+    (images, labels), loss_sum, right = task.data.test, 0.0, 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in (slice(i, i + 500) for i in range(0, len(labels), 500)):
+            out, _ = task.net.apply(params, as_float(images[part]))
+            loss_sum += float(task.loss(out, labels[part])[0]) * len(out)
+            right += hits(out, labels[part])
+    return loss_sum / len(labels), right
+
+
+def hits(out: Array, labels: Array) -> int:
+    """For how many examples the largest output is the label's."""
+    return int(np.count_nonzero(out.argmax(1) == labels))
+
+
+def final(state: State) -> Params:
+    """The params to predict with: the averaged ones, where the optimizer keeps an average."""
+    params: Params = average(state["optimizer"]) if "average" in state["optimizer"] else state["params"]
+    return params
+
+
+def _order(task: Task, epoch: int) -> list[Array]:
+    return list(batches(len(task.data.train.labels), task.batch_size, task.key.fold("epoch", epoch)))
+
+
+def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) -> State:
+    began, epoch, number = perf_counter(), state["epoch"], state["batch"]
+    x, y = inputs(task, epoch, number, batch), task.data.train.labels[batch]
+    key = task.key.fold("draw", epoch, number)
+    with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is told
+        (loss, out), grads = gradient(state["params"], x, y, key)
+        params, optimizer = task.optimizer.update(state["params"], grads, state["optimizer"])
+        if not sound(loss, params):
+            reason = fault(task.net, task.loss, state["params"], x, y, key, params)
+            raise NotFiniteError(f"step {state['step'] + 1} (epoch {epoch}, batch {number + 1}): {reason}")
+    seconds = perf_counter() - began
+    return {
+        "params": params,
+        "optimizer": optimizer,
+        "best": state["best"],
+        "seconds": state["seconds"] + seconds,
+        "step": state["step"] + 1,
+        "epoch": epoch,
+        "batch": number + 1,
+        "seen": state["seen"] + len(y),
+        "loss_sum": state["loss_sum"] + float(loss) * len(y),
+        "hits": state["hits"] + hits(out, y),
+        "epoch_seconds": state["epoch_seconds"] + seconds,
+    }
+
+
+def _end(task: Task, state: State) -> tuple[State, Metrics]:
+    began, epoch = perf_counter(), state["epoch"]
+    test_loss, right = tested(task, final(state))
+    if not isfinite(test_loss):
+        raise NotFiniteError(f"step {state['step']} (the end of epoch {epoch}): the test's loss is {test_loss}")
+    accuracy, seconds = right / len(task.data.test.labels), state["seconds"] + perf_counter() - began
+    metrics = {
+        "epoch": epoch,
+        "step": state["step"],
+        "train_loss": state["loss_sum"] / state["seen"],
+        "train_accuracy": state["hits"] / state["seen"],
+        "test_loss": test_loss,
+        "test_accuracy": accuracy,
+        "rate": task.rate(state["step"] - 1),
+        "images_per_second": state["seen"] / state["epoch_seconds"],
+        "seconds": seconds,
+    }
+    return state | {"best": max(state["best"], accuracy), "seconds": seconds} | _beginning(epoch + 1), metrics
+
+
+def _beginning(epoch: int) -> State:
+    return {"epoch": epoch, "batch": 0, "seen": 0, "loss_sum": 0.0, "hits": 0, "epoch_seconds": 0.0}

@@ -1,0 +1,55 @@
+"""Small runs: what the tests of fnn.run train."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fnn
+from fnn import conv, dense, dropout, maxpool, run, serial, sgd, tanh
+from fnn.data import Dataset, compose, digits, shift
+
+NET = serial(conv(2, 3), maxpool(4), tanh, dense(8), dropout(0.2), tanh, dense(10))
+DATA = Dataset(digits(70, 0), digits(30, 1), "digits")
+RATE = fnn.one_cycle(0.1, 21)
+
+
+def task_of(**changes: Any) -> run.Task:
+    """A task with all that a state must hold: momentum, an average, dropout, augmentation in several shards."""
+    task = run.Task(
+        net=fnn.shard(NET, 1, 4),
+        loss=fnn.cross_entropy,
+        optimizer=fnn.averaged(sgd(RATE, 0.9), 0.9),
+        rate=RATE,
+        data=DATA,
+        augment=compose(shift(2)),
+        epochs=3,
+        batch_size=10,
+        shard_size=4,
+        key=fnn.Key(0),
+    )
+    return task._replace(**changes)
+
+
+def silent(line: str) -> None:
+    """Tells nobody."""
+
+
+def after(n: int) -> Callable[[], bool]:
+    """What stops a run at its n-th question."""
+    count = iter(range(1, 1 << 30))
+    return lambda: next(count) >= n
+
+
+def bits(state: run.State) -> list[tuple[str, Any]]:
+    """What must be equal of two states: all but the times."""
+    return [
+        (path, (leaf.dtype, leaf.shape, leaf.tobytes()) if isinstance(leaf, np.ndarray) else (type(leaf), leaf))
+        for path, leaf in sorted(fnn.tree_items(state))
+        if "seconds" not in path
+    ]
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    return [{name: x for name, x in line.items() if "second" not in name} for line in run.read_metrics(folder)]

@@ -1,0 +1,123 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import DATA, RATE, after, bits, silent, task_of, timeless
+
+import fnn
+from fnn import dense, run, serial, sgd
+from fnn.data import Dataset, as_float, compose, shift
+from fnn.run import folder, loop
+from fnn.run.task import inputs
+from fnn.shard import pieces
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    there = tmp_path_factory.mktemp("whole")
+    run.train(task_of(), run.start(task_of()), there, tell=silent)
+    return there
+
+
+def test_a_run_keeps_its_state_its_metrics_and_its_best_params(whole: Path) -> None:
+    assert sorted(os.listdir(whole)) == ["best.pkl", "metrics.jsonl", "state.pkl"]
+    task, state, lines = task_of(), fnn.load(whole / "state.pkl"), run.read_metrics(whole)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 7), (2, 14), (3, 21)]
+    assert (state["step"], state["epoch"], state["batch"], state["optimizer"]["step"]) == (21, 4, 0, 21)
+    last = lines[-1]
+    assert list(last) == [
+        *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *("rate", "images_per_second", "seconds"),
+    ]
+    assert last["rate"] == RATE(20)
+    assert state["seconds"] == last["seconds"] > lines[0]["seconds"] > 0
+    averaged = fnn.average(state["optimizer"])
+    loss, right = run.tested(task, averaged)
+    assert (last["test_loss"], last["test_accuracy"]) == (loss, right / 30)
+    assert state["best"] == max(line["test_accuracy"] for line in lines)
+    assert run.tested(task, fnn.load(whole / "best.pkl"))[1] / 30 == state["best"]
+
+
+def test_the_training_sums_are_those_of_the_epoch(tmp_path: Path) -> None:
+    task = task_of(net=fnn.shard(serial(dense(10)), 1, 4), optimizer=sgd(0.0), rate=fnn.constant(0.0), epochs=1)
+    task = task._replace(augment=compose())
+    first = run.start(task)
+    run.train(task, first, tmp_path, tell=silent)
+    [line] = run.read_metrics(tmp_path)
+    loss, right = run.tested(task._replace(data=Dataset(DATA.train, DATA.train, "")), first["params"])
+    assert line["train_loss"] == pytest.approx(loss, rel=1e-6)
+    assert line["train_accuracy"] == right / 70
+
+
+def test_whoever_is_stopped_after_any_step_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    task = task_of()
+    for n in (1, 5, 7, 8, 9, 14, 16, 20, 23):  # of 21 steps and 3 ends of epochs
+        there = tmp_path / str(n)
+        there.mkdir()
+        stopped = run.train(task, run.start(task), there, 1e9, after(n), silent)
+        assert bits(run.read_state(there, task)) == bits(stopped)
+        run.train(task, run.read_state(there, task), there, 1e9, tell=silent)
+        assert bits(fnn.load(there / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
+        assert bits(fnn.load(there / "best.pkl")) == bits(fnn.load(whole / "best.pkl"))
+        assert timeless(there) == timeless(whole)
+
+
+def test_a_run_may_be_stopped_after_every_step(whole: Path, tmp_path: Path) -> None:
+    task = task_of()
+    state = run.read_state(tmp_path, task)
+    for _ in range(24):
+        assert state["epoch"] <= 3
+        run.train(task, state, tmp_path, 1e9, lambda: True, silent)
+        state = run.read_state(tmp_path, task)
+    assert bits(state) == bits(fnn.load(whole / "state.pkl"))
+    assert timeless(tmp_path) == timeless(whole)
+
+
+@pytest.mark.parametrize("crash", ["state.pkl", "best.pkl", "metrics.jsonl"])
+def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bits(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def save(path: Path, tree: fnn.Params) -> None:
+        if path.name == crash and (crash == "best.pkl" or tree["epoch"] == 3):
+            raise Killed
+        fnn.save(path, tree)
+
+    def write(there: Path, lines: list[run.Metrics]) -> None:
+        if crash == "metrics.jsonl" and len(lines) == 2:
+            raise Killed
+        write_metrics(there, lines)
+
+    task, write_metrics = task_of(), folder.write_metrics
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save", save)
+        patched.setattr(loop, "write_metrics", write)
+        with pytest.raises(Killed):
+            run.train(task, run.start(task), tmp_path, 0, tell=silent)
+    (tmp_path / ".fnn-0123456789abcdef").write_bytes(b"what was written of a state")
+    state = run.read_state(tmp_path, task)
+    run.train(task, state, tmp_path, 1e9, lambda: True, silent)
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(whole))
+    assert [line["epoch"] for line in run.read_metrics(tmp_path)] == list(
+        range(1, fnn.load(tmp_path / "state.pkl")["epoch"])
+    )
+    run.train(task, run.read_state(tmp_path, task), tmp_path, tell=silent)
+    assert bits(fnn.load(tmp_path / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
+    assert timeless(tmp_path) == timeless(whole)
+
+
+def test_shards_draw_the_same_whoever_has_them() -> None:
+    task = task_of()
+    batch = np.arange(10)
+    x = inputs(task, 2, 5, batch)
+    key = fnn.Key(0).fold("augment", 2, 5)
+    for i, shard in enumerate(pieces(10, 4)):
+        alone = shift(2)(as_float(DATA.train.images[shard]), key.fold(i).fold(0))
+        assert alone.tobytes() == x[shard].tobytes()
+    assert x.strides[0] == x.itemsize, "the batch is innermost, as the operators like it"
+    assert not np.array_equal(x, inputs(task, 2, 6, batch))
+    assert not np.array_equal(x, inputs(task, 3, 5, batch))
