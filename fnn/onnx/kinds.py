@@ -9,12 +9,18 @@ from fnn.onnx.place import Graph, Place, Translate
 from fnn.op import Op, OpError, Params, Shape
 
 
-def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
-    """Adds to the graph what `op` does with the value `x`; returns its output's name, and the shape of an example."""
+def check(op: Op, path: tuple[str, ...] = ()) -> None:
+    """Raises the OpError for the first operator in `op` that has no translation, before any is applied."""
     if op.kind not in KINDS or not _ours(op):
-        error = OpError(f"there is no ONNX for an operator of the kind {op.kind!r}, wanted one of the library's own")
+        error = OpError(f"there is no ONNX for this operator of the kind {op.kind!r}, wanted one of fnn.__all__")
         error.kind, error.path = op.kind, path
         raise error
+    for name, part in op.parts.items():
+        check(part, (*path, name) if name else path)
+
+
+def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds to the graph what `op` does with the value `x`; returns its output's name, and the shape of an example."""
     at = Place(graph, op, params, path, shape, op.output_shape(params, shape))
     return KINDS[op.kind](at, x), at.out
 

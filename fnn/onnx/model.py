@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from fnn.checkpoint import _not_special, _replacing
-from fnn.onnx.kinds import translated
+from fnn.onnx.kinds import check, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
 from fnn.op import Op, OpError, Params, Shape, told
 from fnn.tree import tree_items
@@ -23,15 +23,17 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     `net.apply(params, x)` without a key does: dropout is the identity, and batch_norm goes by the statistics in params.
     What is about training or the machine, such as `freeze` and `shard`, is left out. Opset 13, IR version 8.
 
-    Every operator of the library can be exported. What cannot is an OpError that says where: an operator of your own,
-    also one that your function with `@operator` makes out of the library's; params of another dtype, as runtimes lack
-    most operators in float64; an example without numbers; params of 2 GiB. Params and a shape that do not fit are the
-    OpError that `apply` has for them. A negative integer, which `embedding` refuses, counts from the end in the model.
+    Every operator of `fnn.__all__` can be exported. What cannot is an OpError that says where: `fnn.mpi.spread`, in
+    whose place to export what is in it; an operator of your own, also one that a function of yours with `@operator`
+    makes out of the library's; params of another dtype, as runtimes lack convolutions and more in float64; an example
+    without numbers; params of 2 GiB. So are params and a shape that do not fit, as `apply` has it. A negative integer,
+    which `embedding` refuses, counts from the end in the model.
 
     Whatever fails, the file is the old one or the new one, whole, as with `save`. Needs the extra `onnx`.
     """
     path = _not_special(path)
     _check(net, params, shape)
+    check(net)
     graph = Graph()
     y, out = translated(graph, net, params, (), INPUT, shape)
     graph.result(y)
