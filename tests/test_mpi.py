@@ -2,7 +2,6 @@
 
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from mpi_main import NET, SHAPE, SIZE, N
 
 import fnn
+from benchmarks.scaling import launcher
 from fnn import Key, Op, OpError, cross_entropy, dense, mse, tree_leaves
 from fnn.losses import LossError, smoothed_cross_entropy
 from fnn.mpi import part, ranks, spread, spread_loss
@@ -300,10 +300,8 @@ sys.exit(fnn.mpi.program(lambda: 0))
     assert (second.returncode, second.stderr) == (1, "")
 
 
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-
 with_mpi = pytest.mark.skipif(
-    MPIEXEC is None or find_spec("mpi4py") is None, reason="needs mpi4py and mpiexec: install fnn[mpi]"
+    not (launcher() and find_spec("mpi4py")), reason="needs mpi4py and mpiexec: install fnn[mpi]"
 )
 
 
@@ -313,7 +311,7 @@ def mpiexec(count: int, task: str, path: Path = Path()) -> "subprocess.Completed
 
 
 def command(count: int, task: str, path: Path = Path()) -> list[str]:
-    return [str(MPIEXEC), "-n", str(count), sys.executable, mpi_main.__file__, task, str(path)]
+    return [str(launcher()), "-n", str(count), sys.executable, mpi_main.__file__, task, str(path)]
 
 
 def environment() -> dict[str, str]:

@@ -133,11 +133,12 @@ def program(main: Callable[[], int]) -> int:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(StringIO()) as said:
             status = _status(main)
         if status:
-            time.sleep(min(comm.rank, 8) / 4)  # in which a lower rank that fails as well is heard, and ends this one
+            time.sleep(min(comm.rank, 8) / 2)  # in which a lower rank that fails as well is heard, and ends this one
             print(f"rank {comm.rank} of {comm.size}: {said.getvalue().strip()}", file=sys.stderr)
     if status:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.2)  # in which the launcher passes on what was said, which it may drop once it ends the ranks
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own line would add nothing to what is said
         comm.Abort(status)
     return status

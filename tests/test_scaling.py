@@ -1,0 +1,98 @@
+"""The benchmark of scaling: its model against sums by hand, and its command."""
+
+import re
+from importlib.util import find_spec
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from benchmarks.machine import usable_cores
+from benchmarks.scaling import RANKS, TOTAL, Net, Network, arguments, launcher, limits, main, predictions
+
+FREE, SLOW = Network("free", 0, inf), Network("slow", 1e-3, 1e6)
+
+
+def net(packing: float = 0, swap: tuple[float, float] = (0, 0)) -> Net:
+    """A net whose steps take a second and one for each image, and whose gradients are a million bytes."""
+    times = {f"one {images}": [9999.0, 1.0 + images] for images in RANKS}
+    return Net("net", 1_000_000, {**times, "packing": [packing], "swap": [swap[0]], "swap all": [swap[1]]})
+
+
+def test_a_step_is_the_best_of_one_rank_with_its_part_and_the_exchange() -> None:
+    assert net().step(1, 1, SLOW) == 2
+    assert net(packing=0.5).step(8, 4, FREE) == 3.5
+    # Two levels, there and back, and three small messages: ten latencies. Three halves of the bytes: 1 - 1/4, twice.
+    assert net().step(8, 4, SLOW) == pytest.approx(3 + 10e-3 + 1.5)
+
+
+def test_a_gain_is_in_images_a_second() -> None:
+    assert net().gain(4 * 8, 8, 4, FREE) == 4
+    assert net().gain(4, 4, 4, FREE) == 5 / 2
+
+
+def test_measured_gains_are_taken_within_each_round() -> None:
+    times = {"one 256": [1.0, 2.0], "all 512": [1.0, 1.0], "one 512": [1.5, 3.0]}
+    assert Net("net", 1, times).gains(512, 256) == [2, 4]
+    assert Net("net", 1, times).gains(512, 512) == [1.5, 3]
+
+
+def test_this_machine_is_a_network_too() -> None:
+    assert net(swap=(0.25, 0.75)).here() == Network("this machine", 0.25, 2_000_000)
+
+
+def test_predictions_have_a_row_for_every_number_of_ranks() -> None:
+    lines = predictions([net()], 256, SLOW).splitlines()
+    assert lines[0] == "### Predicted efficiency by slow (assumed: 1000 µs and 0.001 GB/s)"
+    rows = [line for line in lines if re.match(r"\| [\d,]+ ", line)]
+    assert [row.split()[1] for row in rows] == [f"{ranks:,}" for ranks in RANKS]
+    assert rows[0].split()[3::2] == ["100%", "100%"]
+
+
+def test_limits_say_where_more_ranks_stop_paying() -> None:
+    assert limits(net(), 256, FREE) == (
+        "- net: with 256 images a rank, half of perfect or better up to 1,024 ranks; with 1,024 in all, up to 1,024, "
+        "and never more than 512 times one rank, by 1,024."
+    )
+    assert "up to 512, and never more" in limits(net(packing=0.1), 256, FREE)
+    assert TOTAL == 1024
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--ranks 1", "--ranks 1: this process may use"),
+        ("--ranks 1000", "--ranks 1000: this process may use"),
+        ("--batch 100", "--batch 100: wanted a power of two up to 1024"),
+        ("--rounds 0", "--rounds 0 --seconds 0.5: wanted a round at least"),
+        ("--seconds nan", "--seconds nan"),
+        ("--nets tiny", "invalid choice: 'tiny'"),
+        ("--out /nowhere/report.md", "/nowhere/report.md: wanted a file in a folder that can"),
+    ],
+)
+def test_wrong_flags_are_told_at_once(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(flags.split())
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_mpiexec_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("benchmarks.scaling.launcher", lambda: None)
+    monkeypatch.setattr("benchmarks.scaling.usable_cores", lambda: 2)
+    with pytest.raises(SystemExit):
+        arguments([])
+    assert "there is no mpiexec, or no mpi4py: install fnn[mpi]" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not (launcher() and find_spec("mpi4py")) or usable_cores() < 2, reason="needs two cores, and fnn[mpi]"
+)
+def test_the_command_measures_two_ranks_and_writes_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.md"
+    main(["--nets", "fc", "--rounds", "1", "--seconds", "0.01", "--batch", "8", "--out", str(out)])
+    report = out.read_text("utf-8")
+    assert report == capsys.readouterr().out
+    assert re.search(r"\| fc, weak, 16 +(\| +[\d,]+ ){2}\| \d+\.\d\d \(.*\) \| +\d+\.\d\d \|", report)
+    assert re.search(r"\| 1,024 +(\| +\d+% ){2}\|", report)
