@@ -23,7 +23,7 @@ import fnn
 from benchmarks.scaling import launcher
 from fnn import Key, Op, OpError, cross_entropy, dense, mse, tree_leaves
 from fnn.losses import LossError, smoothed_cross_entropy
-from fnn.mpi import part, ranks, spread, spread_loss
+from fnn.mpi import part, ranks, shards, spread, spread_loss
 from fnn.mpi.ranks import Comm
 from fnn.shard import pieces, shard
 
@@ -94,19 +94,17 @@ def bits(tree: Any) -> list[bytes]:
 
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 20))
-def test_parts_follow_one_another_and_hold_whole_shards(n: int, size: int, count: int) -> None:
-    parts = together_parts(n, size, count)
-    assert [i for one in parts for i in range(n)[one]] == list(range(n))
-    shards = pieces(n, size)
-    if len(shards) >= count:
-        assert {one.start for one in parts} <= {shard.start for shard in shards}
-    if count.bit_count() == 1 and n % count == 0:
-        assert len({one.stop - one.start for one in parts}) == 1
-
-
-def together_parts(n: int, size: int, count: int) -> list[slice]:
+def test_every_shard_belongs_to_one_rank_and_the_parts_follow_one_another(n: int, size: int, count: int) -> None:
     team = Team(count)
-    return [part(n, size, Rank(team, rank)) for rank in range(count)]
+    dealt = [shards(n, size, Rank(team, rank)) for rank in range(count)]
+    every = [item for own in dealt for item in own.items()]
+    assert [number for number, _ in every] == list(range(len(every)))
+    if len(pieces(n, size)) >= count:
+        assert [one for _, one in every] == pieces(n, size)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    parts = [range(n)[part(n, size, Rank(team, rank))] for rank in range(count)]
+    assert [i for one in parts for i in one] == list(range(n))
+    assert list(map(list, parts)) == [[i for one in own.values() for i in range(n)[one]] for own in dealt]
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 60), st.integers(1, 3), st.integers(0, 9))
@@ -224,7 +222,7 @@ def test_a_part_of_another_size_is_an_error_on_every_rank() -> None:
         return str(raised.value)
 
     [message] = set(together(4, apply))
-    assert message == "spread: rank 2 has 3 of the batch's 9 examples, wanted 2: those of part"
+    assert message == "spread: rank 2 has 3 of the batch's 9 examples, wanted its part, 2"
 
 
 @pytest.mark.parametrize("other", [dense(3), dense(2, bias=False)])
@@ -345,7 +343,12 @@ def test_one_rank_of_mpi_has_the_properties_of_an_operator() -> None:
         (3, "failing", 1, "rank 1 of 3: Traceback (most recent call last):\n.*RuntimeError: the disk is on fire\n"),
         (4, "failing_alike", 3, "mpi_main.py: error: no such file: .\n"),
         (2, "misused", 2, "usage: mpi_main.py [-h]\nmpi_main.py: error: a bad flag\n"),
-        (2, "misfit", 1, "Traceback (most recent call last):\n.*rank 0 has 45 of the batch's 136 examples, wanted 68"),
+        (
+            2,
+            "misfit",
+            1,
+            "Traceback (most recent call last):\n.*rank 0 has 45 of the batch's 136 examples, wanted its part, 68",
+        ),
     ],
 )
 def test_a_rank_that_fails_ends_all_with_one_message(count: int, task: str, status: int, said: str) -> None:

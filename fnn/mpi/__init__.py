@@ -6,6 +6,6 @@ without a launcher the process is alone, and neither mpi4py nor MPI is touched.
 """
 
 from fnn.mpi.ranks import Comm, MPIError, launched, program, totals, world
-from fnn.mpi.spread import part, spread, spread_loss
+from fnn.mpi.spread import part, shards, spread, spread_loss
 
-__all__ = ["Comm", "MPIError", "launched", "part", "program", "spread", "spread_loss", "totals", "world"]
+__all__ = ["Comm", "MPIError", "launched", "part", "program", "shards", "spread", "spread_loss", "totals", "world"]

@@ -17,11 +17,20 @@ from fnn.shard import _each, _hold_blas, pieces
 from fnn.tree import tree_items, tree_leaves, tree_map, tree_sum
 
 
-def part(n: int, size: int = 128, comm: Comm | None = None) -> slice:
-    """The examples that belong to this rank, of a batch of n which `spread` has in shards of at most `size`."""
+def shards(n: int, size: int = 128, comm: Comm | None = None) -> dict[int, slice]:
+    """The shards of a batch of n that belong to this rank, by their numbers: slices that follow one another.
+
+    They are those of `shard`, at most `size` examples each, or as many as the next power of two that has one for each
+    rank. Every rank has as many as any other, or one more.
+    """
     comm = world() if comm is None else comm
-    _, cuts = _shares(n, size, comm.size)[comm.rank]
-    return slice(cuts[0], cuts[-1])
+    return dict(_dealt(n, size, comm.size)[comm.rank])
+
+
+def part(n: int, size: int = 128, comm: Comm | None = None) -> slice:
+    """The examples that belong to this rank, of a batch of n: all that are in its `shards`."""
+    comm = world() if comm is None else comm
+    return _parts(n, size, comm.size)[comm.rank]
 
 
 @operator
@@ -46,19 +55,20 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
         _hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        first, shards = _own(params, len(x), size, comm)
+        own = list(_own(params, len(x), size, comm).items())
 
         def forward(i: int) -> tuple[Array, Vjp]:
-            return op.apply(params, x[shards[i]], key and key.fold(first + i))
+            number, rows = own[i]
+            return op.apply(params, x[rows], key and key.fold(number))
 
-        ys, vjps = zip(*_each(forward, len(shards), workers), strict=True)
+        ys, vjps = zip(*_each(forward, len(own), workers), strict=True)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             def backward(i: int) -> tuple[Params, Array | None]:
-                pair: tuple[Params, Array | None] = vjps[i](dy[shards[i]], need_dx)
+                pair: tuple[Params, Array | None] = vjps[i](dy[own[i][1]], need_dx)
                 return pair
 
-            grads, dxs = zip(*_each(backward, len(shards), workers), strict=True)
+            grads, dxs = zip(*_each(backward, len(own), workers), strict=True)
             dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
             return _summed(tree_sum(grads), params, comm), dx
 
@@ -94,30 +104,34 @@ def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
 
 
 @functools.lru_cache(maxsize=100)
-def _shares(n: int, size: int, ranks: int) -> list[tuple[int, list[int]]]:
-    """For each rank the number of its first shard of a batch of n, and where its shards begin and the last one ends.
-
-    The shards are those of `shard`, or as many as the next power of two that has one for each rank.
-    """
+def _dealt(n: int, size: int, ranks: int) -> list[dict[int, slice]]:
+    """The `shards` of each rank."""
     count = max(len(pieces(n, size)), 1 << (ranks - 1).bit_length())
-    cuts, firsts = [n * i // count for i in range(count + 1)], [count * rank // ranks for rank in range(ranks + 1)]
-    return [(first, cuts[first : end + 1]) for first, end in pairwise(firsts)]
+    every = [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
+    firsts = [count * rank // ranks for rank in range(ranks + 1)]
+    return [{i: every[i] for i in range(first, end)} for first, end in pairwise(firsts)]
 
 
-def _own(params: Params, count: int, size: int, comm: Comm) -> tuple[int, list[slice]]:
-    """The number of this rank's first shard, and its shards as slices of its part, after a look at everyone's."""
+@functools.lru_cache(maxsize=100)
+def _parts(n: int, size: int, ranks: int) -> list[slice]:
+    """The `part` of each rank."""
+    return [slice(own[min(own)].start, own[max(own)].stop) for own in _dealt(n, size, ranks)]
+
+
+def _own(params: Params, count: int, size: int, comm: Comm) -> dict[int, slice]:
+    """This rank's shards by their numbers, as slices of its part, after a look at what everyone has."""
     layout = zlib.crc32(repr([(path, told(leaf), _turned(leaf)) for path, leaf in tree_items(params)]).encode())
     counts, layouts = everyones([count, layout], comm).T.astype(int).tolist()
     if other := next((rank for rank in range(comm.size) if layouts[rank] != layouts[0]), None):
         raise OpError(f"rank {other}'s params have not the names, shapes, dtypes and memory orders of rank 0's")
-    shares = _shares(sum(counts), size, comm.size)
-    wanted = [cuts[-1] - cuts[0] for _, cuts in shares]
-    if wanted != counts:
-        rank = next(rank for rank in range(comm.size) if counts[rank] != wanted[rank])
-        told_n = f"{counts[rank]} of the batch's {sum(counts)} examples"
-        raise OpError(f"rank {rank} has {told_n}, wanted {wanted[rank]}: those of part")
-    first, cuts = shares[comm.rank]
-    return first, [slice(start - cuts[0], end - cuts[0]) for start, end in pairwise(cuts)]
+    n, parts = sum(counts), _parts(sum(counts), size, comm.size)
+    for rank, (count, its) in enumerate(zip(counts, parts, strict=True)):
+        if count != its.stop - its.start:
+            raise OpError(
+                f"rank {rank} has {count} of the batch's {n} examples, wanted its part, {its.stop - its.start}"
+            )
+    own, start = _dealt(n, size, comm.size)[comm.rank], parts[comm.rank].start
+    return {number: slice(shard.start - start, shard.stop - start) for number, shard in own.items()}
 
 
 def _turned(leaf: Any) -> bool:
