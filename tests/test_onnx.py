@@ -64,6 +64,7 @@ from fnn.onnx import export
 from fnn.onnx.kinds import KINDS
 from fnn.op import Array, Shape
 from fnn.testing.table import TABLE
+from train import NETS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -124,20 +125,10 @@ def test_what_the_table_lists_runs_the_same_in_onnxruntime(net: Op, shape: Shape
 
 
 IMAGE = (1, 28, 28)
-CNN = serial(
-    *(conv(6, 3, padding=1), maxpool(2), tanh),
-    *(conv(12, 3, padding=1), maxpool(2), tanh),
-    *(dense(512), tanh, dense(128), tanh, dense(10)),
-)
-FC = serial(dense(512), sigmoid, dense(128), sigmoid, dense(10))
-BEST = serial(
-    *(conv(32, 3), relu, conv(32, 3), relu, maxpool(2)),
-    *(conv(64, 3), relu, conv(64, 3), relu, maxpool(2)),
-    *(dense(256), relu, dense(10)),
-)
+CNN = NETS["cnn"]
 
 
-@pytest.mark.parametrize("net", [CNN, FC, BEST], ids=["cnn", "fc", "best"])
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_the_nets_of_the_program_run_the_same(net: Op) -> None:
     agrees(net, IMAGE)
     agrees(shard(net, workers=2, size=8), IMAGE, batches=(7,))
@@ -283,6 +274,11 @@ def test_what_is_shared_is_there_once(tmp_path: Path) -> None:
     ]
 
 
+def test_one_mask_serves_all_layers(tmp_path: Path) -> None:
+    names = [tensor.name for tensor in exported(TRANSFORMER, (6,), tmp_path).graph.initializer]
+    assert [name for name in names if "later" in name] == ["later"]
+
+
 def test_names_that_would_clash_get_a_number() -> None:
     net = serial(named("output", dense(4)), named("input", dense(4)), named("w", relu), named("input_2", dense(2)))
     agrees(net, (3,))
@@ -393,20 +389,20 @@ def test_params_of_another_dtype_are_refused_with_the_way_out(dtype: str, tmp_pa
 
 def test_params_that_no_file_could_hold_are_refused(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.float32(0), (1 << 20, 1 << 9))  # 2 GiB, were it not one number
-    with pytest.raises(OpError, match=r"^export: params have 2147483648 bytes, wanted at most .* 2 GiB"):
+    with pytest.raises(OpError, match=r"^export: tensors have 2147483648 bytes, wanted at most .* 2 GiB"):
         export(embedding(1 << 20, 1 << 9), {"w": rows}, (4,), tmp_path / "net.onnx")
 
 
 def test_what_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(model: bytes, full_check: bool) -> None:
-        raise onnx.checker.ValidationError("no")
+        raise onnx.checker.ValidationError(f"no, full_check={full_check}")
 
-    path, params = tmp_path / "net.onnx", FC.init(0, IMAGE)
-    export(FC, params, IMAGE, path)
+    path, params = tmp_path / "net.onnx", CNN.init(0, IMAGE)
+    export(CNN, params, IMAGE, path)
     before = path.read_bytes()
     monkeypatch.setattr(onnx.checker, "check_model", refuses)
-    with pytest.raises(onnx.checker.ValidationError):
-        export(FC, params, IMAGE, path)
+    with pytest.raises(onnx.checker.ValidationError, match="no, full_check=True"):
+        export(CNN, params, IMAGE, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

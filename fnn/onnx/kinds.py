@@ -9,14 +9,14 @@ from fnn.onnx.place import Graph, Place, Translate
 from fnn.op import Op, OpError, Params, Shape
 
 
-def check(op: Op, path: tuple[str, ...] = ()) -> None:
+def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:
     """Raises the OpError for the first operator in `op` that has no translation, before any is applied."""
     if op.kind not in KINDS or not _ours(op):
         error = OpError(f"there is no ONNX for this operator of the kind {op.kind!r}, wanted one of fnn.__all__")
         error.kind, error.path = op.kind, path
         raise error
     for name, part in op.parts.items():
-        check(part, (*path, name) if name else path)
+        check_kinds(part, (*path, name) if name else path)
 
 
 def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:

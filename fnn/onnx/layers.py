@@ -152,7 +152,7 @@ def _attention(at: Place, x: str) -> str:
     scores = at.node("scores", "Div", at.node("products", "MatMul", q, k), at.tensor("scale", np.float32(sqrt(size))))
     if at.op.config["causal"]:
         later = np.triu(np.full((time, time), -np.inf, np.float32), 1)
-        scores = at.node("causal", "Add", scores, at.tensor("later", later))
+        scores = at.node("causal", "Add", scores, at.graph.tensor("later", later))  # one for all that are alike
     mixed = at.node("mixed", "MatMul", at.node("weights", "Softmax", scores, axis=-1), v)
     joined = at.reshape("joined", at.node("turned", "Transpose", mixed, perm=(0, 2, 1, 3)), 0, time, features)
     return affine("", "o", joined)

@@ -5,14 +5,14 @@ import os
 import numpy as np
 
 from fnn.checkpoint import _not_special, _replacing
-from fnn.onnx.kinds import check, translated
+from fnn.onnx.kinds import check_kinds, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
 from fnn.op import Op, OpError, Params, Shape, told
 from fnn.tree import tree_items
 
 OPSET, IR_VERSION = 13, 8
 MOST_BYTES = (1 << 31) - (1 << 24)
-"""What params may have of the 2 GiB that the format can hold; all else needs far less than the rest."""
+"""What tensors may have of the 2 GiB that the format can hold; all else needs far less than the rest."""
 
 
 def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) -> None:
@@ -33,10 +33,12 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     """
     path = _not_special(path)
     _check(net, params, shape)
-    check(net)
+    check_kinds(net)
     graph = Graph()
     y, out = translated(graph, net, params, (), INPUT, shape)
     graph.result(y)
+    if (size := sum(tensor.nbytes for tensor in graph.tensors.values())) > MOST_BYTES:
+        raise _refused(f"tensors have {size} bytes, wanted at most {MOST_BYTES}: ONNX's format ends at 2 GiB")
     data = _model(graph, net, shape, out)
     with _replacing(path) as file:
         file.write(data)
@@ -48,12 +50,9 @@ def _check(net: Op, params: Params, shape: Shape) -> None:
         raise _refused(f"net is {getattr(net, '__name__', told(net))}, wanted an operator")
     if not (isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)):
         raise _refused(f"shape is {shape!r}, wanted one example's: a tuple of ints over 0, without the batch axis")
-    leaves = [(where, leaf) for where, leaf in tree_items(params) if isinstance(leaf, np.ndarray)]
-    for where, leaf in leaves:
-        if leaf.dtype != np.float32:
+    for where, leaf in tree_items(params):
+        if isinstance(leaf, np.ndarray) and leaf.dtype != np.float32:
             raise _refused(f"params hold {told(leaf)} as {where!r}, wanted float32: tree_map(np.float32, params)")
-    if (size := sum(leaf.nbytes for _, leaf in leaves)) > MOST_BYTES:
-        raise _refused(f"params have {size} bytes, wanted at most {MOST_BYTES}: ONNX's format ends at 2 GiB")
 
 
 def _refused(message: str) -> OpError:
