@@ -165,6 +165,14 @@ def test_the_loss_is_that_of_the_whole_batch(count: int, n: int, loss: fnn.losse
             np.testing.assert_array_equal(d, wanted)
 
 
+def test_targets_that_are_not_the_outputs_are_refused_in_words() -> None:
+    outputs, labels = np.zeros((3, 5), np.float32), np.zeros(6, int)
+    with pytest.raises(
+        LossError, match=r"spread_loss: targets are int64 \(6,\), wanted one for each output, float32 \(3"
+    ):
+        together(2, lambda comm: spread_loss(cross_entropy, comm)(outputs, labels))
+
+
 def test_a_loss_of_nothing_is_refused_as_ever() -> None:
     none = np.zeros((0, 3), np.float32)
     with pytest.raises(LossError, match="at least one example"):

@@ -10,8 +10,6 @@ from io import StringIO
 from platform import node
 from typing import Any, Protocol, cast
 
-import numpy as np
-
 from fnn.op import Array
 from fnn.shard import cores
 
@@ -88,22 +86,6 @@ def world() -> Comm:
     if comm.size == 1 < started:
         raise MPIError(f"{started} processes were started, and each finds itself alone: mpiexec is not of mpi4py's MPI")
     return comm
-
-
-def everyones(numbers: list[float], comm: Comm) -> Array:
-    """The numbers of all ranks, float64 (ranks, numbers)."""
-    rows = np.empty((comm.size, len(numbers)))
-    comm.Allgather(np.array(numbers, float), rows)
-    return rows
-
-
-def totals(*numbers: float, comm: Comm | None = None) -> list[float]:
-    """Each number's sum over the ranks of `comm` (all there are), the same bits on each. The call is collective.
-
-    Metrics are such sums, and decisions too: `totals(stop)[0] > 0` tells every rank at once that one wants to stop.
-    """
-    sums: list[float] = everyones(list(numbers), world() if comm is None else comm).sum(0).tolist()
-    return sums
 
 
 def cores_each(comm: Comm) -> int:

@@ -2,19 +2,19 @@
 
 import functools
 import zlib
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fnn.combine import wrap
-from fnn.losses import Loss, LossVjp
-from fnn.mpi.ranks import Comm, cores_each, everyones, world
+from fnn.losses import Loss, LossError, LossVjp
+from fnn.mpi.exchange import everyones, gathered, summed, turned
+from fnn.mpi.ranks import Comm, cores_each, world
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 from fnn.random import Key
 from fnn.shard import _each, _hold_blas, pieces
-from fnn.tree import tree_items, tree_leaves, tree_map, tree_sum
+from fnn.tree import tree_items, tree_sum
 
 
 def shards(n: int, size: int = 128, comm: Comm | None = None) -> dict[int, slice]:
@@ -70,7 +70,7 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
 
             grads, dxs = zip(*_each(backward, len(own), workers), strict=True)
             dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
-            return _summed(tree_sum(grads), params, comm), dx
+            return summed(tree_sum(grads), params, comm), dx
 
         return np.concatenate(ys), pull
 
@@ -89,14 +89,16 @@ def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
         return loss
 
     def whole(outputs: Array, targets: Array) -> tuple[Any, LossVjp]:
-        counts, turned = everyones([len(outputs), outputs.flags.fnc], ranks).T.astype(int)
+        if len(targets) != len(outputs):
+            raise LossError(f"spread_loss: targets are {told(targets)}, wanted one for each output, {told(outputs)}")
+        counts, orders = everyones([len(outputs), outputs.flags.fnc], ranks).T.astype(int)
         if min(counts) == max(counts) > 1:
             value, vjp = loss(outputs, targets)
             return type(value)(everyones([value], ranks).mean()), lambda: vjp() / ranks.size
-        all_outputs = _gathered(outputs, counts, ranks)
-        if turned.any():  # in the memory order that one process would have, on which the order of sums depends
+        all_outputs = gathered(outputs, counts, ranks)
+        if orders.any():  # in the memory order that one process would have, on which the order of sums depends
             all_outputs = np.asfortranarray(all_outputs)
-        value, vjp = loss(all_outputs, _gathered(targets, counts, ranks))
+        value, vjp = loss(all_outputs, gathered(targets, counts, ranks))
         start = sum(counts[: ranks.rank])
         return value, lambda: vjp()[start : start + len(outputs)]
 
@@ -120,7 +122,7 @@ def _parts(n: int, size: int, ranks: int) -> list[slice]:
 
 def _own(params: Params, count: int, size: int, comm: Comm) -> dict[int, slice]:
     """This rank's shards by their numbers, as slices of its part, after a look at what everyone has."""
-    layout = zlib.crc32(repr([(path, told(leaf), _turned(leaf)) for path, leaf in tree_items(params)]).encode())
+    layout = zlib.crc32(repr([(path, told(leaf), turned(leaf)) for path, leaf in tree_items(params)]).encode())
     counts, layouts = everyones([count, layout], comm).T.astype(int).tolist()
     if other := next((rank for rank in range(comm.size) if layouts[rank] != layouts[0]), None):
         raise OpError(f"rank {other}'s params have not the names, shapes, dtypes and memory orders of rank 0's")
@@ -132,74 +134,3 @@ def _own(params: Params, count: int, size: int, comm: Comm) -> dict[int, slice]:
             )
     own, start = _dealt(n, size, comm.size)[comm.rank], parts[comm.rank].start
     return {number: slice(shard.start - start, shard.stop - start) for number, shard in own.items()}
-
-
-def _turned(leaf: Any) -> bool:
-    """Whether an array's memory is that of its transpose."""
-    return isinstance(leaf, np.ndarray) and leaf.flags.fnc
-
-
-def _summed(grads: Params, params: Params, comm: Comm) -> Params:
-    """The sum of all ranks' grads: one message for each dtype, in which the numbers are in the params' memory order."""
-    if comm.size == 1:
-        return grads
-    turned = tree_map(lambda param, grad: grad.T if _turned(param) else grad, params, grads)
-    leaves = tree_leaves(turned)
-    sums: dict[Any, Iterator[Array]] = {}
-    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
-        these = [leaf for leaf in leaves if leaf.dtype == dtype]
-        message = np.concatenate([leaf.ravel() for leaf in these])
-        _add_up(message, comm)
-        sums[dtype] = iter(np.split(message, np.cumsum([leaf.size for leaf in these])[:-1]))
-
-    def taken(param: Array, leaf: Array) -> Array:
-        total = next(sums[leaf.dtype]).reshape(leaf.shape)
-        return total.T if _turned(param) else total
-
-    summed: Params = tree_map(taken, params, turned)
-    return summed
-
-
-def _add_up(message: Array, comm: Comm) -> None:
-    """Puts the sum over all ranks in the place of the message, a flat array.
-
-    Neighbours halve it between them, add up a half each, and go on with that among neighbours of neighbours; on the way
-    back the halves come together. Each number is thus added up once, in pairs and pairs of pairs, and what is sent is
-    twice the message, however many ranks there are (Thakur, Rabenseifner and Gropp, "Optimization of collective
-    communication operations in MPICH", 2005). Ranks past the last power of two hand theirs to one of the others first.
-    """
-    whole, other = 1 << (comm.size.bit_length() - 1), np.empty_like(message)
-
-    def swap(sent: Array, received: Array, rank: int) -> None:
-        comm.Sendrecv(sent.view(np.uint8), rank, recvbuf=received.view(np.uint8), source=rank)
-
-    if comm.rank >= whole:
-        swap(message, message[:0], comm.rank - whole)
-        swap(message[:0], message, comm.rank - whole)
-        return
-    helped = comm.rank + whole < comm.size
-    if helped:
-        swap(message[:0], other, comm.rank + whole)
-        message += other
-    mine, halvings = message, []
-    for place in range(whole.bit_length() - 1):
-        middle, partner = len(mine) // 2, comm.rank ^ 1 << place
-        kept, given = (mine[:middle], mine[middle:])[:: -1 if comm.rank >> place & 1 else 1]
-        theirs = other[: len(kept)]
-        swap(given, theirs, partner)
-        kept += theirs
-        halvings.append((kept, given, partner))
-        mine = kept
-    for kept, given, partner in reversed(halvings):
-        swap(kept, given, partner)
-    if helped:
-        swap(message, message[:0], comm.rank + whole)
-
-
-def _gathered(array: Array, counts: Array, comm: Comm) -> Array:
-    """The rows of all ranks' arrays, of which each has so many."""
-    own = np.zeros((max(counts), *array.shape[1:]), array.dtype)
-    own[: len(array)] = array
-    rows = np.empty((comm.size, *own.shape), array.dtype)
-    comm.Allgather(own.reshape(-1).view(np.uint8), rows.reshape(-1).view(np.uint8))
-    return np.concatenate([some[:count] for some, count in zip(rows, counts, strict=True)])
