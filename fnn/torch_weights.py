@@ -1,0 +1,183 @@
+"""Weights from PyTorch's modules and for them, by way of their state dicts; PyTorch itself is not needed.
+
+A layer is a dict of arrays in our params, and a prefix of names in a state dict. Layers and modules go together by name
+where all of their names agree, `block/conv1` and `block.conv1`, and else by their order, as in `nn.Sequential`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fnn.op import Array, Params, told
+from fnn.state_dict import COUNT, ENTRIES, Modules, State, check_order, join, modules_of, refuse
+
+ALIKE = ("embedding", "position_embedding", "layer_norm")
+"""The kinds whose matrices are the same here and there; those of all others are (in, out) here and (out, in) there."""
+
+
+class Layer(NamedTuple):
+    """A dict of arrays in our params: where it is, by names and by numbers, and whether its matrices may be turned."""
+
+    path: str
+    place: str
+    arrays: dict[str, Array]
+    readings: tuple[bool, ...]
+
+
+def from_torch(state: State, like: Params) -> Params:
+    """The params, of the structure, shapes, dtypes and memory orders of `like`, that a module of PyTorch's has.
+
+    `state` is its state dict, of tensors or arrays, or a file of one that `load` takes, such as .safetensors. The
+    module's layers are those of the net, in its order; any without weights, a Flatten among them, do not count. Numbers
+    order modules as 0, 2, 10, and names as they come. A file forgets how they came: out of it there are to be numbers,
+    or all the names of our own layers, which `named` gives. Raises CheckpointError that lists what does not fit.
+    """
+    layers, modules = _layers(like), modules_of(state)
+    found = {
+        layer.path: _ours(layer.arrays, modules[prefix], turned)
+        for layer, prefix, turned in _paired(layers, modules, isinstance(state, Mapping))
+    }
+
+    def place(node: Params, path: str) -> Params:
+        if path in found:
+            return found[path]
+        return {name: place(child, join("/", path, name)) for name, child in node.items()}
+
+    return place(like, "")
+
+
+def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
+    """The state dict, of arrays in C order, of the module of PyTorch's that has these params.
+
+    Names are those of nested `nn.Sequential`s that have a module for each of our operators and no other: a net with a
+    `flatten` where the module has a Flatten is such a one. Or else `like`, the module's own state dict or a file of it,
+    gives the names; layers and modules then go together as in `from_torch`. Load it by
+
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})
+
+    Raises CheckpointError that lists what does not fit.
+    """
+    layers = _layers(params)
+    if like is None:
+        modules: Modules = {layer.place: {} for layer in layers}
+        refuse([_ambiguous(layer) for layer in layers if len(layer.readings) > 1])
+        pairs = [(layer, layer.place, layer.readings[0]) for layer in layers]
+    else:
+        modules = modules_of(like)
+        pairs = _paired(layers, modules, isinstance(like, Mapping))
+    state: dict[str, Array] = {}
+    for layer, prefix, turned in pairs:
+        entries = _theirs(layer.arrays, turned)
+        if "running_mean" in entries:
+            entries[COUNT] = modules[prefix].get(COUNT, np.array(0))
+        state |= {join(".", prefix, entry): np.array(array, order="C") for entry, array in entries.items()}
+    return state
+
+
+def _layers(params: Params) -> list[Layer]:
+    """The dicts of arrays, in their order."""
+    layers: list[Layer] = []
+    faults: list[str] = []
+
+    def visit(node: Params, path: str, place: str) -> None:
+        arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
+        if not arrays:
+            for i, (name, child) in enumerate(node.items()):
+                visit(child, join("/", path, name), join(".", place, str(i)))
+            return
+        known = {name for names in ENTRIES.values() if _is_run(arrays, names) for name in names}
+        faults.extend(
+            f"{join('/', path, name)!r}, {told(child)}, has no place in a module of PyTorch's"
+            for name, child in node.items()
+            if name not in known
+        )
+        layers.append(Layer(path, place, arrays, _readings(path, arrays)))
+
+    visit(params if isinstance(params, dict) else {"params": params}, "", "")
+    refuse(faults)
+    return layers
+
+
+def _is_run(arrays: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Whether all of the names are of arrays, which can lie one after the other if they are several."""
+    few: list[Any] = [arrays.get(name) for name in names]
+    if not all(isinstance(array, np.ndarray) for array in few):
+        return False
+    return len(names) == 1 or (np.ndim(few[0]) > 0 and len({np.shape(array) for array in few}) == 1)
+
+
+def _readings(path: str, arrays: dict[str, Any]) -> tuple[bool, ...]:
+    """Whether PyTorch has the layer's matrices turned: one answer, or both if neither its name nor a bias can tell."""
+    kind, w, b = path.rpartition("/")[2].rstrip("0123456789"), arrays.get("w"), arrays.get("b")
+    if w is None or np.ndim(w) != 2 or kind == "dense" or (b is not None and np.ndim(b) == 1):
+        return (True,)
+    return (False,) if kind in ALIKE or b is not None else (True, False)
+
+
+def _ambiguous(layer: Layer) -> str:
+    shown = f"{join('/', layer.path, 'w')!r}, {told(layer.arrays['w'])},"
+    return f"{shown} may be of a dense layer or of an embedding: called dense1 or embedding1 it would say"
+
+
+def _paired(layers: list[Layer], modules: Modules, ordered: bool) -> list[tuple[Layer, str, bool]]:
+    """Each layer with its module's prefix, and whether its matrices are turned there."""
+    names = [layer.path.replace("/", ".") for layer in layers]
+    prefixes = names if set(names) == modules.keys() else list(modules)
+    if len(prefixes) != len(layers):
+        here, there = ", ".join(layer.path for layer in layers), ", ".join(prefixes)
+        refuse([f"{len(layers)} layers with weights ({here}) for {len(prefixes)} modules ({there})"])
+    if prefixes is not names and not ordered:
+        check_order(prefixes)
+    pairs, faults = [], []
+    for layer, prefix in zip(layers, prefixes, strict=True):
+        misfits = {turned: _misfits(layer, prefix, modules[prefix], turned) for turned in layer.readings}
+        fitting = [turned for turned in layer.readings if not misfits[turned]]
+        if len(fitting) > 1:
+            faults.append(_ambiguous(layer))
+        elif fitting:
+            pairs.append((layer, prefix, fitting[0]))
+        else:
+            faults += misfits[layer.readings[0]]
+    refuse(faults)
+    return pairs
+
+
+def _misfits(layer: Layer, prefix: str, entries: dict[str, Array], turned: bool) -> list[str]:
+    """What of the module is not as the layer would be there."""
+    wanted, faults = _theirs(layer.arrays, turned), []
+    for entry in [*wanted, *(entry for entry in entries if entry not in wanted and entry != COUNT)]:
+        name = f"{join('.', prefix, entry)!r}"
+        if entry not in entries:
+            faults.append(f"{name} is missing, wanted {told(wanted[entry])} for {layer.path!r}")
+        elif entry not in wanted:
+            faults.append(f"{name} is unexpected, {told(entries[entry])}, which {layer.path!r} does not have")
+        elif told(entries[entry]) != told(wanted[entry]):
+            faults.append(f"{name} is {told(entries[entry])}, wanted {told(wanted[entry])} for {layer.path!r}")
+    return faults
+
+
+def _theirs(arrays: dict[str, Array], turned: bool) -> dict[str, Array]:
+    """The layer's arrays as PyTorch has them."""
+    return {
+        entry: np.concatenate([_turned(arrays[name], turned) for name in names])
+        if len(names) > 1
+        else _turned(arrays[names[0]], turned)
+        for entry, names in ENTRIES.items()
+        if names[0] in arrays
+    }
+
+
+def _ours(arrays: dict[str, Array], entries: dict[str, Array], turned: bool) -> dict[str, Array]:
+    """The module's arrays as copies like the layer's `arrays`."""
+    ours = {name: np.empty_like(array) for name, array in arrays.items()}
+    for entry, names in ENTRIES.items():
+        if names[0] in arrays:
+            parts = np.split(entries[entry], len(names)) if len(names) > 1 else [entries[entry]]
+            for name, part in zip(names, parts, strict=True):
+                ours[name][...] = _turned(part, turned)
+    return ours
+
+
+def _turned(array: Array, turned: bool) -> Array:
+    return array.T if turned and array.ndim == 2 else array

@@ -1,0 +1,428 @@
+"""Weights to and from PyTorch: the same numbers come out of its modules and of our nets, and misfits are told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds
+from trees import assert_same
+
+from fnn import (
+    CheckpointError,
+    Op,
+    conv,
+    cross_entropy,
+    dense,
+    flatten,
+    maxpool,
+    named,
+    relu,
+    repeat,
+    residual,
+    save,
+    serial,
+    sgd,
+    tanh,
+    value_and_grad,
+)
+from fnn.data import as_float, digits
+from fnn.op import Array, Params
+from fnn.ops import (
+    attention,
+    avgpool,
+    batch_norm,
+    conv_transpose,
+    embedding,
+    group_norm,
+    layer_norm,
+    position_embedding,
+    positionwise,
+)
+from fnn.torch_weights import from_torch, to_torch
+from fnn.tree import tree_items, tree_map
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+nn = torch.nn
+Module: Any = nn.Module
+
+Shape = tuple[int, ...]
+
+
+class Attention(Module):  # type: ignore[misc]
+    """PyTorch's attention, which takes three inputs, as a module of one."""
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(features, heads, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x, x, x, need_weights=False)[0]
+
+
+class Residual(Module):  # type: ignore[misc]
+    def __init__(self, *modules: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*modules)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.body(x)
+
+
+class Positions(Module):  # type: ignore[misc]
+    def __init__(self, time: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(time, features)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.table(torch.arange(x.shape[1]))
+
+
+class Named(Module):  # type: ignore[misc]
+    """Modules under names of their own, whose alphabetical order is not theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.down(torch.tanh(self.up(x)))
+
+
+Pair = tuple[Op, Any, Shape]
+
+IMAGES: Pair = (
+    serial(
+        *(conv(4, 3, padding=1, groups=2), batch_norm(), relu, maxpool(2)),
+        *(conv(6, 3, dilation=2, padding=2, bias=False), group_norm(3), avgpool(2)),
+        *(conv_transpose(3, 2, stride=2), layer_norm(2), conv_transpose(4, 3, groups=1, bias=False), tanh),
+        dense(8),
+        *(batch_norm(), dense(7, bias=False), layer_norm(), dense(5)),
+    ),
+    nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 6, 3, dilation=2, padding=2, bias=False), nn.GroupNorm(3, 6), nn.AvgPool2d(2)),
+        *(
+            nn.ConvTranspose2d(6, 3, 2, stride=2),
+            nn.LayerNorm((4, 4)),
+            nn.ConvTranspose2d(3, 4, 3, bias=False),
+            nn.Tanh(),
+        ),
+        *(nn.Flatten(), nn.Dropout(), nn.Linear(4 * 6 * 6, 8)),
+        *(nn.BatchNorm1d(8), nn.Linear(8, 7, bias=False), nn.LayerNorm(7), nn.Linear(7, 5)),
+    ),
+    (2, 8, 8),
+)
+
+WORDS: Pair = (
+    serial(
+        *(embedding(11, 6), position_embedding()),
+        residual(serial(layer_norm(), attention(2))),
+        residual(serial(layer_norm(), positionwise(dense(9)), tanh, positionwise(dense(6)))),
+        dense(3),
+    ),
+    nn.Sequential(
+        *(nn.Embedding(11, 6), Positions(5, 6)),
+        Residual(nn.LayerNorm(6), Attention(6, 2)),
+        Residual(nn.LayerNorm(6), nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 6)),
+        *(nn.Flatten(), nn.Linear(30, 3)),
+    ),
+    (5,),
+)
+
+DEEP: Pair = (
+    serial(repeat(serial(dense(4), tanh), 6), serial(), dense(4, bias=False)),
+    nn.Sequential(
+        nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))), nn.Linear(4, 4, bias=False)
+    ),
+    (4,),
+)
+
+LONG: Pair = (
+    serial(*(part for _ in range(8) for part in (dense(4), tanh))),
+    nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(4, 4), nn.Tanh()))),
+    (4,),
+)
+
+ALONE: Pair = (dense(3), nn.Linear(4, 3), (4,))
+
+PAIRS = {"images": IMAGES, "words": WORDS, "deep": DEEP, "long": LONG, "alone": ALONE}
+
+
+def shaken(module: Any, dtype: Any = None) -> Any:
+    """The module in evaluation, all its numbers far from those that it began with; variances are positive."""
+    module = module.to(dtype or torch.float32).eval()
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                value += 0.3 * torch.randn(value.shape, dtype=value.dtype)
+                if name.endswith("running_var"):
+                    value.abs_().add_(0.5)
+    return module
+
+
+def drawn(op: Op, shape: Shape, rng: np.random.Generator, batch: int = 4) -> Array:
+    return (
+        rng.integers(0, 11, (batch, *shape)) if op.integers else rng.standard_normal((batch, *shape)).astype(np.float32)
+    )
+
+
+def theirs(module: Any, x: Array) -> Array:
+    with torch.no_grad():
+        out: Array = module(torch.from_numpy(np.array(x))).numpy()
+    return out
+
+
+def loaded(module: Any, state: dict[str, Array]) -> Any:
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    return module
+
+
+def frozen(params: Params) -> Params:
+    def freeze(leaf: Array) -> Array:
+        leaf.flags.writeable = False
+        return leaf
+
+    return tree_map(freeze, params)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_same_outputs_from_pytorchs_weights_and_back(name: str) -> None:
+    torch.manual_seed(0)
+    (net, module, shape), rng = PAIRS[name], np.random.default_rng(0)
+    like, x = frozen(net.init(0, shape)), drawn(net, shape, rng)
+    for _ in range(3):
+        params = from_torch(shaken(module).state_dict(), like)
+        np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+        assert_same(params, from_torch(to_torch(params, module.state_dict()), like))
+    changed = tree_map(lambda leaf: leaf + (0.3 * np.abs(rng.standard_normal(leaf.shape))).astype(np.float32), like)
+    loaded(module, to_torch(frozen(changed), module.state_dict()))
+    np.testing.assert_allclose(net.apply(changed, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_double_precision_comes_over_without_loss(name: str) -> None:
+    net, module, shape = PAIRS[name]
+    like = tree_map(lambda leaf: leaf.astype(float), net.init(0, shape))
+    params = from_torch(shaken(module, torch.float64).state_dict(), like)
+    state = to_torch(params, module.state_dict())
+    for key, value in module.state_dict().items():
+        assert state[key].dtype == value.numpy().dtype
+        assert state[key].tobytes() == value.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["images", "deep", "long", "alone"])
+@pytest.mark.parametrize("how", ["torch", "numpy", "npz"])
+def test_files_of_state_dicts(tmp_path: Path, name: str, how: str) -> None:
+    from safetensors.torch import save_file
+
+    net, module, shape = PAIRS[name]
+    state = shaken(module).state_dict()
+    path = tmp_path / ("state.npz" if how == "npz" else "state.safetensors")
+    if how == "torch":
+        save_file(state, path)
+    else:
+        save(path, to_torch(from_torch(state, net.init(0, shape)), state))
+    like = net.init(0, shape)
+    assert_same(from_torch(path, like), from_torch(state, like))
+    assert_same(from_torch(str(path), like), from_torch(state, like))
+    params = from_torch(path, like)
+    assert_same(dict(sorted(to_torch(params, path).items())), dict(sorted(to_torch(params, state).items())))
+
+
+def test_names_without_a_template_are_those_of_nested_sequentials() -> None:
+    net = serial(conv(2, 3), tanh, serial(batch_norm(), relu), flatten, dense(4), residual(dense(4)))
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU())),
+        *(nn.Flatten(), nn.Linear(18, 4), nn.Sequential(nn.Linear(4, 4))),
+    )
+    state = to_torch(net.init(0, (1, 5, 5)))
+    assert state.keys() == module.state_dict().keys()
+    loaded(module, state)
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in state.values())
+    assert list(to_torch({})) == []
+    assert list(to_torch(dense(3).init(0, (2,)))) == ["weight", "bias"]
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 4))
+def test_random_weights_of_dense_layers_agree(seed: int, features: int, out: int) -> None:
+    rng = np.random.default_rng(seed)
+    net, module = (
+        serial(dense(out), tanh, dense(3)),
+        nn.Sequential(nn.Linear(features, out), nn.Tanh(), nn.Linear(out, 3)),
+    )
+    params = tree_map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), net.init(0, (features,)))
+    loaded(module, to_torch(params))
+    x = drawn(net, (features,), rng)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(from_torch(module.state_dict(), params), params)
+
+
+def test_what_comes_is_the_callers_and_lies_as_the_template_does() -> None:
+    module, net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), serial(dense(3), batch_norm())
+    like = tree_map(np.asfortranarray, net.init(0, (4,)))
+    params, before = from_torch(module.state_dict(), like), theirs(module.eval(), np.ones((1, 4), np.float32))
+    assert params["dense1"]["w"].strides == like["dense1"]["w"].strides
+    state = to_torch(params)
+    for leaf in [*(leaf for _, leaf in tree_items(params)), *state.values()]:
+        leaf[...] = 7
+    assert np.array_equal(theirs(module, np.ones((1, 4), np.float32)), before)
+    assert np.all(params["dense1"]["w"] == 7)
+    assert np.all(net.init(0, (4,))["dense1"]["w"] != 7)
+
+
+def test_the_count_of_batches_is_the_modules_own_or_nothing() -> None:
+    module, net = nn.Sequential(nn.BatchNorm1d(3)), serial(batch_norm())
+    module(torch.ones(2, 3))
+    params = net.init(0, (3,))
+    for state, count in ((to_torch(params), 0), (to_torch(params, module.state_dict()), 1)):
+        assert_same(state["0.num_batches_tracked"], np.array(count))
+
+
+def test_layers_go_by_their_names_where_all_of_them_agree(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    module, path = shaken(Named()), tmp_path / "state.safetensors"
+    save_file(module.state_dict(), path)
+    net = serial(named("up", dense(5)), tanh, named("down", dense(5)))
+    like, x = net.init(0, (5,)), np.ones((2, 5), np.float32)
+    for state in (path, load_file(path), module.state_dict()):  # in whatever order they come
+        params = from_torch(state, like)
+        np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert to_torch(params, path).keys() == module.state_dict().keys()
+    other = serial(dense(5), tanh, dense(5)).init(0, (5,))
+    assert np.array_equal(from_torch(module.state_dict(), other)["dense1"]["w"], params["up"]["w"])
+    with pytest.raises(
+        CheckpointError, match="a file forgets the order of down, up; wanted numbers, our layers' names, or"
+    ):
+        from_torch(path, other)
+
+
+def fault(use: Callable[[], object]) -> list[str]:
+    with pytest.raises(CheckpointError) as raised:
+        use()
+    start, _, faults = str(raised.value).partition(": ")
+    assert start == "the weights do not fit"
+    return faults.split("; ")
+
+
+def test_all_misfits_are_listed_by_path() -> None:
+    like = serial(conv(2, 3), batch_norm(), dense(4), dense(3)).init(0, (1, 5, 5))
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2, affine=False), nn.Flatten()),
+        *(nn.Linear(18, 4, bias=False), nn.Linear(4, 3).double()),
+    )
+    faults = [
+        "'0.weight' is float32 (2, 1, 2, 2), wanted float32 (2, 1, 3, 3) for 'conv1'",
+        "'1.weight' is missing, wanted float32 (2,) for 'batch_norm1'",
+        "'1.bias' is missing, wanted float32 (2,) for 'batch_norm1'",
+        "'3.bias' is missing, wanted float32 (4,) for 'dense1'",
+        "'4.weight' is float64 (3, 4), wanted float32 (3, 4) for 'dense2'",
+        "'4.bias' is float64 (3,), wanted float32 (3,) for 'dense2'",
+    ]
+    assert fault(lambda: from_torch(module.state_dict(), like)) == faults
+    assert fault(lambda: to_torch(like, module.state_dict())) == faults
+
+
+def test_what_layers_do_not_have_is_told() -> None:
+    like = serial(dense(3), dense(2)).init(0, (4,))
+    norm = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(2))
+    assert fault(lambda: from_torch(norm.state_dict(), like))[1:] == [
+        "'1.running_mean' is unexpected, float32 (2,), which 'dense2' does not have",
+        "'1.running_var' is unexpected, float32 (2,), which 'dense2' does not have",
+    ]
+    one = nn.Sequential(nn.Linear(4, 3))
+    assert fault(lambda: from_torch(one.state_dict(), like)) == [
+        "2 layers with weights (dense1, dense2) for 1 modules (0)"
+    ]
+    assert fault(lambda: from_torch(nn.GRU(2, 1, bias=False).state_dict(), like)) == [
+        "'weight_ih_l0', float32 (3, 2), has no place in our layers",
+        "'weight_hh_l0', float32 (3, 1), has no place in our layers",
+    ]
+    half = one.to(torch.bfloat16).state_dict()
+    assert (
+        fault(lambda: from_torch(half, like))[0] == "'0.weight', torch.bfloat16, is of a kind that NumPy does not have"
+    )
+    assert fault(lambda: from_torch({"model": one.state_dict()}, like)) == [
+        "'model', object (), has no place in our layers"
+    ]
+    with pytest.raises(CheckpointError, match="a state dict, or a file of one, wanted, but it is a Sequential"):
+        from_torch(one, like)
+    with pytest.raises(CheckpointError, match=r"model\.pt: no format has the suffix '\.pt'; wanted"):
+        from_torch("model.pt", like)
+
+
+def test_what_pytorch_does_not_have_is_told() -> None:
+    zeros = np.zeros((2, 2), np.float32)
+    params: Params = {
+        "scale1": {"scale": zeros},
+        "dense1": {"w": zeros, "b": 0.5},
+        "mixed": {"w": zeros, "inner": {"w": zeros}},
+        "attention1": {"wq": zeros, "wk": zeros, "wv": zeros[:1], "wo": zeros},
+    }
+    assert fault(lambda: to_torch(params)) == [
+        "'scale1/scale', float32 (2, 2), has no place in a module of PyTorch's",
+        "'dense1/b', a float, has no place in a module of PyTorch's",
+        "'mixed/inner', a dict, has no place in a module of PyTorch's",
+        "'attention1/wq', float32 (2, 2), has no place in a module of PyTorch's",
+        "'attention1/wk', float32 (2, 2), has no place in a module of PyTorch's",
+        "'attention1/wv', float32 (1, 2), has no place in a module of PyTorch's",
+    ]
+    assert fault(lambda: from_torch({}, params)) == fault(lambda: to_torch(params))
+    assert fault(lambda: to_torch(zeros)) == ["'params', float32 (2, 2), has no place in a module of PyTorch's"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n", "op"), [(3, embedding(3, 4)), (4, dense(4, bias=False)), (3, dense(4, bias=False))])
+def test_a_matrix_alone_is_read_as_its_shape_says_or_not_at_all(n: int, op: Op) -> None:
+    table = op.kind == "embedding"
+    module = nn.Embedding(n, 4) if table else nn.Linear(n, 4, bias=False)
+    like = serial(named("table", op)).init(0, (n,))
+    ambiguous = f"'table/w', float32 ({n}, 4), may be of a dense layer or of an embedding"
+    assert fault(lambda: to_torch(like))[0].startswith(ambiguous)
+    if n == 4:
+        assert fault(lambda: from_torch(module.state_dict(), like))[0].startswith(ambiguous)
+        assert fault(lambda: to_torch(like, module.state_dict()))[0].startswith(ambiguous)
+    else:
+        w = from_torch(module.state_dict(), like)["table"]["w"]
+        weight = module.weight.detach().numpy()
+        assert np.array_equal(w, weight if table else weight.T)
+
+
+def test_a_net_trained_in_pytorch_predicts_the_same_here_and_one_trained_here_there() -> None:
+    torch.manual_seed(0)
+    net = serial(
+        conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh, dense(32), tanh, dense(10)
+    )
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()),
+        *(nn.Conv2d(6, 12, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(588, 32), nn.Tanh(), nn.Linear(32, 10)),
+    )
+    images, labels = digits(400, 0)
+    x, trainer = as_float(images), torch.optim.SGD(module.parameters(), 0.1, 0.9)
+    for i in 2 * [*range(0, 400, 50)]:
+        trainer.zero_grad()
+        nn.functional.cross_entropy(
+            module(torch.from_numpy(x[i : i + 50])), torch.from_numpy(labels[i : i + 50])
+        ).backward()
+        trainer.step()
+    params = from_torch(module.state_dict(), net.init(0, (1, 28, 28)))
+    agree(net.apply(params, x)[0], theirs(module, x))
+
+    optimizer = sgd(0.1, momentum=0.9)
+    state = optimizer.init(params)
+    for i in range(0, 400, 50):
+        _, grads = value_and_grad(net, cross_entropy)(params, x[i : i + 50], labels[i : i + 50])
+        params, state = optimizer.update(params, grads, state)
+    loaded(module, to_torch(params, module.state_dict()))
+    agree(net.apply(params, x)[0], theirs(module, x))
+
+
+def agree(ours: Array, theirs: Array) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+    assert len(np.unique(ours.argmax(1))) > 3
