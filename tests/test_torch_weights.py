@@ -95,62 +95,64 @@ class Named(Module):  # type: ignore[misc]
 
 Pair = tuple[Op, Any, Shape]
 
-IMAGES: Pair = (
-    serial(
+
+def images() -> Pair:
+    net = serial(
         *(conv(4, 3, padding=1, groups=2), batch_norm(), relu, maxpool(2)),
         *(conv(6, 3, dilation=2, padding=2, bias=False), group_norm(3), avgpool(2)),
-        *(conv_transpose(3, 2, stride=2), layer_norm(2), conv_transpose(4, 3, groups=1, bias=False), tanh),
-        dense(8),
-        *(batch_norm(), dense(7, bias=False), layer_norm(), dense(5)),
-    ),
-    nn.Sequential(
+        *(conv_transpose(3, 2, stride=2), layer_norm(2), conv_transpose(4, 3, bias=False), tanh),
+        *(dense(8), batch_norm(), dense(7, bias=False), layer_norm(), dense(5)),
+    )
+    module = nn.Sequential(
         *(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(4, 6, 3, dilation=2, padding=2, bias=False), nn.GroupNorm(3, 6), nn.AvgPool2d(2)),
-        *(
-            nn.ConvTranspose2d(6, 3, 2, stride=2),
-            nn.LayerNorm((4, 4)),
-            nn.ConvTranspose2d(3, 4, 3, bias=False),
-            nn.Tanh(),
-        ),
-        *(nn.Flatten(), nn.Dropout(), nn.Linear(4 * 6 * 6, 8)),
-        *(nn.BatchNorm1d(8), nn.Linear(8, 7, bias=False), nn.LayerNorm(7), nn.Linear(7, 5)),
-    ),
-    (2, 8, 8),
-)
+        *(nn.ConvTranspose2d(6, 3, 2, stride=2), nn.LayerNorm((4, 4)), nn.ConvTranspose2d(3, 4, 3, bias=False)),
+        *(nn.Tanh(), nn.Flatten(), nn.Dropout()),
+        *(nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, 7, bias=False), nn.LayerNorm(7), nn.Linear(7, 5)),
+    )
+    return net, module, (2, 8, 8)
 
-WORDS: Pair = (
-    serial(
+
+def words() -> Pair:
+    net = serial(
         *(embedding(11, 6), position_embedding()),
         residual(serial(layer_norm(), attention(2))),
         residual(serial(layer_norm(), positionwise(dense(9)), tanh, positionwise(dense(6)))),
         dense(3),
-    ),
-    nn.Sequential(
+    )
+    module = nn.Sequential(
         *(nn.Embedding(11, 6), Positions(5, 6)),
         Residual(nn.LayerNorm(6), Attention(6, 2)),
         Residual(nn.LayerNorm(6), nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 6)),
         *(nn.Flatten(), nn.Linear(30, 3)),
-    ),
-    (5,),
-)
+    )
+    return net, module, (5,)
 
-DEEP: Pair = (
-    serial(repeat(serial(dense(4), tanh), 6), serial(), dense(4, bias=False)),
-    nn.Sequential(
-        nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))), nn.Linear(4, 4, bias=False)
-    ),
-    (4,),
-)
 
-LONG: Pair = (
-    serial(*(part for _ in range(8) for part in (dense(4), tanh))),
-    nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(4, 4), nn.Tanh()))),
-    (4,),
-)
+def deep() -> Pair:
+    net = serial(repeat(serial(dense(4), tanh), 6), serial(), dense(4, bias=False))
+    blocks = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)]
+    return net, nn.Sequential(nn.Sequential(*blocks), nn.Linear(4, 4, bias=False)), (4,)
 
-ALONE: Pair = (dense(3), nn.Linear(4, 3), (4,))
 
-PAIRS = {"images": IMAGES, "words": WORDS, "deep": DEEP, "long": LONG, "alone": ALONE}
+def long() -> Pair:
+    """More than ten modules, so that 10 comes after 2 and not before it, all of one shape."""
+    module = nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(4, 4), nn.Tanh())))
+    return serial(*(part for _ in range(8) for part in (dense(4), tanh))), module, (4,)
+
+
+def alone() -> Pair:
+    return dense(3), nn.Linear(4, 3), (4,)
+
+
+PAIRS = {make.__name__: make for make in (images, words, deep, long, alone)}
+
+
+def pair(name: str, seed: int = 0, dtype: Any = None) -> Pair:
+    """The net of that name, and the module that it is in PyTorch, shaken."""
+    torch.manual_seed(seed)
+    net, module, shape = PAIRS[name]()
+    return net, shaken(module, dtype), shape
 
 
 def shaken(module: Any, dtype: Any = None) -> Any:
@@ -190,15 +192,14 @@ def frozen(params: Params) -> Params:
     return tree_map(freeze, params)  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_same_outputs_from_pytorchs_weights_and_back(name: str) -> None:
-    torch.manual_seed(0)
-    (net, module, shape), rng = PAIRS[name], np.random.default_rng(0)
-    like, x = frozen(net.init(0, shape)), drawn(net, shape, rng)
-    for _ in range(3):
-        params = from_torch(shaken(module).state_dict(), like)
-        np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
-        assert_same(params, from_torch(to_torch(params, module.state_dict()), like))
+def test_the_same_outputs_from_pytorchs_weights_and_back(name: str, seed: int) -> None:
+    (net, module, shape), rng = pair(name, seed), np.random.default_rng(seed)
+    like, x = frozen(net.init(seed, shape)), drawn(net, shape, rng)
+    params = from_torch(module.state_dict(), like)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(params, from_torch(to_torch(params, module.state_dict()), like))
     changed = tree_map(lambda leaf: leaf + (0.3 * np.abs(rng.standard_normal(leaf.shape))).astype(np.float32), like)
     loaded(module, to_torch(frozen(changed), module.state_dict()))
     np.testing.assert_allclose(net.apply(changed, x)[0], theirs(module, x), rtol=0, atol=1e-5)
@@ -206,9 +207,9 @@ def test_the_same_outputs_from_pytorchs_weights_and_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_double_precision_comes_over_without_loss(name: str) -> None:
-    net, module, shape = PAIRS[name]
+    net, module, shape = pair(name, dtype=torch.float64)
     like = tree_map(lambda leaf: leaf.astype(float), net.init(0, shape))
-    params = from_torch(shaken(module, torch.float64).state_dict(), like)
+    params = from_torch(module.state_dict(), like)
     state = to_torch(params, module.state_dict())
     for key, value in module.state_dict().items():
         assert state[key].dtype == value.numpy().dtype
@@ -220,8 +221,8 @@ def test_double_precision_comes_over_without_loss(name: str) -> None:
 def test_files_of_state_dicts(tmp_path: Path, name: str, how: str) -> None:
     from safetensors.torch import save_file
 
-    net, module, shape = PAIRS[name]
-    state = shaken(module).state_dict()
+    net, module, shape = pair(name)
+    state = module.state_dict()
     path = tmp_path / ("state.npz" if how == "npz" else "state.safetensors")
     if how == "torch":
         save_file(state, path)
