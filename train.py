@@ -18,12 +18,13 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import wrap
 from typing import Any
 
 import fnn
-from fnn import conv, dense, maxpool, relu, run, serial, sigmoid, tanh
-from fnn.data import DataError, Dataset, affine, compose, shift
+from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
+from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
 from fnn.overview import summary
 from fnn.run.flags import given, place, rate, seconds, whole
@@ -90,53 +91,55 @@ tell = partial(print, flush=True)  # so that a pipe, too, gets each line when it
 
 
 def main() -> int:
-    """Does what the command line asks for; the exit status is 1 for what cannot be done, and 128 + n after signal n."""
+    """Does what the command line asks for; gives the exit status."""
     args = parse()
-    try:
-        with run.raised():
-            return evaluate(args) if args.eval else train(args)
-    except (DataError, fnn.CheckpointError, run.NotFiniteError, run.RunError, OSError) as error:
-        print("train.py: error:", "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return 1
-    except run.Interrupted as interrupt:
-        tell("stopped")
-        return 128 + interrupt.number
+    return run.status("train.py", lambda: look(args) if args.eval or args.report else train(args))
 
 
 def train(args: argparse.Namespace) -> int:
-    """Begins a run, or goes on with the one in the folder to resume."""
-    began, folder, config = time.perf_counter(), args.out or args.resume, configured(args, args.resume)
+    """Begins a run, or goes on with the one in the folder to resume; of several ranks, the first alone writes there."""
+    began, config, comm = time.perf_counter(), configured(args, args.resume), mpi.world()
+    folder = (args.out or args.resume) if comm.rank == 0 else None
     with run.claimed(folder, new=bool(args.out)) if folder else nullcontext():
         data = run.read(args.data or config["data"], config["limit"], tell)
         config = run.with_data(config, data, folder) if folder else config
         task = made(config, data, args.workers)
-        state = run.read_state(folder, task) if args.resume else run.start(task)
+        state = run.read_state(args.resume, task) if args.resume else run.start(task)
         with run.noted() as signals:
-            if args.out:
-                run.write_config(folder, config)
             describe(task, state["params"])
+            if args.export and comm.rank == 0:  # what cannot be exported is told before all the work
+                with TemporaryDirectory(dir=args.export.parent) as spare:
+                    onnx.export(NETS[config["net"]], state["params"], SHAPE, Path(spare, args.export.name))
             if args.resume:
                 tell(f"goes on after {run.told(state)}")
-            try:
-                state = run.train(task, state, folder, args.keep_every, lambda: bool(signals), tell)
-            except run.NotFiniteError as error:
-                error.add_note("a lower --lr may help" + (f"; the state before it is in {folder}" if folder else ""))
-                raise
-    if signals and state["epoch"] <= task.epochs:
+            elif folder:
+                run.write_config(folder, config)
+            state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), tell)
+        came = [number for numbers in comm.allgather(signals) for number in numbers]
+    if came and state["epoch"] <= task.epochs:
         tell(f"stopped after {run.told(state)}; " + (f"--resume {folder} goes on" if folder else "nothing was kept"))
-        return 128 + signals[0]
+        return 128 + int(came[0])
+    if args.export and comm.rank == 0:
+        onnx.export(NETS[config["net"]], run.final(state), SHAPE, args.export)
     tell(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Tests the params in a file, or the best ones of the run in a folder."""
-    began, folder = time.perf_counter(), args.eval if args.eval.is_dir() else None
-    config, path = configured(args, folder), folder / run.BEST if folder else args.eval
-    params = fnn.load(path, NETS[config["net"]].init(0, SHAPE))
+def look(args: argparse.Namespace) -> int:
+    """Tests the params in a file, or the best ones of the run in a folder; or draws that run."""
+    began, path = time.perf_counter(), args.eval or args.report
+    folder = path if args.report or path.is_dir() else None
+    config = configured(args, folder)
     task = made(config, run.read(args.data or config["data"], config["limit"], tell), args.workers)
+    if args.report:
+        for drawn in run.report(args.report, task.net, task.data.test):
+            tell(f"drawn: {drawn}")
+        return 0
+    params = fnn.load(folder / run.BEST if folder else path, NETS[config["net"]].init(0, SHAPE))
     describe(task, params)
     tell(run.result(run.tested(task, params)[1], len(task.data.test.labels)))
+    if args.export:
+        onnx.export(NETS[config["net"]], params, SHAPE, args.export)
     tell(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
@@ -156,14 +159,16 @@ def made(config: run.Config, data: Dataset, workers: int | None) -> run.Task:
     rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
     moves = [shift(config["shift"])] if config["shift"] else []
     moves += [affine(*config["affine"])] if any(config["affine"]) else []
+    net, ranks = run.shared(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
     return run.Task(
-        net=fnn.shard(NETS[config["net"]], workers, config["shard_size"]),
+        net=net,
         loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
         optimizer=OPTIMIZERS[config["optimizer"]](rate, config["momentum"], config["weight_decay"]),
         rate=rate,
         data=data,
         augment=compose(*moves),
         key=fnn.Key(config["seed"]),
+        ranks=ranks,
         **{name: config[name] for name in ("epochs", "batch_size", "shard_size")},
     )
 
@@ -195,11 +200,16 @@ def parse() -> argparse.Namespace:
     flag("--seed", type=whole(0), metavar="N", help="what all random draws follow from (0)")
     flag("--workers", type=whole(1), metavar="N", help="how many threads work; changes no bit (one for each core)")
     flag("--keep-every", type=seconds, default=30.0, metavar="SECONDS", help="how often a run keeps its state (30)")
+    flag("--export", type=place, metavar="FILE", help="write what was trained, or tested, as an ONNX model")
     flag = parser.add_mutually_exclusive_group().add_argument
     flag("--out", type=place, metavar="DIR", help="keep a run there: configuration, metrics, last state, best params")
     flag("--resume", type=place, metavar="DIR", help="go on with the run in there, which ends in the same bits")
     flag("--eval", type=place, metavar="FILE|DIR", help="train nothing: test these params, or the best of that run")
-    return parser.parse_args()
+    flag("--report", type=place, metavar="DIR", help="train nothing: draw the run in there: curves, mistakes and more")
+    args = parser.parse_args()
+    if args.report and args.export:
+        parser.error("argument --export: not allowed with argument --report")
+    return args
 
 
 def shown(recipe: str) -> str:
@@ -209,4 +219,4 @@ def shown(recipe: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(mpi.program(main))

@@ -38,7 +38,7 @@ def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
 
 def test_a_nan_in_one_batch_ends_the_run_at_that_step_and_keeps_the_state_before_it(tmp_path: Path) -> None:
     task = task_of(augment=spoiled(4), epochs=1)
-    told = r"^step 5 \(epoch 1, batch 5\): the input has 4 nan and 0 infinite of 7840 numbers$"
+    told = r"(?m)^step 5 \(epoch 1, batch 5\): the input has 4 nan and 0 infinite of 7840 numbers$"
     with pytest.raises(run.NotFiniteError, match=told):
         run.train(task, run.start(task), tmp_path, 1e9, tell=silent)
     state = run.read_state(tmp_path, task)
@@ -89,13 +89,13 @@ def test_a_loss_and_an_update_at_fault_are_told() -> None:
     def infinite(out: fnn.Array, labels: fnn.Array) -> tuple[Any, Any]:
         return np.float32(np.inf), lambda: out
 
-    def told(loss: Any, before: fnn.Params, after: fnn.Params) -> str:
+    def told(loss: Any, before: fnn.Params, after: fnn.Params) -> str | None:
         return fault(net, loss, before, x, y, fnn.Key(0), after)
 
-    assert re.fullmatch(r"the loss is inf, of outputs from -?[\d.]+ to -?[\d.]+", told(infinite, good, good))
+    assert re.fullmatch(r"the loss is inf, of outputs from -?[\d.]+ to -?[\d.]+", str(told(infinite, good, good)))
     assert told(fnn.cross_entropy, good, bad) == "the updated b has 1 nan and 0 infinite of 2 numbers"
     assert told(fnn.cross_entropy, bad, bad) == "the parameter b has 1 nan and 0 infinite of 2 numbers"
-    assert "so when computed again" in told(fnn.cross_entropy, good, good)
+    assert told(fnn.cross_entropy, good, good) is None
 
 
 def test_sound_is_what_is_finite_however_large() -> None:
@@ -116,7 +116,7 @@ def test_a_test_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         return (np.float32(np.nan) if len(out) == 30 else value), vjp
 
     task = task_of(loss=loss)
-    with pytest.raises(run.NotFiniteError, match=r"^step 7 \(the end of epoch 1\): the test's loss is nan$"):
+    with pytest.raises(run.NotFiniteError, match=r"(?m)^step 7 \(the end of epoch 1\): the test's loss is nan$"):
         run.train(task, run.start(task), tmp_path, tell=silent)
     assert run.read_state(tmp_path, task)["step"] == 7
     assert run.read_metrics(tmp_path) == []
@@ -138,7 +138,7 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_was_good(
         patched.setattr(loop, "save", refuse)
         if file == "metrics.jsonl":
             patched.setattr(loop, "write_metrics", refuse)
-        with pytest.raises(OSError, match=rf"^\[Errno {error}\] refused: '.*\.pkl'$"):
+        with pytest.raises(OSError, match=rf"(?m)^\[Errno {error}\] refused: '.*\.pkl'$"):
             run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, tell=silent)
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
     assert bits(run.read_state(tmp_path, task)) == bits(stopped)

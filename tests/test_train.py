@@ -91,7 +91,7 @@ def test_a_rate_far_too_high_ends_the_run_and_keeps_what_was_good(run: Run, few:
     assert done.returncode == 1
     told = (
         r"train\.py: error: step (\d+) \(epoch \d, batch \d\): (the loss is inf, .*|.*(conv|dense)\d.* infinite of .*)"
-        rf"; a lower --lr may help; the state before it is in {tmp_path}\n"
+        rf"; a lower learning rate may help; the state before it is in {tmp_path}\n"
     )
     found = re.fullmatch(told, done.stderr)
     assert found is not None, done.stderr

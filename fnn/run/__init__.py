@@ -18,8 +18,11 @@ from fnn.run.folder import (
 from fnn.run.lock import claimed
 from fnn.run.loop import train
 from fnn.run.progress import result, told
-from fnn.run.signals import Interrupted, noted, raised
-from fnn.run.task import Metrics, State, Task, final, start, steps, tested
+from fnn.run.ranks import shared
+from fnn.run.report import report
+from fnn.run.signals import noted
+from fnn.run.status import status
+from fnn.run.task import Metrics, Ranks, State, Task, final, start, steps, tested
 
 __all__ = [
     "BEST",
@@ -27,9 +30,9 @@ __all__ = [
     "METRICS",
     "STATE",
     "Config",
-    "Interrupted",
     "Metrics",
     "NotFiniteError",
+    "Ranks",
     "RunError",
     "State",
     "Task",
@@ -37,13 +40,15 @@ __all__ = [
     "claimed",
     "final",
     "noted",
-    "raised",
     "read",
     "read_config",
     "read_metrics",
     "read_state",
+    "report",
     "result",
+    "shared",
     "start",
+    "status",
     "steps",
     "tested",
     "told",

@@ -37,33 +37,36 @@ def sound(loss: Any, params: Tree) -> bool:
     return all(isfinite(leaf.dot(leaf)) for leaf in flat) or all(np.isfinite(leaf).all() for leaf in flat)
 
 
-def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key, updated: Params) -> str:
+def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key, updated: Params) -> str | None:
     """What went wrong first in a step that is not sound, by its path: it is done again, and each operator watched.
 
-    `updated` are the params that the step made of `params`.
+    `updated` are the params that the step made of `params`. None where nothing did; of a net that is spread over ranks,
+    each looks at its own part alone.
     """
     if reason := _not_finite("the input", {"": x}) or _not_finite("the parameter ", params):
         return reason
     try:
         out, vjp = watched(net).apply(params, x, key)
-        value, loss_vjp = loss(out, y)
-        if not isfinite(value):
-            return f"the loss is {value}, of outputs from {out.min():.3g} to {out.max():.3g}"
-        vjp(loss_vjp(), False)
+        if out.size:
+            value, loss_vjp = loss(out, y)
+            if not isfinite(value):
+                return f"the loss is {value}, of outputs from {out.min():.3g} to {out.max():.3g}"
+            vjp(loss_vjp(), False)
     except OpError as error:
         return str(error)
-    return _not_finite("the updated ", updated) or "numbers that were not finite are so when computed again"
+    return _not_finite("the updated ", updated)
 
 
 def watched(op: Op) -> Op:
     """`op`, with `finite` around each operator that it is made of; its params are the same."""
-    make = MADE_OF_OPS.get(op.kind)
-    if make is None:
-        return finite(op)
     config = dict(op.config)
+    if op.kind == "spread":
+        return shard(watched(config["op"]), config["workers"], config["size"])
+    if op.kind not in MADE_OF_OPS:
+        return finite(op)
     if "op" in config:
-        return make(**config | {"op": watched(config["op"])})
-    return make(*map(watched, config.pop("ops")), **config)
+        return MADE_OF_OPS[op.kind](**config | {"op": watched(config["op"])})
+    return MADE_OF_OPS[op.kind](*map(watched, config.pop("ops")), **config)
 
 
 def _not_finite(what: str, tree: Tree) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from time import monotonic
 
 from fnn.checkpoint import save
+from fnn.run.faults import NotFiniteError
 from fnn.run.folder import BEST, STATE, settle, write_metrics
 from fnn.run.progress import progress, result
 from fnn.run.task import State, Task, final, steps
@@ -37,14 +38,27 @@ def train(
                         save(folder / BEST, final(new))
                 state = new
                 if folder and (metrics or monotonic() >= due):
-                    save(folder / STATE, state)
+                    _keep(folder, state)
                     kept, due = state, monotonic() + keep_every
                 show(state)
                 if metrics:
                     tell(result(round(metrics["test_accuracy"] * n_test), n_test))
                 if stopped():
                     break
+    except NotFiniteError as error:
+        error.add_note("a lower learning rate may help")
+        if folder:
+            error.add_note(f"the state before it is in {folder}")
+        raise
     finally:
         if folder and state is not kept:
-            save(folder / STATE, state)
+            _keep(folder, state)
     return state
+
+
+def _keep(folder: Path, state: State) -> None:
+    try:
+        save(folder / STATE, state)
+    except OSError as error:
+        error.add_note(f"--resume {folder} goes on from the last good state")
+        raise

@@ -34,8 +34,21 @@ images_per_second (trained on, the test's not counted) and seconds (since the ru
 between a stop and going on not counted). Accuracies are fractions."""
 
 
+class Ranks(NamedTuple):
+    """How processes share a task, all of which do the same steps; as it stands, one process that has no others."""
+
+    part: Callable[[int], slice] = lambda n: slice(0, n)
+    """Which of a batch of n examples this one has."""
+
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine]
+    """What everyone has, the same for all."""
+
+    whole: Callable[[Loss], Loss] = lambda loss: loss
+    """The loss whose value is the mean over the whole batch."""
+
+
 class Task(NamedTuple):
-    """What is trained, on what and how: all that decides a run's bits."""
+    """What is trained, on what and how: all that decides a run's bits, and by whom, which does not."""
 
     net: Op
     loss: Loss
@@ -49,6 +62,7 @@ class Task(NamedTuple):
     batch_size: int
     shard_size: int
     key: Key
+    ranks: Ranks = Ranks()
 
 
 def start(task: Task) -> State:
@@ -63,7 +77,7 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 
     Raises NotFiniteError in the place of a state that would hold, or come of, a number that is not finite.
     """
-    gradient = value_and_grad(task.net, task.loss)
+    gradient = value_and_grad(task.net, task.ranks.whole(task.loss))
     for epoch in range(state["epoch"], task.epochs + 1):
         for batch in _order(task, epoch)[state["batch"] :]:
             state = _step(task, gradient, state, batch)
@@ -73,22 +87,31 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 
 
 def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
-    """The images of the batch as the net gets them: shard by shard, so that who holds a shard alone draws the same."""
+    """This rank's part of the batch's images as the net gets them.
+
+    They are changed shard by shard, so that it does not matter who has which.
+    """
     key, images = task.key.fold("augment", epoch, number), task.data.train.images
-    shards = pieces(len(batch), task.shard_size)
-    parts = [task.augment(as_float(images[batch[shard]]), key.fold(i)) for i, shard in enumerate(shards)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    own, parts = task.ranks.part(len(batch)), []
+    for i, shard in enumerate(pieces(len(batch), task.shard_size)):
+        begin, end = max(own.start, shard.start), min(own.stop, shard.stop)
+        if begin < end:
+            changed = task.augment(as_float(images[batch[shard]]), key.fold(i))
+            parts.append(changed[begin - shard.start : end - shard.start])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else as_float(images[:0])
 
 
 def tested(task: Task, params: Params) -> tuple[float, int]:
     """The mean loss over the examples to test on, and how many of them the net gets right."""
-    (images, labels), loss_sum, right = task.data.test, 0.0, 0
+    (images, labels), loss, loss_sum, right = task.data.test, task.ranks.whole(task.loss), 0.0, 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for part in (slice(i, i + 500) for i in range(0, len(labels), 500)):
-            out, _ = task.net.apply(params, as_float(images[part]))
-            loss_sum += float(task.loss(out, labels[part])[0]) * len(out)
-            right += hits(out, labels[part])
-    return loss_sum / len(labels), right
+        for start in range(0, len(labels), 500):
+            rows = np.arange(start, min(start + 500, len(labels)))
+            own = rows[task.ranks.part(len(rows))]
+            out, _ = task.net.apply(params, as_float(images[own]))
+            loss_sum += float(loss(out, labels[own])[0]) * len(rows)
+            right += hits(out, labels[own])
+    return loss_sum / len(labels), sum(task.ranks.gather(right))
 
 
 def hits(out: Array, labels: Array) -> int:
@@ -108,13 +131,14 @@ def _order(task: Task, epoch: int) -> list[Array]:
 
 def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) -> State:
     began, epoch, number = perf_counter(), state["epoch"], state["batch"]
-    x, y = inputs(task, epoch, number, batch), task.data.train.labels[batch]
+    x, y = inputs(task, epoch, number, batch), task.data.train.labels[batch[task.ranks.part(len(batch))]]
     key = task.key.fold("draw", epoch, number)
     with np.errstate(over="ignore", invalid="ignore"):  # what they lead to is told
         (loss, out), grads = gradient(state["params"], x, y, key)
         params, optimizer = task.optimizer.update(state["params"], grads, state["optimizer"])
         if not sound(loss, params):
-            reason = fault(task.net, task.loss, state["params"], x, y, key, params)
+            found = task.ranks.gather(fault(task.net, task.loss, state["params"], x, y, key, params))
+            reason = next(filter(None, found), "numbers that are not finite, and were when computed again")
             raise NotFiniteError(f"step {state['step'] + 1} (epoch {epoch}, batch {number + 1}): {reason}")
     seconds = perf_counter() - began
     return {
@@ -125,9 +149,9 @@ def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) 
         "step": state["step"] + 1,
         "epoch": epoch,
         "batch": number + 1,
-        "seen": state["seen"] + len(y),
-        "loss_sum": state["loss_sum"] + float(loss) * len(y),
-        "hits": state["hits"] + hits(out, y),
+        "seen": state["seen"] + len(batch),
+        "loss_sum": state["loss_sum"] + float(loss) * len(batch),
+        "hits": state["hits"] + sum(task.ranks.gather(hits(out, y))),
         "epoch_seconds": state["epoch_seconds"] + seconds,
     }
 
