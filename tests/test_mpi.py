@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import mpi_main
@@ -23,7 +24,7 @@ import fnn
 from benchmarks.scaling import launcher
 from fnn import Key, Op, OpError, cross_entropy, dense, mse, tree_leaves
 from fnn.losses import LossError, smoothed_cross_entropy
-from fnn.mpi import part, ranks, shards, spread, spread_loss
+from fnn.mpi import MPIError, part, ranks, shards, spread, spread_loss, world
 from fnn.mpi.ranks import Comm
 from fnn.shard import pieces, shard
 
@@ -63,6 +64,9 @@ class Rank:
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
         return self.allgather(obj)[root]
+
+    def Barrier(self) -> None:  # noqa: N802
+        self.team.barrier.wait()
 
     def Abort(self, errorcode: int = 0) -> None:  # noqa: N802
         raise AssertionError
@@ -304,6 +308,16 @@ sys.exit(fnn.mpi.program(lambda: 0))
     said = "error: a program under mpiexec needs mpi4py and its MPI: install fnn[mpi]\n"
     assert (first.returncode, first.stderr) == (1, said)
     assert (second.returncode, second.stderr) == (1, "")
+
+
+def test_an_mpiexec_of_another_mpi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(COMM_WORLD=SimpleNamespace(rank=0, size=1))
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=other))
+    monkeypatch.setenv("PMI_RANK", "3")
+    assert world().size == 1
+    monkeypatch.setenv("PMI_SIZE", "4")
+    with pytest.raises(MPIError, match="4 processes were started, and each finds itself alone: mpiexec is not of"):
+        world()
 
 
 with_mpi = pytest.mark.skipif(

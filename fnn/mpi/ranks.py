@@ -24,7 +24,7 @@ class MPIError(ValueError):
 
 
 class Comm(Protocol):
-    """What is used of mpi4py's communicators; every call but those of `rank`, `size` and `Abort` is collective."""
+    """What is used of mpi4py's communicators: those who work together."""
 
     @property
     def rank(self) -> int:
@@ -46,6 +46,9 @@ class Comm(Protocol):
     def bcast(self, obj: Any, root: int = 0) -> Any:
         """Rank `root`'s object."""
 
+    def Barrier(self) -> None:  # noqa: N802
+        """Waits until every rank is there."""
+
     def Abort(self, errorcode: int = 0) -> Any:  # noqa: N802
         """Ends the processes of all ranks."""
 
@@ -63,6 +66,9 @@ class _Alone:
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
         return obj
+
+    def Barrier(self) -> None:  # noqa: N802
+        pass
 
 
 def launched() -> bool:
