@@ -14,7 +14,7 @@ from fnn.tree import Tree
 
 
 class CheckpointError(ValueError):
-    """A file that does not hold what was wanted, or a tree that no file may hold; the message names the file."""
+    """A file that does not hold what was wanted, a tree that no file may hold, or weights that fit no net."""
 
 
 def save(path: str | os.PathLike[str], tree: Tree) -> None:
@@ -25,13 +25,14 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
 
     `.pkl`, or none: a pickle, which holds every tree and keeps the order of the axes in memory; gaps between an array's
     elements are not kept.
-    `.npz`: what `np.load` reads as a dict from paths, `conv1/w`, to arrays. It has no place for str and None, for ints
-    of more than 64 bits, nor for dicts without leaves; scalars are arrays without axes in it, and arrays in C or
-    Fortran order. `load` with a template brings back all but the first.
-    `.safetensors`: the same in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
+    `.npz`: what `np.load` reads as a dict from paths, `conv1/w`, to arrays in C or Fortran order. It holds numbers
+    alone, ints of at most 64 bits. That scalars are no arrays, other orders, and dicts without leaves are forgotten:
+    `load` has them from its template.
+    `.safetensors`: the same, all in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
 
-    Any other suffix or tree is a CheckpointError that names the leaf's path, before the disk is touched. What the disk
-    refuses is the plain OSError, naming `path`: a missing folder, denied access, no space.
+    Any other suffix, or a tree that the format does not hold, is a CheckpointError that names the leaf's path, before
+    the disk is touched. What the disk refuses is the plain OSError, naming `path`: a missing folder, denied access, no
+    space.
     """
     path = _not_special(path)
     form = _format(path)
@@ -45,13 +46,13 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """The tree in the file `path`, from `save` or another hand, in the format that its suffix says; arrays writable.
 
-    With a template `like`, such as a net's initial params, the tree has its dicts, its types of scalars and, out of
-    formats that keep none, its memory orders; leaves that are missing, unexpected, or of another shape or dtype, are
-    one CheckpointError that lists them by path. Without one, a flat format's paths become nested dicts, cut at their
-    slashes, and all its leaves are arrays.
+    With a template `like`, such as a net's initial params, the tree has its dicts, types of scalars and byte orders,
+    and its memory orders if the file is no pickle. Leaves that are missing, unexpected, or of another shape or dtype,
+    are one CheckpointError that lists them by path. Without a template, the paths of .npz and .safetensors become
+    nested dicts, cut at their slashes, and their leaves are all arrays.
 
     The file may come from anyone: it is read as data, and no name in it is imported or called. Pickles of protocols 2
-    to 5 by NumPy 1 or 2 are read, and zips whose arrays are at most 10 times as large as the file. Raises
+    to 5 by NumPy 1 or 2 are read, and compressed arrays unless they inflate to more than 10 times the file. Raises
     CheckpointError, naming the file, for one that is damaged, foreign, not a regular file, or holds anything but what
     `save` takes; and the plain OSError (FileNotFoundError, PermissionError) for one that cannot be read.
     """

@@ -14,7 +14,7 @@ CODES = {np.dtype(char).str[1:] for char in NUMBERS}
 """Their dtypes without the byte order, as files spell them: `f4`, `i8`, `b1` and so on."""
 
 
-def array(data: bytes, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
+def array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
     """A new array of these bytes; a ValueError unless they are as many as `shape`, whatever it may be, asks for."""
     if prod(naturals(shape)) * dtype.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes for an array of shape {shape} and dtype {dtype}")

@@ -70,9 +70,9 @@ def _fits(leaf: Any, like: Any) -> bool:
     if not isinstance(like, np.ndarray | np.generic | bool | int | float):
         return False
     came, wanted = np.asarray(leaf), np.asarray(like)
-    kinds = "iu" if type(like) is int else wanted.dtype.kind
-    same = came.dtype.itemsize == wanted.dtype.itemsize or type(like) is int
-    return came.shape == wanted.shape and came.dtype.kind in kinds and same
+    if type(like) is int:
+        return came.shape == () and came.dtype.kind in "iu"
+    return came.shape == wanted.shape and came.dtype.str[1:] == wanted.dtype.str[1:]  # but for the byte order
 
 
 def _taken(leaf: Any, like: Any) -> Any:
@@ -83,6 +83,5 @@ def _taken(leaf: Any, like: Any) -> Any:
     array: Array = np.asarray(leaf)
     if not isinstance(like, np.ndarray | np.generic):
         return array.item()
-    array = array if array.dtype.isnative == like.dtype.isnative else array.byteswap()
-    array = array.view(like.dtype)
+    array = (array if array.dtype.isnative == like.dtype.isnative else array.byteswap()).view(like.dtype)
     return array if isinstance(like, np.ndarray) else array[()]

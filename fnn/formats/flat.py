@@ -25,17 +25,19 @@ def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
     for names, leaf in _leaves(tree, ()):
         path, array = "/".join(names), np.asarray(leaf)
         if array.dtype.str[1:] not in codes:
-            kind = (
-                f"of dtype {array.dtype}" if isinstance(leaf, np.ndarray | np.generic) else f"a {type(leaf).__name__}"
-            )
-            kind = "an int of more than 64 bits" if type(leaf) is int else kind
-            raise ValueError(f"{shown(names)} is {kind}, for which this format has no place; a .pkl file has")
+            raise ValueError(f"{shown(names)} is {_kind(leaf)}, for which this format has no place; a .pkl file has")
         if not _is_name(path):
             raise ValueError(f"{shown(names)} is no text that UTF-8 has, in at most {LONGEST} bytes, none of them zero")
         if path in flat:
             raise ValueError(f"{shown(names)} is the path of two leaves")
         flat[path] = array
     return flat
+
+
+def _kind(leaf: Any) -> str:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return f"of dtype {leaf.dtype}"
+    return "an int of more than 64 bits" if type(leaf) is int else f"a {type(leaf).__name__}"
 
 
 def _is_name(path: str) -> bool:
@@ -62,9 +64,7 @@ def nested(flat: dict[str, Array]) -> Tree:
             if not isinstance(node, dict):
                 break
         if not isinstance(node, dict) or name in node:
-            raise ValueError(
-                f"{path[:80]!r} and another array cannot both be in a tree of dicts; like=... may tell how"
-            )
+            raise ValueError(f"{path[:80]!r} and another array cannot both be in dicts; wanted like=..., to say how")
         node[name] = leaf
     return tree
 

@@ -66,9 +66,8 @@ def _checksum(arrays: dict[str, Array]) -> str:
     checksum = 0
     for path in sorted(arrays):
         leaf = arrays[path]
-        checksum = crc32(
-            leaf.reshape(-1).view(np.uint8).data, crc32(f"{path} {leaf.dtype.str} {leaf.shape} ".encode(), checksum)
-        )
+        checksum = crc32(f"{path} {leaf.dtype.str} {leaf.shape} ".encode(), checksum)
+        checksum = crc32(leaf.reshape(-1).view(np.uint8).data, checksum)
     return f"{checksum:08x}"
 
 
