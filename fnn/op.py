@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any, ParamSpec, Protocol, TypeAlias
 
 import numpy as np
@@ -163,7 +164,7 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
     @functools.wraps(make)
     def construct(*args: P.args, **kwargs: P.kwargs) -> Op:
         try:
-            op = make(*args, **kwargs)
+            op = copy(make(*args, **kwargs))  # whatever it gives may be another's as well, with a name of its own
         except OpError as error:
             error.kind = error.kind or make.__name__
             raise

@@ -249,3 +249,12 @@ def test_told_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
 def test_true_is_no_size(make: Callable[[], Op]) -> None:
     with pytest.raises(OpError, match="True"):
         make()
+
+
+def test_an_operator_that_a_constructor_gives_keeps_its_own_name() -> None:
+    @operator
+    def activation() -> Op:
+        return tanh
+
+    assert repr(activation()) == "activation()"
+    assert repr(tanh) == "tanh"
