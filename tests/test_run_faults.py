@@ -81,21 +81,29 @@ def test_an_operator_watched_does_the_same() -> None:
         assert ours.tobytes() == theirs.tobytes()
 
 
-def test_a_loss_and_an_update_at_fault_are_told() -> None:
+def test_a_loss_and_params_at_fault_are_told() -> None:
     net, x, y = dense(2), np.ones((3, 4), np.float32), np.zeros(3, np.int64)
     params = net.init(0, (4,))
-    good, bad = params, {**params, "b": np.array([1, np.nan], np.float32)}
 
     def infinite(out: fnn.Array, labels: fnn.Array) -> tuple[Any, Any]:
         return np.float32(np.inf), lambda: out
 
-    def told(loss: Any, before: fnn.Params, after: fnn.Params) -> str | None:
-        return fault(net, loss, before, x, y, fnn.Key(0), after)
+    told = str(fault(net, infinite, params, x, y, fnn.Key(0)))
+    assert re.fullmatch(r"the loss is inf, of outputs from -?[\d.]+ to -?[\d.]+", told)
+    bad = {**params, "b": np.array([1, np.nan], np.float32)}
+    told = "the parameter b has 1 nan and 0 infinite of 2 numbers"
+    assert fault(net, fnn.cross_entropy, bad, x, y, fnn.Key(0)) == told
+    assert fault(net, fnn.cross_entropy, params, x, y, fnn.Key(0)) is None
 
-    assert re.fullmatch(r"the loss is inf, of outputs from -?[\d.]+ to -?[\d.]+", str(told(infinite, good, good)))
-    assert told(fnn.cross_entropy, good, bad) == "the updated b has 1 nan and 0 infinite of 2 numbers"
-    assert told(fnn.cross_entropy, bad, bad) == "the parameter b has 1 nan and 0 infinite of 2 numbers"
-    assert told(fnn.cross_entropy, good, good) is None
+
+def test_an_update_at_fault_is_told() -> None:
+    def update(params: fnn.Params, grads: fnn.Params, state: fnn.Params) -> tuple[fnn.Params, fnn.Params]:
+        return params | {"dense2": {"w": params["dense2"]["w"], "b": np.full(10, np.inf, np.float32)}}, state
+
+    task = task_of(optimizer=fnn.Optimizer(lambda params: {}, update))
+    told = r"^step 1 \(epoch 1, batch 1\): the updated dense2/b has 0 nan and 10 infinite of 10 numbers"
+    with pytest.raises(run.NotFiniteError, match=told):
+        run.train(task, run.start(task), tell=silent)
 
 
 def test_sound_is_what_is_finite_however_large() -> None:

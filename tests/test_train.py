@@ -133,6 +133,7 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
         (("--recipe", "mine"), "argument --recipe: invalid choice: 'mine'"),
         (("--eval", "a", "--out", "b"), "argument --out: not allowed with argument --eval"),
         (("--resume", "a", "--out", "b"), "argument --out: not allowed with argument --resume"),
+        (("--report", "a", "--export", "b"), "argument --export: not allowed with argument --report"),
     ],
 )
 def test_a_bad_flag_is_refused_before_anything_else(run: Run, flags: tuple[str, ...], message: str) -> None:
@@ -344,7 +345,6 @@ def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, und
             ("--resume", undisturbed, "--lr", 0.5, "--net", "fc", "--epochs", 4, "--recipe", "best", "--limit", 9),
             f"the run in {undisturbed} has recipe 'default', not 'best'; epochs 3, not 4; lr 0.3, not 0.5; limit None",
         ),
-        (("--resume", undisturbed, "--data", "digits"), "generated digits is not what the run in"),
         (("--resume", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
         (("--eval", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
         (("--eval", undisturbed, "--net", "cnn"), f"the run in {undisturbed} has net 'fc', not 'cnn'"),
@@ -380,17 +380,31 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
     same(tmp_path, undisturbed)
 
 
+@pytest.fixture
+def lacking(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """The environment's part by which a package cannot be imported."""
+
+    def without(package: str) -> dict[str, str]:
+        (tmp_path / f"{package}.py").write_text("raise ImportError")
+        return {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+    return without
+
+
 @pytest.mark.skipif(os.name != "posix", reason="terminals are opened as POSIX has it")
-@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
-def test_a_terminal_shows_a_bar(environment: dict[str, str], few: Path, terminal: str) -> None:
+@pytest.mark.parametrize("kind", ["terminal", "dumb", "without a width", "without tqdm"])
+def test_a_terminal_shows_a_bar_where_there_can_be_one(
+    environment: dict[str, str], few: Path, lacking: Callable[[str], dict[str, str]], kind: str
+) -> None:
     pytest.importorskip("tqdm")
     import pty
     import termios
 
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+    termios.tcsetwinsize(theirs, (24, 0 if kind == "without a width" else 100))
     command = [sys.executable, str(PROGRAM), "--data", str(few), "--epochs", "2", "--batch-size", "5"]
-    program = subprocess.Popen(command, env=environment | {"TERM": terminal}, stdout=theirs, stderr=theirs)
+    more = {"TERM": "dumb" if kind == "dumb" else "xterm"} | (lacking("tqdm") if kind == "without tqdm" else {})
+    program = subprocess.Popen(command, env=environment | more, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
     with suppress(OSError):  # the terminal's end, when the program closes it
@@ -399,11 +413,47 @@ def test_a_terminal_shows_a_bar(environment: dict[str, str], few: Path, terminal
     os.close(ours)
     assert program.wait(timeout=60) == 0
     text = shown.decode().replace("\r\n", "\n")
-    assert ("\repoch 1: " in text and "/300" in text) == (terminal == "xterm")
-    assert ("\r" in text) == (terminal == "xterm")
+    assert ("\repoch 1: " in text and "/300" in text) == (kind == "terminal")
+    assert ("\r" in text) == (kind == "terminal")
     lasts = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     told = [line.split(" loss")[0] for line in lasts if line.startswith("epoch")]
     assert told == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
+
+
+def test_what_cannot_be_exported_is_told_before_training(
+    run: Run, few: Path, tmp_path: Path, lacking: Callable[[str], dict[str, str]]
+) -> None:
+    for path, told, more in [
+        (
+            tmp_path / "nowhere" / "net.onnx",
+            f"[Errno {errno.ENOENT}] No such file or directory: '{tmp_path}/nowhere/",
+            {},
+        ),
+        (tmp_path / "net.onnx", "export needs onnx: install fnn[onnx]\n", lacking("onnx")),
+    ]:
+        done = run("--data", few, "--export", path, **more)
+        assert (done.returncode, "epoch" in done.stdout, path.exists()) == (1, False, False)
+        assert done.stderr.startswith(f"train.py: error: {told}")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_net_is_exported_after_training_and_without(run: Run, few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    done = run("--data", few, "--net", "fc", "--epochs", 1, "--out", tmp_path / "a", "--export", tmp_path / "a.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run("--eval", tmp_path / "a", "--export", tmp_path / "b.onnx").returncode == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_run_is_drawn(run: Run, undisturbed: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = run("--report", undisturbed)
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = [Path(line.removeprefix("drawn: ")) for line in done.stdout.splitlines()]
+    assert [path.name for path in paths] == ["curves.png", "confusion.png", "mistakes.png", "filters.png"]
+    assert all(path.parent == undisturbed and path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    for path in paths:
+        path.unlink()
 
 
 @pytest.mark.parametrize(("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("best", "329,962")])

@@ -37,13 +37,12 @@ def sound(loss: Any, params: Tree) -> bool:
     return all(isfinite(leaf.dot(leaf)) for leaf in flat) or all(np.isfinite(leaf).all() for leaf in flat)
 
 
-def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key, updated: Params) -> str | None:
+def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
     """What went wrong first in a step that is not sound, by its path: it is done again, and each operator watched.
 
-    `updated` are the params that the step made of `params`. None where nothing did; of a net that is spread over ranks,
-    each looks at its own part alone.
+    None where nothing did up to the gradients; of a net that is spread over ranks, each looks at its own part alone.
     """
-    if reason := _not_finite("the input", {"": x}) or _not_finite("the parameter ", params):
+    if reason := not_finite("the input", {"": x}) or not_finite("the parameter ", params):
         return reason
     try:
         out, vjp = watched(net).apply(params, x, key)
@@ -54,7 +53,7 @@ def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key, upd
             vjp(loss_vjp(), False)
     except OpError as error:
         return str(error)
-    return _not_finite("the updated ", updated)
+    return None
 
 
 def watched(op: Op) -> Op:
@@ -69,8 +68,8 @@ def watched(op: Op) -> Op:
     return MADE_OF_OPS[op.kind](*map(watched, config.pop("ops")), **config)
 
 
-def _not_finite(what: str, tree: Tree) -> str | None:
-    """What there is to say of the first leaf that is not finite all over."""
+def not_finite(what: str, tree: Tree) -> str | None:
+    """What there is to say of the first leaf that is not finite all over, if there is one."""
     for path, leaf in tree_items(tree):
         if not np.isfinite(leaf).all():
             nans, infinities = np.count_nonzero(np.isnan(leaf)), np.count_nonzero(np.isinf(leaf))

@@ -18,7 +18,7 @@ from fnn.losses import Loss
 from fnn.op import Array, Op, Params
 from fnn.optim import Optimizer, average
 from fnn.random import Key
-from fnn.run.faults import NotFiniteError, fault, sound
+from fnn.run.faults import NotFiniteError, fault, not_finite, sound
 from fnn.schedules import Schedule
 from fnn.shard import pieces
 
@@ -137,8 +137,8 @@ def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) 
         (loss, out), grads = gradient(state["params"], x, y, key)
         params, optimizer = task.optimizer.update(state["params"], grads, state["optimizer"])
         if not sound(loss, params):
-            found = task.ranks.gather(fault(task.net, task.loss, state["params"], x, y, key, params))
-            reason = next(filter(None, found), "numbers that are not finite, and were when computed again")
+            found = task.ranks.gather(fault(task.net, task.loss, state["params"], x, y, key))
+            reason = next(filter(None, found), not_finite("the updated ", params) or f"the loss is {loss}")
             raise NotFiniteError(f"step {state['step'] + 1} (epoch {epoch}, batch {number + 1}): {reason}")
     seconds = perf_counter() - began
     return {

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import NET, after, bits, silent, task_of
+from test_mpi import together
+
+import fnn
+from fnn import run
+from fnn.mpi import Comm
+from fnn.random import Rng, as_key
+from fnn.run.task import inputs
+
+
+def spread_task(comm: Comm) -> run.Task:
+    net, ranks = run.shared(NET, comm, 1, 4)
+    return task_of(net=net, ranks=ranks, epochs=2)
+
+
+def state_bits(state: run.State) -> list[object]:
+    """All but the sums for the metrics, whose terms are added up in another order."""
+    return [item for item in bits(state) if item[0] not in ("loss_sum", "best")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_ranks_come_to_the_bits_of_one_process_and_go_on_where_it_stopped(count: int, tmp_path: Path) -> None:
+    alone = task_of(epochs=2)
+    whole = run.train(alone, run.start(alone), tell=silent)
+    run.train(alone, run.start(alone), tmp_path, 1e9, after(5), silent)
+
+    def part(comm: Comm) -> run.State:
+        task = spread_task(comm)
+        return run.train(task, run.read_state(tmp_path, task), tmp_path if comm.rank == 0 else None, tell=silent)
+
+    for state in together(count, part):
+        assert state_bits(state) == state_bits(whole)
+        assert state["best"] == whole["best"]
+    for ours, theirs in zip(run.read_metrics(tmp_path), [1, 2], strict=True):
+        assert ours["epoch"] == theirs
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 20])
+def test_any_number_of_ranks_has_the_same_images(count: int) -> None:
+    batch = np.arange(11)[::-1]
+    whole = inputs(task_of(), 1, 2, batch)
+    parts = together(count, lambda comm: inputs(spread_task(comm), 1, 2, batch))
+    assert np.concatenate(parts).tobytes() == whole.copy().tobytes()
+
+
+def test_the_rank_that_has_the_fault_names_it_for_all() -> None:
+    def spoil(images: fnn.Array, rng: Rng) -> fnn.Array:
+        images[0, 0, 3, 3] = np.nan if as_key(rng).path[2:] == (1, 3) else 0
+        return images
+
+    def part(comm: Comm) -> str:
+        task = spread_task(comm)._replace(augment=spoil)
+        with pytest.raises(run.NotFiniteError) as error:
+            run.train(task, run.start(task), tell=silent)
+        return str(error.value)
+
+    assert together(2, part) == ["step 2 (epoch 1, batch 2): the input has 1 nan and 0 infinite of 3920 numbers"] * 2
