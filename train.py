@@ -28,6 +28,7 @@ from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
 from fnn.overview import summary
 from fnn.run.flags import given, place, rate, seconds, whole
+from fnn.run.report import report
 
 NETS = {
     "cnn": serial(
@@ -111,7 +112,8 @@ def train(args: argparse.Namespace) -> int:
                 with TemporaryDirectory(dir=args.export.parent) as spare:
                     onnx.export(NETS[config["net"]], state["params"], SHAPE, Path(spare, args.export.name))
             if args.resume:
-                tell(f"goes on after {run.told(state)}")
+                done = f"complete, with a best test acc of {state['best']:.4f}"
+                tell(f"{args.resume} is {done if state['epoch'] > task.epochs else f'at {run.told(state)}'}")
             elif folder:
                 run.write_config(folder, config)
             state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), tell)
@@ -132,7 +134,7 @@ def look(args: argparse.Namespace) -> int:
     config = configured(args, folder)
     task = made(config, run.read(args.data or config["data"], config["limit"], tell), args.workers)
     if args.report:
-        for drawn in run.report(args.report, task.net, task.data.test):
+        for drawn in report(args.report, task.net, task.data.test):
             tell(f"drawn: {drawn}")
         return 0
     params = fnn.load(folder / run.BEST if folder else path, NETS[config["net"]].init(0, SHAPE))
@@ -159,7 +161,7 @@ def made(config: run.Config, data: Dataset, workers: int | None) -> run.Task:
     rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
     moves = [shift(config["shift"])] if config["shift"] else []
     moves += [affine(*config["affine"])] if any(config["affine"]) else []
-    net, ranks = run.shared(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
+    net, ranks = run.over_ranks(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
     return run.Task(
         net=net,
         loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,

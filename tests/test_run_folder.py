@@ -54,8 +54,9 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
         run.read_config(tmp_path / "a")
 
 
-def test_damaged_metrics_are_told(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+@pytest.mark.parametrize("text", ['{"epoch": 1}\n{"epo', '{"epoch": 1}\n{"epoch": 3}\n', "[]\n", "7\n", "{}\n", "\n"])
+def test_damaged_metrics_are_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(run.RunError, match=r"metrics\.jsonl is damaged: "):
         run.read_metrics(tmp_path)
 

@@ -13,7 +13,7 @@ from fnn.run.task import inputs
 
 
 def spread_task(comm: Comm) -> run.Task:
-    net, ranks = run.shared(NET, comm, 1, 4)
+    net, ranks = run.over_ranks(NET, comm, 1, 4)
     return task_of(net=net, ranks=ranks, epochs=2)
 
 

@@ -259,7 +259,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
     assert step < 90
     done = run("--resume", tmp_path, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"goes on after step {step} " in done.stdout
+    assert f"\n{tmp_path} is at step {step} (epoch " in done.stdout
     same(tmp_path, undisturbed)
 
 
@@ -355,6 +355,7 @@ def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, und
         assert done.stderr.count("\n") == 1
     done = run("--resume", undisturbed, "--epochs", 3, "--lr", 0.3, "--data", few, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"\n{undisturbed} is complete, with a best test acc of 0." in done.stdout
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == files
 
 

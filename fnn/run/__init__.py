@@ -18,8 +18,7 @@ from fnn.run.folder import (
 from fnn.run.lock import claimed
 from fnn.run.loop import train
 from fnn.run.progress import result, told
-from fnn.run.ranks import shared
-from fnn.run.report import report
+from fnn.run.ranks import over_ranks
 from fnn.run.signals import noted
 from fnn.run.status import status
 from fnn.run.task import Metrics, Ranks, State, Task, final, start, steps, tested
@@ -40,13 +39,12 @@ __all__ = [
     "claimed",
     "final",
     "noted",
+    "over_ranks",
     "read",
     "read_config",
     "read_metrics",
     "read_state",
-    "report",
     "result",
-    "shared",
     "start",
     "status",
     "steps",

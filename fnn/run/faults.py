@@ -28,8 +28,8 @@ class NotFiniteError(ValueError):
 def sound(loss: Any, params: Tree) -> bool:
     """Whether a step's loss is finite, and all of the parameters that it comes to.
 
-    An update by a gradient that is not finite gives such parameters, whatever the rate. A sum of squares is finite only
-    if the numbers are; where it overflows although they are, each is looked at.
+    An update by a gradient that is not finite gives such parameters, unless they are frozen. A sum of squares is finite
+    only if the numbers are; where it overflows although they are, each is looked at.
     """
     if not isfinite(loss):
         return False

@@ -65,12 +65,16 @@ def agreed(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Ite
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """The metrics of the epochs that have ended, in their order."""
+    """The metrics of the epochs that have ended, in their order. Raises RunError unless these are 1, 2 and so on."""
     path = folder / METRICS
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not (isinstance(line, dict) and line.get("epoch") == number):
+            raise RunError(f"{path} is damaged: line {number} does not hold the metrics of epoch {number}")
+    return lines
 
 
 def write_metrics(folder: Path, lines: list[Metrics]) -> None:

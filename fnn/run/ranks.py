@@ -6,7 +6,7 @@ from fnn.run.task import Ranks
 from fnn.shard import shard
 
 
-def shared(net: Op, comm: Comm, workers: int | None, size: int) -> tuple[Op, Ranks]:
+def over_ranks(net: Op, comm: Comm, workers: int | None, size: int) -> tuple[Op, Ranks]:
     """`net` in shards of at most `size` examples, by `workers` threads of each rank, and how the ranks share a task."""
     if comm.size == 1:
         return shard(net, workers, size), Ranks()
