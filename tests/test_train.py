@@ -249,7 +249,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
     run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, undisturbed: Path, tmp_path: Path, number: int
 ) -> None:
     program = begun(*FLAGS, "--data", few, "--out", tmp_path, "--keep-every", 0)
-    time.sleep(0.2)
+    time.sleep(0.05)
     for _ in range(3):  # the later ones come while it saves, or at its very end
         program.send_signal(number)
     out, err = program.communicate(timeout=60)
@@ -271,13 +271,14 @@ def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(
     flags: tuple[object, ...] = ("--data", few, "--out", tmp_path)
     for delay in (0.05, 0.11, 0.17, 0.23):
         program = begun(*FLAGS, *flags, "--keep-every", 0)
+        while program.poll() is None and not (tmp_path / "state.pkl").exists():
+            time.sleep(0.01)
         time.sleep(delay)
         program.kill()
         program.communicate()
-        steps.append(fnn.load(tmp_path / "state.pkl")["step"] if (tmp_path / "state.pkl").exists() else 0)
+        steps.append(fnn.load(tmp_path / "state.pkl")["step"])
         flags = ("--resume", tmp_path)
     assert steps == sorted(steps)
-    assert steps[-1] > 0
     assert run("--resume", tmp_path).returncode == 0
     same(tmp_path, undisturbed)
 
@@ -287,7 +288,6 @@ def test_without_a_folder_nothing_is_kept_and_it_says_so(
     begun: Callable[..., "subprocess.Popen[str]"], few: Path
 ) -> None:
     program = begun("--epochs", 5000, "--data", few)
-    time.sleep(0.2)
     program.send_signal(signal.SIGINT)
     out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (130, "")
@@ -302,8 +302,9 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, st
         while "numpy" not in Path(f"/proc/{program.pid}/maps").read_text():
             pass
         program.send_signal(signal.SIGINT)
-        assert program.communicate(timeout=60) == ("", "")
-    assert program.returncode == -signal.SIGINT, "as the shell tells by 130"
+        _, err = program.communicate(timeout=60)
+    assert err == ""
+    assert program.returncode in (-signal.SIGINT, 130), "which a shell tells by 130 as well"
 
 
 @pytest.mark.usefixtures("heeded")
@@ -364,7 +365,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
     run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     program = begun(*FLAGS, "--data", few, "--out", tmp_path, "--keep-every", 0)
-    while not (tmp_path / "state.pkl").exists():
+    while program.poll() is None and not (tmp_path / "state.pkl").exists():
         time.sleep(0.01)
     program.kill()
     program.communicate()
