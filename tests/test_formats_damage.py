@@ -224,8 +224,15 @@ HOSTILE_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "encrypted": (lambda: patched(ONE, (LOCAL, 6, b"\1\0"), (CENTRAL, 8, b"\1\0")), "damaged, .*encrypted, password"),
     "two names": (lambda: patched(ONE, (CENTRAL, 46, b"x")), "damaged, .*File name in directory 'x.npy' and header"),
-    "another place": (lambda: patched(ONE, (CENTRAL, 42, b"\5\0\0\0")), "damaged, .*Bad magic number"),
+    "another place": (
+        lambda: patched(ONE, (CENTRAL, 42, b"\5\0\0\0")),
+        "a list of arrays that is too short, or too long",
+    ),
     "no central list": (lambda: patched(ONE, (END, 16, b"\xff\xff\xff\x7f")), "damaged, or no .npz file: "),
+    "an empty list": (
+        lambda: ONE.replace(END, END + bytes(16)),
+        "a list of arrays that is too short, or too long",
+    ),
     "a list too short": (
         lambda: patched(ONE, (END, 8, b"\2\0\2\0")),
         "a list of arrays that is too short, or too long",

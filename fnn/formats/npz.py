@@ -53,7 +53,8 @@ def _arrays(data: bytes) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     with ZipFile(BytesIO(data)) as archive:
         members, end = archive.infolist(), data.rfind(b"PK\5\6")
-        if int.from_bytes(data[end + 10 : end + 12], "little") != min(len(members), 0xFFFF):
+        start = min((member.header_offset for member in members), default=archive.start_dir)
+        if start or int.from_bytes(data[end + 10 : end + 12], "little") != min(len(members), 0xFFFF):
             raise ValueError("a list of arrays that is too short, or too long")
         if sum(member.compress_size for member in members) > len(data):
             raise ValueError("arrays that share bytes")
