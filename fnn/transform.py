@@ -126,8 +126,9 @@ def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array],
     """The function `(params, x, y, key=None) -> ((values, outs), grads)`: `value_and_grad` for each example by itself.
 
     `values` are the examples' losses, `outs` the outputs, and `grads` is a tree like `params` whose arrays have the
-    batch for a first axis; the mean over that is `value_and_grad`'s gradient. Each example folds its number into the
-    key. Raises LossError when `y` has not one target for each example of `x`, or there is no example.
+    batch for a first axis; the mean over that is `value_and_grad`'s gradient. A batch of n costs what n batches of one
+    do. Each example folds its number into the key. Raises LossError when `y` has not one target for each example of
+    `x`, or there is no example.
     """
     one = value_and_grad(net, loss)
 

@@ -1,5 +1,6 @@
 """Attention, by which each position of a sequence reads the others."""
 
+from collections.abc import Callable
 from math import sqrt
 
 import numpy as np
@@ -31,44 +32,49 @@ def attention(
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         features, dtype = len(fitting(params, "wo", (None, None))), params["wo"].dtype
-        if x.ndim != 3 or x.shape[2] != features or x.dtype != dtype or features % heads:
+        if x.ndim != 3 or x.shape[2] != features or x.dtype != dtype or not features or features % heads:
             raise OpError(f"input is {told(x)}, wanted {dtype} (batch, time, {features}) for {heads} heads")
         w = {name: fitting(params, f"w{name}", (features, features), dtype) for name in "qkvo"}
         b = {name: fitting(params, f"b{name}", (features,), dtype) for name in "qkvo"}
         rows = x.reshape(x.shape[0] * x.shape[1], features)
         q, k, v = (_split(rows @ w[name] + b[name], x.shape, heads) for name in "qkv")
-        weights = _weights(q, k, causal)
-        mixed = _join(weights @ v)
+        of_heads, pull = _attend(q, k, v, causal)
+        mixed = _join(of_heads)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             d = dy.reshape(rows.shape)
             dparams = {"wo": mixed.T @ d, "bo": d.sum(0)}
-            dmixed = _split(d @ w["o"].T, x.shape, heads)
-            ds = weights * (dmixed @ v.mT)
-            ds -= weights * ds.sum(-1, keepdims=True)
-            ds /= sqrt(q.shape[-1])
             dx = np.zeros_like(rows)
-            for name, of_heads in ("q", ds @ k), ("k", ds.mT @ q), ("v", weights.mT @ dmixed):
-                d = _join(of_heads)
+            for name, d_heads in zip("qkv", pull(_split(d @ w["o"].T, x.shape, heads)), strict=True):
+                d = _join(d_heads)
                 dparams |= {f"w{name}": rows.T @ d, f"b{name}": d.sum(0)}
-                dx += d @ w[name].T
-            return dparams, dx.reshape(x.shape)
+                if need_dx:
+                    dx += d @ w[name].T
+            return dparams, dx.reshape(x.shape) if need_dx else None
 
         return (mixed @ w["o"] + b["o"]).reshape(x.shape), vjp
 
     return Op(init, apply)
 
 
-def _weights(q: Array, k: Array, causal: bool) -> Array:
-    """How much each position reads of each: the softmax along the last axis of the scaled products."""
-    scores: Array = q @ k.mT
-    scores /= sqrt(q.shape[-1])
+def _attend(q: Array, k: Array, v: Array, causal: bool) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
+    """The sums of the `v` of all positions, weighted by softmax(q kᵀ / √size); and the adjoint, to all three."""
+    scale = 1 / sqrt(q.shape[-1])
+    weights: Array = q @ k.mT
+    weights *= scale
     if causal:
-        scores += np.triu(np.full(scores.shape[-2:], -np.inf, scores.dtype), 1)
-    scores -= scores.max(-1, keepdims=True, initial=-np.inf)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(-1, keepdims=True)
-    return scores
+        weights += np.triu(np.full(weights.shape[-2:], -np.inf, weights.dtype), 1)
+    weights -= weights.max(-1, keepdims=True, initial=-np.inf)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(-1, keepdims=True)
+
+    def pull(d: Array) -> tuple[Array, Array, Array]:
+        ds = weights * (d @ v.mT)
+        ds -= weights * ds.sum(-1, keepdims=True)
+        ds *= scale
+        return ds @ k, ds.mT @ q, weights.mT @ d
+
+    return weights @ v, pull
 
 
 def _split(rows: Array, shape: Shape, heads: int) -> Array:

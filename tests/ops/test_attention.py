@@ -98,3 +98,15 @@ def test_params_of_another_layer_are_refused() -> None:
     with pytest.raises(OpError) as caught:
         op.apply(params, SEQUENCES)
     assert str(caught.value) == "attention: params hold float32 (6, 3) as 'wk', wanted float32 (6, 6)"
+
+
+def test_no_features_are_refused() -> None:
+    none = {name: leaf[..., :0][:0] for name, leaf in attention(2).init(0, (5, 6)).items()}
+    with pytest.raises(OpError, match=r"^attention: input is float32 \(4, 5, 0\), wanted"):
+        attention(2).apply(none, np.zeros((4, 5, 0), np.float32))
+
+
+def test_its_inputs_gradient_is_left_out_where_nobody_reads_it() -> None:
+    op = attention(2)
+    y, vjp = op.apply(op.init(0, (5, 6)), SEQUENCES)
+    assert vjp(y, False)[1] is None
