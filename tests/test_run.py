@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +123,56 @@ def test_shards_draw_the_same_whoever_has_them() -> None:
     assert x.strides[0] == x.itemsize, "the batch is innermost, as the operators like it"
     assert not np.array_equal(x, inputs(task, 2, 6, batch))
     assert not np.array_equal(x, inputs(task, 3, 5, batch))
+
+
+def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_path: Path) -> None:
+    """An optimizer that knows beforehand which digit the averaged params, and no others, take all images for."""
+
+    def taken_for(digit: int) -> fnn.Params:
+        return {"w": np.zeros((784, 10), np.float32), "b": np.eye(10, dtype=np.float32)[digit]}
+
+    def update(params: fnn.Params, grads: fnn.Params, state: run.State) -> tuple[fnn.Params, run.State]:
+        return taken_for(9), {"step": state["step"] + 1, "average": taken_for([2, 1, 0][state["step"] // 7])}
+
+    labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
+    data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
+    optimizer = fnn.Optimizer(lambda params: {"step": 0, "average": params}, update)
+    task = task_of(net=dense(10), optimizer=optimizer, data=data)
+    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    assert [line["test_accuracy"] for line in run.read_metrics(tmp_path)] == [9 / 30, 15 / 30, 5 / 30]
+    assert state["best"] == 15 / 30
+    assert fnn.load(tmp_path / "best.pkl")["b"].argmax() == 1
+    assert run.final(state)["b"].argmax() == 0
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 24), (2.0, 12), (100.0, 3)])
+def test_the_state_is_kept_every_so_many_seconds_and_at_each_epochs_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
+) -> None:
+    kept = []
+
+    def save(path: Path, tree: run.State) -> None:
+        if path.name == "state.pkl":
+            kept.append((tree["epoch"], tree["batch"]))
+
+    clock = iter(range(1000))
+    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # a second passes whenever somebody looks
+    task = task_of()
+    run.train(task, run.start(task), tmp_path, seconds, tell=silent)
+    assert len(kept) == count
+    assert {(2, 0), (3, 0), (4, 0)} <= set(kept)
+
+
+def test_no_two_steps_draw_the_same() -> None:
+    drawn = []
+
+    def apply(params: fnn.Params, x: fnn.Array, key: fnn.Key | None) -> tuple[fnn.Array, Callable[..., Any]]:
+        drawn.append(key)
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    look = fnn.Op(lambda key, shape: {}, apply, draws=True)
+    task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
+    run.train(task, run.start(task), tell=silent)
+    keys = [key for key in drawn if key is not None]
+    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; the tests draw nothing

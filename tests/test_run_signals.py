@@ -1,0 +1,82 @@
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fnn.run.signals import Interrupted, noted, raised
+from fnn.run.status import status
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has it")
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Handlers as a terminal's programs have them, and after the test those that there were."""
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
+    yield
+    for number, handler in zip(NUMBERS, before, strict=True):
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) -> None:
+    before = [signal.getsignal(n) for n in NUMBERS]
+    cleaned = []
+
+    @raised()
+    def disturbed() -> None:
+        try:
+            send(number)
+            pytest.fail("it goes on")
+        finally:
+            for again in NUMBERS:
+                send(again)
+                cleaned.append(again)
+
+    with pytest.raises(Interrupted) as error:
+        disturbed()
+    assert (error.value.number, cleaned) == (number, NUMBERS)
+    assert [signal.getsignal(n) for n in NUMBERS] == before
+
+
+def test_signals_are_noted_in_their_order_while_there_is_something_to_keep() -> None:
+    with raised(), noted() as came:
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert came == [signal.SIGTERM, signal.SIGINT]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with raised(), noted() as came:
+        send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert came == []
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_program_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        error = OSError(28, "No space", "a/b")
+        error.add_note("what to do")
+        raise error
+
+    def stop() -> int:
+        send(signal.SIGTERM)
+        return 0
+
+    assert (status("x.py", lambda: 7), capsys.readouterr()) == (7, ("", ""))
+    assert (status("x.py", fail), capsys.readouterr()) == (
+        1,
+        ("", "x.py: error: [Errno 28] No space: 'a/b'; what to do\n"),
+    )
+    assert (status("x.py", stop), capsys.readouterr()) == (143, ("stopped\n", ""))
+    with pytest.raises(ZeroDivisionError):
+        status("x.py", lambda: 1 // 0)
