@@ -255,6 +255,12 @@ def test_numbers_that_cannot_be_are_refused(workers: int, size: int) -> None:
         spread(NET, workers=workers, size=size)
 
 
+@pytest.mark.parametrize(("n", "size"), [(-1, 2), (2, 0), (1.5, 2)])
+def test_there_is_no_part_of_what_is_no_batch(n: int, size: int) -> None:
+    with pytest.raises(OpError, match=rf"n is {n} and size {size}, wanted ints of at least 0 and 1"):
+        part(n, size)
+
+
 def test_cores_are_shared_out_among_the_ranks_that_may_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "cores", lambda: 8)
     assert together(3, ranks.cores_each) == [2, 2, 2]

@@ -108,6 +108,8 @@ def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
 @functools.lru_cache(maxsize=100)
 def _dealt(n: int, size: int, ranks: int) -> list[dict[int, slice]]:
     """The `shards` of each rank."""
+    if not (type(n) is int and type(size) is int and n >= 0 < size):
+        raise OpError(f"n is {n!r} and size {size!r}, wanted ints of at least 0 and 1")
     count = max(len(pieces(n, size)), 1 << (ranks - 1).bit_length())
     every = [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
     firsts = [count * rank // ranks for rank in range(ranks + 1)]
