@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
+from fnn.disk import regular, replacing
 from fnn.formats import FORMATS, Format
 from fnn.formats.admitted import admit
 from fnn.formats.fitting import fitted, in_order_of
@@ -34,12 +34,12 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
     the disk is touched. What the disk refuses is the plain OSError, naming `path`: a missing folder, denied access, no
     space.
     """
-    path = _not_special(path)
+    path = _regular(path)
     form = _format(path)
     with _naming(path):
         admit(tree)
         pieces = form.encode(tree)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.writelines(pieces)
 
 
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     CheckpointError, naming the file, for one that is damaged, foreign, not a regular file, or holds anything but what
     `save` takes; and the plain OSError (FileNotFoundError, PermissionError) for one that cannot be read.
     """
-    path = _not_special(path)
+    path = _regular(path)
     form, data = _format(path), path.read_bytes()
     if like is not None:
         with _naming("like"):
@@ -88,38 +88,8 @@ def _format(path: Path) -> Format:
     return FORMATS[suffix.lower()]
 
 
-def _not_special(path: str | os.PathLike[str]) -> Path:
-    """`path`, unless there is something there that is no regular file: to replace or to read a device ends badly."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: a regular file wanted, but it is a folder or a device")
-    return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` at the block's end, on the disk by then, or leaves no trace."""
-    target = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
-    temporary = target.with_name(f".fnn-{os.urandom(8).hex()}")
+def _regular(path: str | os.PathLike[str]) -> Path:
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # not the temporary's name
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the new name in `folder` to the disk, where the system lets a folder be opened and synced."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return regular(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import GOOD, assert_frugal, assert_same, axes, is_tree, trees
 
-from fnn import checkpoint
+from fnn import disk
 from fnn.checkpoint import CheckpointError, load, save
 from fnn.formats.admitted import DEPTH
 from fnn.tree import tree_items
@@ -594,7 +594,7 @@ def test_a_full_disk_leaves_the_old_file(old: Path) -> None:
 
 def test_a_denied_folder_is_a_permission_error_that_names_the_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "temporary")
-    monkeypatch.setattr(checkpoint, "open", fail(denied), raising=False)
+    monkeypatch.setattr(disk, "open", fail(denied), raising=False)
     with pytest.raises(PermissionError, match=r"params.pkl") as raised:
         save(old, {})
     assert raised.value.filename == str(old)

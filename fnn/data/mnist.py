@@ -2,11 +2,11 @@
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from fnn.data.examples import Dataset
 from fnn.data.idx import DataError, read_examples
+from fnn.disk import replacing
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
 """Where MNIST is fetched from; the next one is asked when one fails."""
@@ -100,16 +100,8 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _fetch(path: Path, md5: str) -> None:
     """Put the file that is published under `path`'s name there, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with open(temporary, "wb") as file:  # before the download: a folder that cannot be written to costs none
-            file.write(_download(path, md5))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with replacing(path) as file:  # before the download: a folder that cannot be written to costs none
+        file.write(_download(path, md5))
 
 
 def _download(path: Path, md5: str) -> bytes:

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from fnn.checkpoint import _not_special, _replacing
+from fnn.disk import regular, replacing
 from fnn.onnx.kinds import check_kinds, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
 from fnn.op import Op, OpError, Params, Shape, told
@@ -31,7 +31,10 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
 
     Whatever fails, the file is the old one or the new one, whole, as with `save`. Needs the extra `onnx`.
     """
-    path = _not_special(path)
+    try:
+        path = regular(path)
+    except ValueError as error:
+        raise _refused(str(error)) from None
     _check(net, params, shape)
     check_kinds(net)
     graph = Graph()
@@ -40,7 +43,7 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     if (size := sum(tensor.nbytes for tensor in graph.tensors.values())) > MOST_BYTES:
         raise _refused(f"tensors have {size} bytes, wanted at most {MOST_BYTES}: ONNX's format ends at 2 GiB")
     data = _model(graph, net, shape, out)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(data)
 
 

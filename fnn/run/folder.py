@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fnn.checkpoint import CheckpointError, _replacing, load
+from fnn.checkpoint import CheckpointError, load
+from fnn.disk import replacing
 from fnn.run.task import Metrics, State, Task, start
 
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
@@ -109,5 +110,5 @@ def settle(folder: Path, state: State) -> list[Metrics]:
 
 
 def _write(path: Path, text: str) -> None:
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(text.encode())

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.checkpoint import _replacing, load
+from fnn.checkpoint import load
 from fnn.data import Examples, as_float
+from fnn.disk import replacing
 from fnn.op import Array, Op, Params
 from fnn.ops import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
@@ -53,7 +54,7 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     if filters := first_filters(net, params):
         figures["filters.png"] = pictures.filters(*filters)
     for name, figure in figures.items():
-        with _replacing(folder / name) as file:
+        with replacing(folder / name) as file:
             file.write(pictures.png(figure))
     return [folder / name for name in figures]
 
