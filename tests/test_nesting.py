@@ -190,7 +190,7 @@ def outcome(op: Op, params: Params, x: Array, key: int | None) -> Tree:
 def test_random_nets_are_operators_and_equal_themselves_without_what_changes_no_result() -> None:
     drawn: dict[str, set[str]] = {}
 
-    @settings(max_examples=750, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=680, suppress_health_check=list(HealthCheck))
     @given(st.integers(0, 2**32), st.sampled_from(SHAPES), st.integers(1, 4), st.booleans(), st.integers(0, 5))
     def check(seed: int, shape: Shape, batch: int, rekeyed: bool, sixth: int) -> None:
         nets = Nets(Random(f"{seed} {shape} {batch}"), KEYED + REKEYED * rekeyed)
