@@ -52,9 +52,12 @@ from fnn.optim import (
     rmsprop,
     sgd,
 )
+from fnn.overview import summary
 from fnn.random import Key
 from fnn.schedules import constant, cosine, exponential, linear, one_cycle, piecewise, warmup
-from fnn.shard import cores, shard
+from fnn.shard import shard
+from fnn.threads import cores
+from fnn.torch_weights import from_torch, to_torch
 from fnn.transform import finite, freeze, microbatch, per_example, remat
 from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
 
@@ -93,6 +96,7 @@ __all__ = [
     "finite",
     "flatten",
     "freeze",
+    "from_torch",
     "frozen",
     "gelu",
     "global_avgpool",
@@ -131,7 +135,9 @@ __all__ = [
     "smoothed_cross_entropy",
     "softmax",
     "softplus",
+    "summary",
     "tanh",
+    "to_torch",
     "tree_items",
     "tree_leaves",
     "tree_map",

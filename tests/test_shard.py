@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, serial, shard, tanh, value_and_grad
-from fnn.shard import _each, pieces
+from fnn.shard import pieces
+from fnn.threads import each
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -90,7 +91,7 @@ def test_a_shard_inside_a_shard_cannot_wait_for_itself() -> None:
 
 def test_the_work_is_spread_over_threads() -> None:
     together = threading.Barrier(2, timeout=30)
-    assert _each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
+    assert each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
 
 
 def test_the_callers_error_state_holds_in_every_shard() -> None:

@@ -11,7 +11,7 @@ from platform import node
 from typing import Any, Protocol, cast
 
 from fnn.op import Array
-from fnn.shard import cores
+from fnn.threads import cores
 
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")

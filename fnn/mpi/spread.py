@@ -13,7 +13,8 @@ from fnn.mpi.exchange import everyones, gathered, summed, turned
 from fnn.mpi.ranks import Comm, cores_each, world
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 from fnn.random import Key
-from fnn.shard import _each, _hold_blas, pieces
+from fnn.shard import pieces
+from fnn.threads import each, hold_blas
 from fnn.tree import tree_items, tree_sum
 
 
@@ -52,7 +53,7 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
     if not all(type(n) is int and n > 0 for n in (workers, size)):
         raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
     if workers > 1 or comm.size > 1:
-        _hold_blas()
+        hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         own = list(_own(params, len(x), size, comm).items())
@@ -61,14 +62,14 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
             number, rows = own[i]
             return op.apply(params, x[rows], key and key.fold(number))
 
-        ys, vjps = zip(*_each(forward, len(own), workers), strict=True)
+        ys, vjps = zip(*each(forward, len(own), workers), strict=True)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             def backward(i: int) -> tuple[Params, Array | None]:
                 pair: tuple[Params, Array | None] = vjps[i](dy[own[i][1]], need_dx)
                 return pair
 
-            grads, dxs = zip(*_each(backward, len(own), workers), strict=True)
+            grads, dxs = zip(*each(backward, len(own), workers), strict=True)
             dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
             return summed(tree_sum(grads), params, comm), dx
 
