@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, serial, shard, tanh, value_and_grad
 from fnn.shard import pieces
-from fnn.threads import each
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -87,11 +85,6 @@ def test_a_shard_inside_a_shard_cannot_wait_for_itself() -> None:
     y, vjp = net.apply(params, x)
     np.testing.assert_allclose(y, NET.apply(params, x)[0], rtol=1e-5, atol=1e-6)
     assert vjp(y)[1].shape == x.shape
-
-
-def test_the_work_is_spread_over_threads() -> None:
-    together = threading.Barrier(2, timeout=30)
-    assert each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
 
 
 def test_the_callers_error_state_holds_in_every_shard() -> None:
