@@ -56,7 +56,7 @@ PLAIN: dict[str, Any] = {
     "smoothing": 0.0,
     "shift": 0,
     "affine": [0, 0, 0],
-    "shard_size": 128,
+    "shard_size": 64,
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "original": PLAIN,

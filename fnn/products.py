@@ -10,7 +10,7 @@ from fnn.threads import each, spare
 SMALL = 1_000_000
 """A product of at most so many multiplications OpenBLAS makes without packing its factors first, which pays."""
 
-LARGE = 8_000_000
+LARGE = 16_000_000
 """From so many multiplications on, it pays to hand a part of a stack of products to another thread."""
 
 

@@ -12,7 +12,7 @@ from fnn.tree import tree_sum
 
 
 @operator
-def shard(op: Op, workers: int | None = None, size: int = 128) -> Op:
+def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
     """`op`, with its batch in shards of at most `size` examples, run by `workers` threads (as many as there are cores).
 
     The number of shards is a power of two, and they are of one size as nearly as can be. Outputs and input cotangents

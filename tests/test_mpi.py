@@ -196,7 +196,7 @@ def test_no_more_is_sent_than_twice_the_params_in_one_message_halved() -> None:
     size = sum(leaf.nbytes for leaf in tree_leaves(params))
 
     def sent(comm: Comm) -> list[int]:
-        y, vjp = spread(NET, comm, 1).apply(params, x[part(N, 128, comm)])
+        y, vjp = spread(NET, comm, 1).apply(params, x[part(N, comm=comm)])
         vjp(y)
         assert isinstance(comm, Rank)
         return comm.team.sent

@@ -18,7 +18,7 @@ from fnn.threads import each, hold_blas
 from fnn.tree import tree_items, tree_sum
 
 
-def shards(n: int, size: int = 128, comm: Comm | None = None) -> dict[int, slice]:
+def shards(n: int, size: int = 64, comm: Comm | None = None) -> dict[int, slice]:
     """The shards of a batch of n that belong to this rank, by their numbers: slices that follow one another.
 
     They are those of `shard`, at most `size` examples each, or as many as the next power of two that has one for each
@@ -28,14 +28,14 @@ def shards(n: int, size: int = 128, comm: Comm | None = None) -> dict[int, slice
     return dict(_dealt(n, size, comm.size)[comm.rank])
 
 
-def part(n: int, size: int = 128, comm: Comm | None = None) -> slice:
+def part(n: int, size: int = 64, comm: Comm | None = None) -> slice:
     """The examples that belong to this rank, of a batch of n: all that are in its `shards`."""
     comm = world() if comm is None else comm
     return _parts(n, size, comm.size)[comm.rank]
 
 
 @operator
-def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: int = 128) -> Op:
+def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: int = 64) -> Op:
     """`op` over the ranks of `comm` (all there are), whose inputs are, one after the other, the parts of one batch.
 
     Each rank gives its `part` of the batch and gets its part of the output; so with cotangents. The gradients of the
