@@ -4,7 +4,6 @@ A layer is a dict of arrays in our params, and a prefix of names in a state dict
 where all of their names agree, `block/conv1` and `block.conv1`, and else by their order, as in `nn.Sequential`.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,13 +29,14 @@ def from_torch(state: State, like: Params) -> Params:
 
     `state` is its state dict, of tensors or arrays, or a file of one that `load` takes, such as .safetensors. The
     module's layers are those of the net, in its order; any without weights, a Flatten among them, do not count. Numbers
-    order modules as 0, 2, 10, and names as they come. A file forgets how they came: out of it there are to be numbers,
-    or all the names of our own layers, which `named` gives. Raises CheckpointError that lists what does not fit.
+    order modules as 0, 2, 10, and names as they come. A file forgets how they came, also for the dict that is loaded
+    from it: there, names are to be numbers, or all those of our own layers, which `named` gives. Raises CheckpointError
+    that lists what does not fit.
     """
     layers, modules = _layers(like), modules_of(state)
     found = {
         layer.path: _ours(layer.arrays, modules[prefix], turned)
-        for layer, prefix, turned in _paired(layers, modules, isinstance(state, Mapping))
+        for layer, prefix, turned in _paired(layers, modules, state)
     }
 
     def place(node: Params, path: str) -> Params:
@@ -65,7 +65,7 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
         pairs = [(layer, layer.place, layer.readings[0]) for layer in layers]
     else:
         modules = modules_of(like)
-        pairs = _paired(layers, modules, isinstance(like, Mapping))
+        pairs = _paired(layers, modules, like)
     state: dict[str, Array] = {}
     for layer, prefix, turned in pairs:
         entries = _theirs(layer.arrays, turned)
@@ -120,15 +120,15 @@ def _ambiguous(layer: Layer) -> str:
     return f"{shown} may be of a dense layer or of an embedding: called dense1 or embedding1 it would say"
 
 
-def _paired(layers: list[Layer], modules: Modules, ordered: bool) -> list[tuple[Layer, str, bool]]:
+def _paired(layers: list[Layer], modules: Modules, state: State) -> list[tuple[Layer, str, bool]]:
     """Each layer with its module's prefix, and whether its matrices are turned there."""
     names = [layer.path.replace("/", ".") for layer in layers]
     prefixes = names if set(names) == modules.keys() else list(modules)
     if len(prefixes) != len(layers):
         here, there = ", ".join(layer.path for layer in layers), ", ".join(prefixes)
         refuse([f"{len(layers)} layers with weights ({here}) for {len(prefixes)} modules ({there})"])
-    if prefixes is not names and not ordered:
-        check_order(prefixes)
+    if prefixes is not names:
+        check_order(state, modules)
     pairs, faults = [], []
     for layer, prefix in zip(layers, prefixes, strict=True):
         misfits = {turned: _misfits(layer, prefix, modules[prefix], turned) for turned in layer.readings}
@@ -146,14 +146,15 @@ def _paired(layers: list[Layer], modules: Modules, ordered: bool) -> list[tuple[
 def _misfits(layer: Layer, prefix: str, entries: dict[str, Array], turned: bool) -> list[str]:
     """What of the module is not as the layer would be there."""
     wanted, faults = _theirs(layer.arrays, turned), []
+    whose = repr(layer.path) if layer.path else "the net"
     for entry in [*wanted, *(entry for entry in entries if entry not in wanted and entry != COUNT)]:
         name = f"{join('.', prefix, entry)!r}"
         if entry not in entries:
-            faults.append(f"{name} is missing, wanted {told(wanted[entry])} for {layer.path!r}")
+            faults.append(f"{name} is missing, wanted {told(wanted[entry])} for {whose}")
         elif entry not in wanted:
-            faults.append(f"{name} is unexpected, {told(entries[entry])}, which {layer.path!r} does not have")
+            faults.append(f"{name} is unexpected, {told(entries[entry])}, which {whose} does not have")
         elif told(entries[entry]) != told(wanted[entry]):
-            faults.append(f"{name} is {told(entries[entry])}, wanted {told(wanted[entry])} for {layer.path!r}")
+            faults.append(f"{name} is {told(entries[entry])}, wanted {told(wanted[entry])} for {whose}")
     return faults
 
 

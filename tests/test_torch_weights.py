@@ -18,6 +18,7 @@ from fnn import (
     cross_entropy,
     dense,
     flatten,
+    load,
     maxpool,
     named,
     relu,
@@ -297,10 +298,19 @@ def test_layers_go_by_their_names_where_all_of_them_agree(tmp_path: Path) -> Non
     assert to_torch(params, path).keys() == module.state_dict().keys()
     other = serial(dense(5), tanh, dense(5)).init(0, (5,))
     assert np.array_equal(from_torch(module.state_dict(), other)["dense1"]["w"], params["up"]["w"])
-    with pytest.raises(
-        CheckpointError, match="a file forgets the order of down, up; wanted numbers, our layers' names, or"
-    ):
-        from_torch(path, other)
+    for lost in (path, load_file(path), load(path)):
+        assert fault(lambda state=lost: from_torch(state, other)) == [  # type: ignore[misc]
+            "a file forgets the order of down, up",
+            "wanted numbers, our layers' names, or a dict in order",
+        ]
+
+
+def test_a_named_module_beside_numbered_ones_stays_where_it_is() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    module.add_module("head", nn.Linear(4, 4))
+    net, x = serial(dense(4), tanh, dense(4), dense(4)), np.eye(4, dtype=np.float32)
+    params = from_torch(shaken(module).state_dict(), net.init(0, (4,)))
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
 
 
 def fault(use: Callable[[], object]) -> list[str]:
@@ -329,7 +339,7 @@ def test_all_misfits_are_listed_by_path() -> None:
     assert fault(lambda: to_torch(like, module.state_dict())) == faults
 
 
-def test_what_layers_do_not_have_is_told() -> None:
+def test_what_layers_do_not_have_is_told(tmp_path: Path) -> None:
     like = serial(dense(3), dense(2)).init(0, (4,))
     norm = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(2))
     assert fault(lambda: from_torch(norm.state_dict(), like))[1:] == [
@@ -345,14 +355,25 @@ def test_what_layers_do_not_have_is_told() -> None:
         "'weight_hh_l0', float32 (3, 1), has no place in our layers",
     ]
     half = one.to(torch.bfloat16).state_dict()
-    assert (
-        fault(lambda: from_torch(half, like))[0] == "'0.weight', torch.bfloat16, is of a kind that NumPy does not have"
-    )
+    assert fault(lambda: from_torch(half, like))[0].startswith("'0.weight' is nothing that NumPy has: ")
+    alone = dense(3).init(0, (4,))
+    assert fault(lambda: from_torch({"weight": np.zeros((4, 3), np.float32)}, alone)) == [
+        "'weight' is float32 (4, 3), wanted float32 (3, 4) for the net",
+        "'bias' is missing, wanted float32 (3,) for the net",
+    ]
+    odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
+    *names, ragged = fault(lambda: from_torch(odd, alone))
+    assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is a int")]
+    assert ragged.startswith("'weight' is nothing that NumPy has: ")
+    assert fault(lambda: from_torch({f"{'9' * 5000}.weight": np.zeros(3)}, alone))[0].startswith("'999")
     assert fault(lambda: from_torch({"model": one.state_dict()}, like)) == [
         "'model', object (), has no place in our layers"
     ]
     with pytest.raises(CheckpointError, match="a state dict, or a file of one, wanted, but it is a Sequential"):
         from_torch(one, like)
+    save(leaf := tmp_path / "leaf.pkl", np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"a state dict, or a file of one, wanted, but it is float64 \(3,\)"):
+        from_torch(leaf, like)
     with pytest.raises(CheckpointError, match=r"model\.pt: no format has the suffix '\.pt'; wanted"):
         from_torch("model.pt", like)
 
