@@ -9,7 +9,10 @@ from typing import BinaryIO
 
 def regular(path: str | os.PathLike[str]) -> Path:
     """`path`; a ValueError if there is something there that is no regular file: to replace a device ends badly."""
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise ValueError(f"path is a {type(path).__name__}, wanted a str or an os.PathLike of one") from None
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: a regular file wanted, but it is a folder or a device")
     return path

@@ -541,6 +541,17 @@ def test_folders_and_devices_are_neither_read_nor_replaced(tmp_path: Path) -> No
     assert pipe.is_fifo()
 
 
+def test_what_is_no_path_is_told() -> None:
+    uses: list[Callable[[Any], Any]] = [
+        lambda path: save(path, "params.pkl"),
+        load,
+    ]
+    for use in uses:
+        for path, kind in (({"w": 1}, "dict"), (b"params.pkl", "bytes"), (3, "int")):
+            with pytest.raises(CheckpointError, match=f"path is a {kind}, wanted a str or an os.PathLike of one"):
+                use(path)
+
+
 # What happens when the disk fails
 
 
