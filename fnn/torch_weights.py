@@ -123,7 +123,7 @@ def _ambiguous(layer: Layer) -> str:
 def _paired(layers: list[Layer], modules: Modules, state: State) -> list[tuple[Layer, str, bool]]:
     """Each layer with its module's prefix, and whether its matrices are turned there."""
     names = [layer.path.replace("/", ".") for layer in layers]
-    prefixes = names if set(names) == modules.keys() else list(modules)
+    prefixes = names if sorted(names) == sorted(modules) else list(modules)
     if len(prefixes) != len(layers):
         here, there = ", ".join(layer.path for layer in layers), ", ".join(prefixes)
         refuse([f"{len(layers)} layers with weights ({here}) for {len(prefixes)} modules ({there})"])

@@ -217,7 +217,7 @@ def test_double_precision_comes_over_without_loss(name: str) -> None:
         assert state[key].tobytes() == value.numpy().tobytes()
 
 
-@pytest.mark.parametrize("name", ["images", "deep", "long", "alone"])
+@pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("how", ["torch", "numpy", "npz"])
 def test_files_of_state_dicts(tmp_path: Path, name: str, how: str) -> None:
     from safetensors.torch import save_file
@@ -361,6 +361,9 @@ def test_what_layers_do_not_have_is_told(tmp_path: Path) -> None:
         "'weight' is float32 (4, 3), wanted float32 (3, 4) for the net",
         "'bias' is missing, wanted float32 (3,) for the net",
     ]
+    dotted = serial(named("a.b", dense(3)), named("a", serial(named("b", dense(3))))).init(0, (3,))
+    state = {"a.b.weight": np.zeros((3, 3), np.float32), "a.b.bias": np.zeros(3, np.float32)}
+    assert fault(lambda: from_torch(state, dotted)) == ["2 layers with weights (a.b, a/b) for 1 modules (a.b)"]
     odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
     *names, ragged = fault(lambda: from_torch(odd, alone))
     assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is a int")]
@@ -385,6 +388,7 @@ def test_what_pytorch_does_not_have_is_told() -> None:
         "dense1": {"w": zeros, "b": 0.5},
         "mixed": {"w": zeros, "inner": {"w": zeros}},
         "attention1": {"wq": zeros, "wk": zeros, "wv": zeros[:1], "wo": zeros},
+        "attention2": {f"w{letter}": np.array(0.5) for letter in "qkv"},
     }
     assert fault(lambda: to_torch(params)) == [
         "'scale1/scale', float32 (2, 2), has no place in a module of PyTorch's",
@@ -393,6 +397,7 @@ def test_what_pytorch_does_not_have_is_told() -> None:
         "'attention1/wq', float32 (2, 2), has no place in a module of PyTorch's",
         "'attention1/wk', float32 (2, 2), has no place in a module of PyTorch's",
         "'attention1/wv', float32 (1, 2), has no place in a module of PyTorch's",
+        *(f"'attention2/w{letter}', float64 (), has no place in a module of PyTorch's" for letter in "qkv"),
     ]
     assert fault(lambda: from_torch({}, params)) == fault(lambda: to_torch(params))
     assert fault(lambda: to_torch(zeros)) == ["'params', float32 (2, 2), has no place in a module of PyTorch's"]  # type: ignore[arg-type]
@@ -412,6 +417,40 @@ def test_a_matrix_alone_is_read_as_its_shape_says_or_not_at_all(n: int, op: Op) 
         w = from_torch(module.state_dict(), like)["table"]["w"]
         weight = module.weight.detach().numpy()
         assert np.array_equal(w, weight if table else weight.T)
+
+
+@pytest.mark.parametrize(
+    ("net", "module", "shape"),
+    [
+        (serial(embedding(4, 4)), nn.Sequential(nn.Embedding(4, 4)), (3,)),
+        (serial(layer_norm(2)), nn.Sequential(nn.LayerNorm((4, 4))), (4, 4)),
+        (layer_norm(2), nn.LayerNorm((4, 4)), (4, 4)),
+    ],
+)
+def test_square_tables_are_not_turned(net: Op, module: Any, shape: Shape) -> None:
+    state, like = shaken(module).state_dict(), net.init(0, shape)
+    x = drawn(net, shape, np.random.default_rng(0)) % 4
+    params = from_torch(state, like)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(to_torch(params), to_torch(params, state))
+
+
+def test_an_out_proj_that_is_not_attentions_is_a_module() -> None:
+    module = nn.Sequential()
+    module.add_module("in_proj", nn.Linear(4, 4))
+    module.add_module("out_proj", nn.Linear(4, 4))
+    net, x = serial(dense(4), dense(4)), np.eye(4, dtype=np.float32)
+    params = from_torch(shaken(module).state_dict(), net.init(0, (4,)))
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+
+
+def test_a_file_of_weights_alone_forgets_their_order_as_well(tmp_path: Path) -> None:
+    zeros = np.zeros((4, 4), np.float32)
+    save(tmp_path / "state.safetensors", {"up.weight": zeros, "down.weight": zeros})
+    like = serial(dense(4, bias=False), dense(4, bias=False)).init(0, (4,))
+    assert fault(lambda: from_torch(tmp_path / "state.safetensors", like))[0] == (
+        "a file forgets the order of down, up"
+    )
 
 
 def test_a_net_trained_in_pytorch_predicts_the_same_here_and_one_trained_here_there() -> None:
