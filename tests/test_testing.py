@@ -16,6 +16,7 @@ from fnn import (
     conv,
     cross_entropy,
     dense,
+    embedding,
     maxpool,
     mse,
     operator,
@@ -222,6 +223,24 @@ def test_a_vjp_that_reads_what_the_last_apply_left_behind_is_found() -> None:
     lacks("purity", elementwise(square, lambda x: 2 * left["x"][: len(x)]), message="out of order")
 
 
+def test_results_kept_for_an_array_whatever_it_holds_by_now_are_found() -> None:
+    last: dict[str, Any] = {}
+
+    def kept(x: Array) -> Array:
+        if last.get("x") is not x:
+            last.update(x=x, y=np.tanh(x))
+        return np.array(last["y"])
+
+    lacks("purity", elementwise(kept, lambda x: 1 - np.tanh(x) ** 2), message="when the same arrays hold other numbers")
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        if last.get("params") is not params["w"]:
+            last.update(params=params["w"], w=params["w"].copy())
+        return dense(2).apply({**params, "w": last["w"]}, x)
+
+    lacks("purity", Op(dense(2).init, apply), message="when the same arrays hold other numbers")
+
+
 def test_a_vjp_that_adds_to_what_it_returned_before_is_found() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         total = np.zeros_like(x)
@@ -288,6 +307,23 @@ def test_a_result_that_is_right_in_float64_alone_is_found() -> None:
     lacks("precision", wrong, message="in float32 is")
 
 
+def test_gradients_that_are_right_in_float64_alone_are_found() -> None:
+    def wrong(dparams: Params, dx: Any) -> tuple[Params, Any]:
+        return {**dparams, "b": dparams["b"] * (2 if dparams["b"].dtype == np.float32 else 1)}, dx
+
+    lacks("precision", with_vjp(dense(2), wrong), message=r"params/b\[0\] in float32 is")
+    lacks("precision", elementwise(np.tanh, lambda x: 1 - np.tanh(x + x.dtype.type(1e5) - x.dtype.type(1e5)) ** 2))
+
+
+def test_a_scalar_of_numpy_is_as_good_a_gradient_as_an_array_without_axes() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        return x * params["a"], lambda dy, need_dx=True: ({"a": (x * dy).sum()}, dy * params["a"])
+
+    assert check_op(Op(lambda key, shape: {"a": np.ones((), np.float32)}, apply), (4,)) < 1e-6
+    scalar = Op(lambda key, shape: {"a": np.float32(1)}, apply)
+    lacks("init", scalar, message="a is a float32, wanted an array of float32")
+
+
 def test_float64_initial_values_are_found() -> None:
     double = Op(lambda key, shape: {"w": np.ones((*shape, 2))}, lambda params, x: dense(2, bias=False).apply(params, x))
     with pytest.raises(OpError, match="wanted float64"):
@@ -296,7 +332,11 @@ def test_float64_initial_values_are_found() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         return x * params["w"].astype(x.dtype), lambda dy, need_dx=True: ({"w": (x * dy).sum(0)}, dy * params["w"])
 
-    lacks("init", Op(lambda key, shape: {"w": np.ones(shape)}, apply), message=r"w is float64 \(4,\), wanted float32")
+    lacks(
+        "init",
+        Op(lambda key, shape: {"w": np.ones(shape)}, apply),
+        message=r"w is float64 \(4,\), wanted an array of float32",
+    )
 
 
 def test_gradients_of_another_structure_are_found() -> None:
@@ -312,6 +352,23 @@ def test_gradients_of_another_structure_are_found() -> None:
 def test_an_input_gradient_that_broadcasts_is_found() -> None:
     row = with_vjp(dense(2), lambda dparams, dx: (dparams, dx[:1]))
     lacks("shapes and dtypes", row, message=r"input for float32 is float32 \(1, 4\), wanted float32 \(3, 4\)")
+
+
+@pytest.mark.parametrize(
+    ("name", "dx", "message"),
+    [
+        ("shapes and dtypes", lambda dx: None, r"input for float32 is a NoneType, wanted float32 \(3, 4\)"),
+        ("shapes and dtypes", lambda dx: dx.astype(int), "input for float32 is int64"),
+        ("gradient in input", lambda dx: dx + 1, r"input\[0, 0\] of integers is 1.0, wanted 0.0"),
+    ],
+)
+def test_a_cotangent_of_integers_that_is_no_zeros_is_found(name: str, dx: Callable[[Array], Any], message: str) -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        y, vjp = embedding(5, 3).apply(params, x)
+        return y, lambda dy, need_dx=True: (vjp(dy)[0], dx(vjp(dy)[1]))
+
+    op = Op(embedding(5, 3).init, apply, integers=True)
+    lacks(name, op, message=message, x=np.arange(12).reshape(3, 4) % 5)
 
 
 def test_an_output_shape_that_depends_on_the_batch_is_found() -> None:
@@ -367,6 +424,19 @@ def test_dependence_on_the_other_examples_is_found() -> None:
     assert check_op(centred, (4,), exempt=["batch independence"]) < 1e-6
 
 
+def test_a_gradient_in_params_that_is_wrong_for_a_batch_of_one_is_found() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        y, vjp = dense(2).apply(params, x)
+
+        def wrong(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
+            dparams, dx = vjp(dy, need_dx)
+            return {**dparams, "b": dparams["b"] * (2 if len(x) == 1 else 1)}, dx
+
+        return y, wrong
+
+    lacks("batch independence", Op(dense(2).init, apply), message=r"params/b\[0\] of example 0, 3 times over, is")
+
+
 def test_dependence_on_the_size_of_the_batch_is_found() -> None:
     sized = elementwise(lambda x: x * len(x), lambda x: np.full_like(x, len(x)))
     lacks("batch independence", sized, message="alone")
@@ -393,6 +463,13 @@ def test_dependence_on_the_example_before_is_found() -> None:
 )
 def test_reliance_on_the_memory_order_is_found(name: str, wrong: Callable[[Array], Array]) -> None:
     lacks("memory order", elementwise(wrong, np.ones_like), (4, 3), "memory is")
+
+
+def test_reliance_on_the_memory_order_of_the_cotangent_is_found() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        return x.copy(), lambda dy, need_dx=True: ({}, dy if dy.strides[0] >= 0 else -dy)
+
+    lacks("memory order", Op(lambda key, shape: {}, apply), message="reversed and strided memory is")
 
 
 # What is drawn
@@ -433,6 +510,12 @@ def test_the_same_seed_checks_with_the_same_numbers() -> None:
 def test_an_input_may_be_given_where_not_all_numbers_will_do() -> None:
     log = elementwise(np.log, lambda x: 1 / x)
     assert check_op(log, (4,), x=np.linspace(0.5, 2, 12).reshape(3, 4)) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{"x": [[1.0] * 4]}, {"x": np.ones((3, 5))}, {"x": np.ones(())}, {"batch": 0}])
+def test_an_input_that_is_no_batch_of_examples_of_the_shape_is_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"^x is .*, wanted an array of at least one example of shape \(4,\)$"):
+        check_op(tanh, (4,), **options)
 
 
 def test_an_unknown_exemption_is_refused() -> None:

@@ -26,8 +26,11 @@ class Case(NamedTuple):
 
     def map(self, f: Callable[[Array], Array]) -> "Case":
         """With `f` of each array."""
-        params, x, dy = (tree_map(lambda a: frozen(np.asarray(f(a))), tree) for tree in (self.params, self.x, self.dy))
-        return self._replace(params=params, x=x, dy=dy)
+        return self._replace(**tree_map(lambda a: frozen(np.asarray(f(a))), self.arrays()))
+
+    def arrays(self) -> Tree:
+        """Those that the operator is given, as a tree."""
+        return {"params": self.params, "x": self.x, "dy": self.dy}
 
     def cast(self, dtype: type) -> "Case":
         """With floats of that dtype."""
@@ -44,9 +47,9 @@ class Case(NamedTuple):
             raise AssertionError(f"output is {told(y)}, wanted the shape {self.dy.shape}")
 
         def finish(times: int = 1, need_dx: bool = True) -> Tree:
-            dparams, dx = vjp(frozen((times * self.dy).astype(y.dtype)), need_dx)
-            of_input = {"input": dx} if need_dx and self.x.dtype.kind == "f" else {}
-            return {"output": y, "params": dparams, **of_input}
+            dy = self.dy if times == 1 else times * self.dy
+            dparams, dx = vjp(frozen(dy.astype(y.dtype, copy=False)), need_dx)  # in the memory order of dy itself
+            return {"output": y, "params": dparams} | ({"input": dx} if need_dx else {})
 
         return finish
 
@@ -63,7 +66,7 @@ def prepared(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
     params = op.init(rng, shape)
     for path, leaf in tree_items(params):
         if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
-            raise AssertionError(f"{path} is {told(leaf)}, wanted float32")
+            raise AssertionError(f"{path} is {told(leaf)}, wanted an array of float32")
     agree(op.init(rng, shape), deepcopy(params), "from the same key")
     moves = rng.fold("params").generator()
     params = tree_map(lambda a: a + 0.1 * moves.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)

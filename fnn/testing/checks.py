@@ -1,17 +1,16 @@
 """What every operator must pass: `check_op`, and the properties that it asks for."""
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, Shape
+from fnn.op import Array, Op, Shape, told
 from fnn.random import Rng, as_key
 from fnn.testing.case import Case, prepared
 from fnn.testing.compare import agree, alike, checked, differ, frozen
+from fnn.testing.interleave import in_step
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 
@@ -32,13 +31,15 @@ def check_op(
     `exempt` are not asked for: what takes statistics over a batch has no "batch independence". `constants` are the
     paths of params, "batch_norm1/mean" or the like, whose gradients are to be zeros whatever they do to the output. The
     input is a `batch` of numbers drawn from `rng`, or `x` where not all numbers will do. What draws does so from `key`,
-    or not at all.
+    or not at all. Raises ValueError for an input of another shape, and for names that nothing has.
     """
     if unknown := sorted(set(exempt) - set(PROPERTIES)):
         raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
     rng, key = as_key(rng), None if key is None else as_key(key)
     if x is None:
         x = rng.fold("x").generator().standard_normal((batch, *shape))
+    if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == tuple(shape)):
+        raise ValueError(f"x is {told(x)}, wanted an array of at least one example of shape {shape}")
     case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(constants=frozenset(constants))
     if unknown := sorted(case.constants - dict(tree_items(case.params)).keys()):
         raise ValueError(f"constants has {unknown}, wanted some of {[path for path, _ in tree_items(case.params)]}")
@@ -64,6 +65,11 @@ def _purity(case: Case) -> None:
     agree(finish(), kept, "when vjps are called out of order, or twice")
     agree(first, kept, "after later calls")
 
+    held, other = case.map(lambda a: a.copy()), case.map(lambda a: np.flip(a).copy())
+    held.results()
+    tree_map(lambda a, b: np.copyto(a.base, b), held.arrays(), other.arrays())
+    agree(held.results(), other.results(), "when the same arrays hold other numbers")
+
 
 def _shapes_and_dtypes(case: Case) -> None:
     predicted = case.op.output_shape(case.cast(np.float32).params, case.shape)
@@ -71,14 +77,13 @@ def _shapes_and_dtypes(case: Case) -> None:
         raise AssertionError(f"output has the shape {case.dy.shape}, but output_shape says {predicted} for an example")
     for floats in (np.float32, np.float64):
         these = case.cast(floats)
-        wanted = {"output": these.dy, "params": these.params, "input": these.x}
-        came = these.results()
-        alike(came, {name: wanted[name] for name in came}, f"for {these.dy.dtype}")
+        wanted = {"output": these.dy, "params": these.params, "input": these.x.astype(floats)}
+        alike(these.results(), wanted, f"for {these.dy.dtype}")
 
 
 def _precision(case: Case) -> None:
-    single, double = (each.results()["output"].astype(float) for each in (case.cast(np.float32), case))
-    agree({"output": single}, {"output": double}, "in float32", 1e-4, least=1)
+    single = tree_map(lambda a: a.astype(float), case.cast(np.float32).results())
+    agree(single, case.results(), "in float32", 1e-4, least=1)
 
 
 def _need_dx(case: Case) -> None:
@@ -88,9 +93,8 @@ def _need_dx(case: Case) -> None:
 
 def _empty_batch(case: Case) -> None:
     none = case.rows(slice(0, 0))
-    came = none.results()
-    zeros = {"output": none.dy, "params": tree_map(np.zeros_like, case.params), "input": none.x}
-    agree(came, {name: zeros[name] for name in came}, "for an empty batch")
+    zeros = {"output": none.dy, "params": tree_map(np.zeros_like, case.params), "input": none.x.astype(none.dy.dtype)}
+    agree(none.results(), zeros, "for an empty batch")
 
 
 ORDERS: dict[str, Callable[[Array], Array]] = {
@@ -108,46 +112,12 @@ def _memory_order(case: Case) -> None:
         agree(case.map(order).results(), wanted, f"for {name} memory", 1e-9)
 
 
-def _batch_independence(case: Case) -> None:
-    batch = len(case.x)
-    for i in sorted({0, batch // 2, batch - 1}):
-        alone = case._replace(key=None)  # as what is drawn may depend on the size of the batch
-        repeated = case.rows([i] * batch)
-        for few, whole, at, when in ((alone.rows([i]), alone, 0, "alone"), (repeated, case, i, "in another batch")):
-            came, wanted = few.results(), whole.results()
-            del came["params"], wanted["params"]
-            wanted = {name: a[i : i + 1] for name, a in wanted.items()}
-            agree({name: a[at : at + 1] for name, a in came.items()}, wanted, f"of example {i} {when}", 1e-9)
-
-
 def _threads(case: Case) -> None:
-    import sys
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Barrier, BrokenBarrierError
-
     these = case.cast(np.float32)
     cases = [these, these.rows(slice(None, None, -1))]
     wanted = deepcopy([each.results() for each in cases])
-    both = Barrier(2, timeout=0.2)
-
-    def step(frame: Any, event: str, arg: Any) -> Any:
-        # Both wait for each other before every line of Python, so that each finds there what the other has just left.
-        if event == "line":
-            with suppress(BrokenBarrierError):  # one of the two has come to its end, or waits for a lock
-                both.wait()
-        return step
-
-    def results(case: Case) -> Tree:
-        sys.settrace(step)  # in this thread alone
-        try:
-            return case.results()
-        finally:
-            sys.settrace(None)
-            both.abort()
-
-    with ThreadPoolExecutor(2) as pool:
-        for came, one in zip(pool.map(results, cases), wanted, strict=True):
-            agree(came, one, "while another thread calls it")
+    for came, one in zip(in_step(*(each.results for each in cases)), wanted, strict=True):
+        agree(came, one, "while another thread calls it")
 
 
 def _gradient_in_params(case: Case) -> float:
@@ -163,7 +133,13 @@ def _gradient_in_params(case: Case) -> float:
 
 
 def _gradient_in_input(case: Case) -> float:
-    return _gradient(case, lambda came: {0: ("input", came["input"])} if "input" in came else {})
+    def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
+        if case.x.dtype.kind == "f":
+            return {0: ("input", came["input"])}
+        agree({"input": came["input"]}, {"input": np.zeros(case.x.shape)}, "of integers")
+        return {}
+
+    return _gradient(case, gradients)
 
 
 def _gradient(case: Case, gradients: Callable[[Tree], dict[int, tuple[str, Array]]]) -> float:
@@ -182,6 +158,21 @@ def _gradient(case: Case, gradients: Callable[[Tree], dict[int, tuple[str, Array
     )
 
 
+def _batch_independence(case: Case) -> None:
+    batch, alone = len(case.x), case._replace(key=None)  # as what is drawn may depend on the size of the batch
+
+    def row(came: Tree, at: int) -> Tree:
+        return {name: a[at : at + 1] for name, a in came.items() if name != "params"}
+
+    whole, drawn = alone.results(), case.results()
+    for i in sorted({0, batch // 2, batch - 1}):
+        one, many = (alone.rows([i] * times).results() for times in (1, batch))
+        agree(row(one, 0), row(whole, i), f"of example {i} alone", 1e-9)
+        agree(row(case.rows([i] * batch).results(), i), row(drawn, i), f"of example {i} in another batch", 1e-9)
+        added = {"params": tree_map(lambda d: batch * d, one["params"])}
+        agree({"params": many["params"]}, added, f"of example {i}, {batch} times over,", 1e-9, least=1e-3)
+
+
 PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "call": _call,
     "purity": _purity,
@@ -190,9 +181,9 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "need_dx": _need_dx,
     "empty batch": _empty_batch,
     "memory order": _memory_order,
-    "batch independence": _batch_independence,
     "threads": _threads,
     "gradient in params": _gradient_in_params,
     "gradient in input": _gradient_in_input,
+    "batch independence": _batch_independence,
 }
 """What `check_op` asks for after "init", in that order."""

@@ -49,8 +49,10 @@ def alike(came: Tree, wanted: Tree, when: str) -> None:
     tree_map(lambda b, a: None, wanted, came)
     there = dict(tree_items(came))
     for path, b in tree_items(wanted):
-        if told(there[path]) != told(b):
-            raise AssertionError(f"{path} {when} is {told(there[path])}, wanted {told(b)}")
+        # A sum over all axes is a scalar of NumPy's, which does whatever an array without axes does.
+        a, b = (np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in (there[path], b))
+        if told(a) != told(b):
+            raise AssertionError(f"{path} {when} is {told(a)}, wanted {told(b)}")
 
 
 def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0, least: float = 0) -> None:
