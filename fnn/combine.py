@@ -113,7 +113,7 @@ def parallel(*ops: Op, join: str = "sum") -> Op:
             for name, vjp, d in zip(parts, vjps, split(dy), strict=True):
                 grads[name], dx = _within(name, vjp, d, need_dx)
                 dxs.append(dx)
-            return grads, reduce(np.add, dxs) if need_dx and dxs[0] is not None else None
+            return grads, reduce(np.add, dxs) if need_dx else None
 
         return y, pull
 

@@ -62,7 +62,7 @@ def microbatch(op: Op, size: int) -> Op:
                     yield dparams
 
             dparams = tree_sum(grads())
-            return dparams, np.concatenate(dxs) if need_dx and dxs[0] is not None else None
+            return dparams, np.concatenate(dxs) if need_dx else None
 
         return np.concatenate([forward(i)[0] for i in range(len(pieces))]), pull
 
@@ -105,7 +105,7 @@ def finite(op: Op) -> Op:
             _check_finite("the output's cotangent", dy)
             dparams, dx = vjp(dy, need_dx)
             _check_finite("the gradient", dparams)
-            if need_dx and dx is not None:
+            if need_dx:
                 _check_finite("the input's gradient", dx)
             return dparams, dx
 
