@@ -1,6 +1,7 @@
 """Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is the cotangent of the outputs."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,8 +51,8 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
     Raises LossError unless `smoothing` is from 0 to 1. Szegedy et al., "Rethinking the Inception Architecture for
     Computer Vision", 2016.
     """
-    if not 0 <= smoothing <= 1:
-        raise LossError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, wanted 0 to 1")
+    if not (isinstance(smoothing, Real) and 0 <= smoothing <= 1):
+        raise LossError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, wanted a number from 0 to 1")
     smoothing = float(smoothing)  # a scalar of NumPy's would make float64 of float32
 
     # The targets add up to 1 as before, so that only the term linear in the logits changes, and no exponential.
@@ -108,9 +109,10 @@ def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
 def huber(delta: float = 1.0) -> Loss:
     """The loss that is error² / 2 up to an error of `delta`, and delta (|error| - delta / 2) beyond: the mean of all.
 
-    Targets are as those of `mse`. Raises LossError unless `delta` is greater than 0. Huber, 1964.
+    Targets are as those of `mse`. Raises LossError unless `delta` is greater than 0. Huber, "Robust estimation
+    of a location parameter", 1964.
     """
-    if not 0 < delta < np.inf:
+    if not (isinstance(delta, Real) and 0 < delta < np.inf):
         raise LossError(f"huber: delta is {delta!r}, wanted a number greater than 0")
     delta = float(delta)  # a scalar of NumPy's would make float64 of float32
 

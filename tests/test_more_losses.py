@@ -152,13 +152,13 @@ def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
     [
         (huber, 0, "huber: delta is 0, wanted a number greater than 0"),
         (huber, np.nan, "huber: delta is nan, wanted a number greater than 0"),
-        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing is 1.5, wanted 0 to 1"),
-        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing is nan, wanted 0 to 1"),
+        (huber, None, "huber: delta is None, wanted a number greater than 0"),
+        (smoothed_cross_entropy, "much", "smoothed_cross_entropy: smoothing is 'much', wanted a number from 0 to 1"),
+        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing is 1.5, wanted a number from 0 to 1"),
+        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing is nan, wanted a number from 0 to 1"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(
-    make: Callable[[float], Loss], value: float, message: str
-) -> None:
+def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], Loss], value: Any, message: str) -> None:
     with pytest.raises(LossError) as caught:
         make(value)
     assert str(caught.value) == message

@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 
 from fnn.init import Initialiser, ones, zeros
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
 from fnn.random import Key, Rng, as_key
 from fnn.standardise import Axes, affine, affine_init, all_but_channels, check_channels, positive, standardise
 from fnn.tree import tree_map
@@ -57,7 +57,7 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
 
     They are the means, over the batches, of each batch's mean and unbiased variance in the training form, as PyTorch's
     running statistics are with `momentum=None`. What draws in the net does so from `rng`. Raises ValueError if there
-    are no batches or an empty one.
+    are no batches or an empty one, and where a batch, or a piece of it, has less than two numbers of a channel.
 
     Keys go down to every operator, and cotangents come up to the place of the parameter that they belong to, however
     combinators are nested. So the net is applied with a key by which a batch_norm knows that its vjp is asked for
@@ -89,8 +89,10 @@ class _Calibration(Key):
 def _statistics(x: Array, axes: Axes) -> Params:
     """A batch's statistics in the place of cotangents. They may be added up: `b` counts how many there are."""
     numbers = prod(x.shape[axis] for axis in axes)
+    if numbers < 2:
+        raise OpError(f"input is {told(x)}, wanted at least 2 numbers of each channel: fewer have no variance")
     mean: Array = x.mean(axes, keepdims=True)
-    var = np.square(x - mean).sum(axes) / max(1, numbers - 1)
+    var = np.square(x - mean).sum(axes) / (numbers - 1)
     return {"w": np.zeros_like(var), "b": np.ones_like(var), "mean": mean.reshape(var.shape), "var": var}
 
 

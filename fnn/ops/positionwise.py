@@ -13,7 +13,7 @@ def positionwise(op: Op) -> Op:
     need", 2017.
     """
     if not isinstance(op, Op):
-        raise OpError(f"op is {op!r}, wanted an operator")
+        raise OpError(f"op is {getattr(op, '__name__', told(op))}, wanted an operator")
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape:

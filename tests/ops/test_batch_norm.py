@@ -11,6 +11,7 @@ from strategies import orders, seeds
 
 from fnn import (
     Op,
+    OpError,
     batch_norm,
     calibrate,
     conv,
@@ -85,7 +86,7 @@ def test_optimizers_leave_the_statistics_alone() -> None:
         assert not np.array_equal(after["batch_norm1"]["w"], params["batch_norm1"]["w"])
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), shapes, seeds, orders)
+@given(st.lists(st.integers(2, 5), min_size=1, max_size=4), shapes, seeds, orders)
 def test_calibration_is_the_mean_of_the_batches_means_and_unbiased_variances(
     sizes: list[int], shape: tuple[int, ...], seed: int, order: Any
 ) -> None:
@@ -95,7 +96,7 @@ def test_calibration_is_the_mean_of_the_batches_means_and_unbiased_variances(
     op = batch_norm()
     params = calibrate(op, tree_map(lambda a: a.astype(float), op.init(0, shape)), map(order, batches))
     np.testing.assert_allclose(params["mean"], np.mean([c.mean(1) for c in channels], 0))
-    unbiased = [c.var(1) * c.shape[1] / max(1, c.shape[1] - 1) for c in channels]
+    unbiased = [c.var(1) * c.shape[1] / (c.shape[1] - 1) for c in channels]
     np.testing.assert_allclose(params["var"], np.mean(unbiased, 0), atol=1e-12)
 
 
@@ -127,8 +128,8 @@ def test_what_wraps_a_net_and_does_not_change_it_does_not_change_its_calibration
         residual(serial(dense(6), batch_norm())),
         parallel(block, serial(batch_norm(), dense(5))),
         repeat(block, 3),
-        serial(residual(repeat(serial(dense(6), batch_norm()), 2)), dropout(0.5), shard(block, 2, 1)),
-        remat(microbatch(named("inner", serial(block, batch_norm())), 3)),
+        serial(residual(repeat(serial(dense(6), batch_norm()), 2)), dropout(0.5), shard(block, 2, 2)),
+        remat(microbatch(named("inner", serial(block, batch_norm())), 2)),
     ],
     ids=repr,
 )
@@ -193,3 +194,11 @@ def test_calibration_without_batches_or_with_an_empty_one_is_refused() -> None:
         calibrate(op, params, [])
     with pytest.raises(ValueError, match=r"^calibrate: batch 1 is empty, which has no statistics$"):
         calibrate(op, params, [ROWS, ROWS[:0]])
+
+
+@pytest.mark.parametrize("wrap", [lambda op: op, lambda op: microbatch(op, 2), lambda op: shard(op, 1, size=1)])
+def test_a_batch_or_a_piece_of_one_number_has_no_variance_to_calibrate_with(wrap: Callable[[Op], Op]) -> None:
+    net = wrap(serial(dense(2), batch_norm()))
+    x = np.ones((1 if net.kind == "serial" else 3, 4), np.float32)
+    with pytest.raises(OpError, match=r"^batch_norm1: input is float32 \([01], 2\), wanted at least 2 numbers of each"):
+        calibrate(net, net.init(0, (4,)), [x])

@@ -49,6 +49,7 @@ def test_what_has_no_positions_is_refused() -> None:
 
 
 def test_what_is_no_operator_is_refused() -> None:
-    with pytest.raises(OpError) as caught:
-        positionwise(3)  # type: ignore[arg-type]
-    assert str(caught.value) == "positionwise: op is 3, wanted an operator"
+    for value, told in (3, "a int"), (dense, "dense"):
+        with pytest.raises(OpError) as caught:
+            positionwise(value)  # type: ignore[arg-type]
+        assert str(caught.value) == f"positionwise: op is {told}, wanted an operator"
