@@ -289,7 +289,10 @@ def test_what_is_the_same_number_is_taken_as_the_template_has_it(
 
 @pytest.mark.parametrize(
     ("leaf", "like"),
-    [(True, 0), (1, False), (1, 1.0), (1.0, 1), (np.float32(1), 1.0), (np.zeros(1), 0.0), (np.int32(1), np.int64(1))],
+    [
+        *((True, 0), (1, False), (1, 1.0), (1.0, 1), (np.float32(1), 1.0), (np.int32(1), np.int64(1))),
+        *((np.zeros(1), 0.0), (np.zeros(1, int), 0), (np.zeros(2, int), 0)),
+    ],
 )
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_another_kind_of_number_is_not(tmp_path: Path, suffix: str, leaf: Any, like: Any) -> None:
