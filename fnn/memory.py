@@ -25,6 +25,8 @@ def from_wchn(memory: NDArray[Any]) -> NDArray[Any]:
 
 def to_columns(x: NDArray[Any]) -> NDArray[Any]:
     """The batch `x`, (N, *shape), as a contiguous (features, N), the features in the order of `shape`."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x.T)
     return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))
 
 

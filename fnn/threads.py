@@ -37,6 +37,15 @@ def each(f: Callable[[int], T], n: int, workers: int) -> list[T]:
     """
     if workers == 1:
         return [f(i) for i in range(n)]
+    crew = max(1, min(n, workers))
+    before = _spare.set(workers // crew)
+    try:
+        return [f(i) for i in range(n)] if crew == 1 else _together(f, n, crew, _pool(workers - 1))
+    finally:
+        _spare.reset(before)
+
+
+def _together(f: Callable[[int], T], n: int, crew: int, pool: "ThreadPoolExecutor") -> list[T]:
     results: list[Any] = [None] * n
     errors: dict[int, BaseException] = {}
     todo = deque(range(n))
@@ -52,13 +61,8 @@ def each(f: Callable[[int], T], n: int, workers: int) -> list[T]:
             except BaseException as error:
                 errors[i] = error
 
-    crew = max(1, min(n, workers))
-    before = _spare.set(workers // crew)
-    try:
-        helpers = [_pool(workers - 1).submit(copy_context().run, work) for _ in range(crew - 1)]
-        work()
-    finally:
-        _spare.reset(before)
+    helpers = [pool.submit(copy_context().run, work) for _ in range(crew - 1)]
+    work()
     for helper in helpers:
         if not helper.cancel():
             helper.result()
