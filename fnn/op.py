@@ -52,11 +52,11 @@ class Op:
     shape or no batch is refused at the door, and errors say whose they are. `draws` says that the given `apply` takes
     a third argument, the key that it draws from or None to draw nothing; any other never sees the key. `integers`
     says that its input holds integers and no floats; what is made of parts takes what the first of them takes. `kind`
-    and `config` (its hyper-parameters by name) say what it is and `parts` what it is made of: enough for `repr`, a
-    table of the network and an exporter.
+    and `config` (its hyper-parameters by name) say what it is, `maker` which function made it, by `operator`, and
+    `parts` what it is made of: enough for `repr`, a table of the network and an exporter.
     """
 
-    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "integers", "kind", "parts")
+    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "integers", "kind", "maker", "parts")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Op:
         self.parts: Mapping[str, Op] = dict(parts or {})
         self.integers: bool = integers or next((part.integers for part in self.parts.values()), False)
         self.config: Mapping[str, Any] = {}
+        self.maker: Callable[..., Op] | None = None
         self._arguments: tuple[str, ...] | None = None
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
@@ -170,7 +171,7 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
             raise
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        op.kind, op.config = make.__name__, dict(bound.arguments)
+        op.kind, op.config, op.maker = make.__name__, dict(bound.arguments), make
         op._arguments = tuple(_arguments(signature, op.config))
         return op
 

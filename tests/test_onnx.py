@@ -334,7 +334,10 @@ def impostors() -> list[Op]:
     def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: object = None, b_init: object = None) -> Op:
         return serial(fnn.layer_norm())
 
-    return [mine("tanh"), operator(leaky_relu)(), operator(dense)(4), operator(layer_norm)()]
+    def elu(alpha: float = 1.0) -> Op:
+        return fnn.elu(2 * alpha)
+
+    return [mine("tanh"), *(operator(make)() for make in (leaky_relu, layer_norm, elu)), operator(dense)(4)]
 
 
 @pytest.mark.parametrize("op", [mine("scale"), block(4), *impostors()], ids=lambda op: op.kind)
