@@ -24,9 +24,14 @@ def test_the_new_file_takes_the_old_ones_place_name_and_mode(tmp_path: Path) -> 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     write(path, b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(b"half of the n")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half of the n")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
