@@ -262,6 +262,9 @@ def test_need_dx_is_handed_to_the_first_and_true_for_the_others(wrap: Callable[[
     assert asked[-1:] == ([] if op.kind == "freeze" and not need_dx else [need_dx])
 
 
+doubled = Op(lambda key, shape: {}, lambda params, x: (x.astype(float), lambda dy, need_dx=True: ({}, dy)))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -276,6 +279,12 @@ def test_need_dx_is_handed_to_the_first_and_true_for_the_others(wrap: Callable[[
         (lambda: repeat(relu, 0), "repeat: n is 0, wanted an int of at least 1"),
         (lambda: shared(relu, 1.5), "shared: n is 1.5, wanted an int of at least 1"),  # type: ignore[arg-type]
         (lambda: residual(dense(3)).init(0, (2,)), "residual: dense1 makes float32 (0, 3) of the input float32 (0, 2)"),
+        (lambda: residual(doubled).init(0, (2,)), "residual: op1 makes float64 (0, 2) of the input float32 (0, 2)"),
+        (lambda: parallel(relu, doubled).init(0, (2,)), "parallel: outputs are float32 (0, 2), float64 (0, 2), wanted"),
+        (
+            lambda: parallel(relu, doubled, join="concat").init(0, (2,)),
+            "parallel: outputs are float32 (0, 2), float64 (0, 2), wanted one dtype",
+        ),
         (
             lambda: serial(parallel(dense(3), relu)).init(0, (2,)),
             "parallel1: outputs are float32 (0, 3), float32 (0, 2)",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,14 @@ def test_writing_into_the_params_is_found() -> None:
     lacks("purity", Op(dense(2).init, apply), message="trees differ")
 
 
+def test_putting_other_params_into_the_dict_is_found() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        params["w"] = np.sign(params["w"])  # which a second call does not change any more
+        return dense(2).apply(params, x)
+
+    lacks("purity", Op(dense(2).init, apply), message=r"w\[0, 0\] as given, afterwards, is -?1.0, wanted")
+
+
 def test_state_between_calls_is_found() -> None:
     calls = iter(range(10**6))
     lacks("purity", elementwise(lambda x: x + next(calls), np.ones_like), message="the second time")
@@ -264,6 +273,18 @@ def test_an_output_that_a_later_call_overwrites_is_found() -> None:
     lacks("purity", elementwise(double, lambda x: np.full_like(x, 2)))
 
 
+def test_a_gradient_that_a_later_call_overwrites_is_found() -> None:
+    memory: dict[Any, Array] = {}
+
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
+            return {}, np.multiply(2, dy, out=memory.setdefault((dy.shape, dy.dtype), np.empty_like(dy)))
+
+        return 2 * x, vjp
+
+    lacks("purity", Op(lambda key, shape: {}, apply), message=r"input\[0, 0\] after later calls")
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_scratch_buffer_that_threads_share_is_found(seed: int) -> None:
     memory: dict[Any, Array] = {}
@@ -275,6 +296,19 @@ def test_a_scratch_buffer_that_threads_share_is_found(seed: int) -> None:
 
     op = elementwise(tanh_of_double, lambda x: 2 - 2 * np.tanh(2 * x) ** 2)
     lacks("threads", op, (5,), "while another thread", rng=seed)
+
+
+def test_what_threads_share_behind_a_lock_is_as_good_as_what_they_do_not_share() -> None:
+    memory: dict[Any, Array] = {}
+    lock = Lock()
+
+    def tanh_of_double(x: Array) -> Array:
+        with lock:
+            scratch = memory.setdefault((x.shape, x.dtype), np.empty_like(x))
+            np.multiply(2, x, out=scratch)
+            return np.asarray(np.tanh(scratch))
+
+    assert check_op(elementwise(tanh_of_double, lambda x: 2 - 2 * np.tanh(2 * x) ** 2), (5,)) < 1e-6
 
 
 def test_initial_values_that_differ_from_call_to_call_are_found() -> None:
@@ -594,8 +628,25 @@ def test_impure_losses_are_found() -> None:
         outputs -= targets
         return mse(outputs, targets)
 
+    def twice(outputs: Array, targets: Array) -> Any:
+        value, vjp = mse(outputs, targets)
+        d = vjp()
+        return value, lambda: np.add(d, d, out=d)
+
+    memory: dict[Any, Array] = {}
+
+    def overwritten(outputs: Array, targets: Array) -> Any:
+        value, vjp = mse(outputs, targets)
+        shared = memory.setdefault((outputs.shape, outputs.dtype), np.empty_like(outputs))
+        return value, lambda: np.multiply(1, vjp(), out=shared)
+
     calls = iter(range(10**6))
     counts = loss_with(lambda value, d: (value + value.dtype.type(1e-6 * next(calls)), d))
-    for wrong in (writes, counts):
-        with pytest.raises(CheckError, match="purity"):
+    for wrong, message in (
+        (writes, "purity: writes to what it was given"),
+        (counts, r"purity: value\[\] the second time"),
+        (overwritten, r"purity: outputs\[0, 0\] after later calls"),
+        (twice, "when the vjp is called again"),
+    ):
+        with pytest.raises(CheckError, match=message):
             check_loss(wrong, LOGITS, LOGITS[::-1])

@@ -146,9 +146,10 @@ def test_microbatch_draws_for_each_piece_by_its_number() -> None:
 
 def test_microbatch_of_a_batch_that_is_one_piece_applies_once() -> None:
     log: list[Any] = []
-    _, vjp = microbatch(noise(log), 5).apply({}, numbers(5, 3), Key(4))
+    y, vjp = microbatch(noise(log), 5).apply({}, numbers(5, 3), Key(4))
     vjp(numbers(5, 3))
     assert len(log) == 1
+    equal(y, noise([]).apply({}, numbers(5, 3), Key(4).fold(0))[0])
 
 
 def test_freeze_gives_zeros_and_the_inputs_gradient() -> None:

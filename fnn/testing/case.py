@@ -71,6 +71,6 @@ def prepared(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
     moves = rng.fold("params").generator()
     params = tree_map(lambda a: a + 0.1 * moves.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
     case = Case(op, shape, rng, key, params, x, np.empty(0)).cast(np.float32)
-    y, _ = op.apply(case.params, case.x, key)
+    y, _ = op.apply(case.cast(np.float32).params, case.x, key)  # in dicts of its own, as in "call"
     dy = rng.fold("dy").generator().standard_normal(y.shape).astype(np.float32)
     return case._replace(dy=dy).cast(np.float64)  # float64, but numbers that float32 has as well

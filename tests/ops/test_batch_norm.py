@@ -185,6 +185,8 @@ def test_what_draws_in_a_net_draws_from_the_key_that_calibration_was_given() -> 
         return calibrate(net, params, [ROWS], rng)["batch_norm1"]["mean"].tolist()  # type: ignore[no-any-return]
 
     assert mean(0) == mean(0) != mean(1)
+    twice = calibrate(net, params, [ROWS, ROWS], 0)["batch_norm1"]["mean"]
+    assert not np.allclose(twice, mean(0))  # two batches share no draws
 
 
 def test_calibration_without_batches_or_with_an_empty_one_is_refused() -> None:

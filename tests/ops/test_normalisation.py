@@ -96,6 +96,7 @@ def test_a_scalar_of_numpys_as_eps_leaves_float32_as_it_is(make: Callable[..., O
         (layer_norm, (1,), "layer_norm: axes is (1,), wanted the number of last axes, an int of at least 1"),
         (group_norm, 2.0, "group_norm: groups is 2.0, wanted an int of at least 1"),
         (batch_norm, 0, "batch_norm: eps is 0, wanted a number greater than 0"),
+        (batch_norm, np.inf, "batch_norm: eps is inf, wanted a number greater than 0"),
         (batch_norm, np.nan, "batch_norm: eps is nan, wanted a number greater than 0"),
         (batch_norm, "1", "batch_norm: eps is '1', wanted a number greater than 0"),
     ],
@@ -133,6 +134,12 @@ def test_an_input_that_it_cannot_take_is_refused(op: Op, wanted: str, x: Array) 
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (6, 5)), x)
     assert str(caught.value) == f"{op.kind}: input is {x.dtype} {x.shape}, wanted float32 {wanted}"
+
+
+def test_an_example_without_a_batch_is_not_normalised_as_one() -> None:
+    op = layer_norm()
+    with pytest.raises(OpError, match=r"^layer_norm: input is float32 \(5,\), wanted float32 \(batch, \.\.\.\)"):
+        op.apply(op.init(0, (5,)), ROWS[0, 0])
 
 
 @pytest.mark.parametrize(("op", "name"), [(layer_norm(2), "b"), (group_norm(2), "b"), (batch_norm(), "var")])
