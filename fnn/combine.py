@@ -69,7 +69,10 @@ def shared(op: Op, n: int) -> Op:
 
 @operator
 def residual(op: Op) -> Op:
-    """The sum x + op(x), where `op` keeps shape and dtype; params are a dict of its, named as in `serial`."""
+    """The sum x + op(x), where `op` keeps shape and dtype; params are a dict of its, named as in `serial`.
+
+    He et al., "Deep residual learning for image recognition", 2016.
+    """
     parts = _by_name(op)
     [name] = parts
 

@@ -20,7 +20,8 @@ def remat(op: Op) -> Op:
     """`op`, which keeps nothing but its input for the vjp: that applies it again, with the same key, to the same bits.
 
     A deep net as a `serial` of blocks, each in a `remat`, holds the blocks' inputs and the insides of one block at a
-    time, for one more forward pass: of n layers, some 2√n in blocks of √n.
+    time, for one more forward pass: of n layers, some 2√n in blocks of √n. Chen et al., "Training deep nets with
+    sublinear memory cost", 2016.
     """
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -128,7 +129,8 @@ def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array],
     `values` are the examples' losses, `outs` the outputs, and `grads` is a tree like `params` whose arrays have the
     batch for a first axis; the mean over that is `value_and_grad`'s gradient. A batch of n costs what n batches of one
     do. Each example folds its number into the key. Raises LossError when `y` has not one target for each example of
-    `x`, or there is no example.
+    `x`, or there is no example. What is done with their norms: Abadi et al., "Deep learning with differential privacy",
+    2016.
     """
     one = value_and_grad(net, loss)
 

@@ -73,8 +73,11 @@ def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 tanh = elementwise("tanh", _tanh)
+"""The hyperbolic tangent."""
 relu = elementwise("relu", _relu)
+"""The larger of x and 0; the slope at 0 is 0. Nair & Hinton, 2010."""
 sigmoid = elementwise("sigmoid", _sigmoid)
+"""1 / (1 + exp(-x))."""
 silu = elementwise("silu", _silu)
 """x sigmoid(x). Elfwing, Uchibe & Doya, 2018; also known as swish."""
 gelu = elementwise("gelu", _gelu)
@@ -150,4 +153,6 @@ def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 softmax = Op(lambda key, shape: {}, _softmax, kind="softmax")
+"""exp(x) over its sum, along the last axis of (batch, ..., classes)."""
 log_softmax = Op(lambda key, shape: {}, _log_softmax, kind="log_softmax")
+"""The logarithm of `softmax`, right where that is too small for a number."""

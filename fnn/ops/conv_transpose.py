@@ -27,7 +27,8 @@ def conv_transpose(
 
     Takes (batch, in_channels, height, width) to `out_channels` images of (size - 1) * stride - 2 * padding +
     (kernel_size - 1) * dilation + 1 + output_padding pixels down and across, as PyTorch does. Params: `w` (in_channels,
-    out_channels / groups, kh, kw) and, with bias, `b` (out_channels,).
+    out_channels / groups, kh, kw) and, with bias, `b` (out_channels,). Dumoulin & Visin, "A guide to convolution
+    arithmetic for deep learning", 2016.
     """
     kernel, steps, gaps = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1), pair("dilation", dilation, 1)
     margins, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)

@@ -19,4 +19,4 @@ def _global_avgpool(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 global_avgpool = Op(lambda key, shape: {}, _global_avgpool, kind="global_avgpool")
-"""The mean of each channel: (batch, channels, height, width) to (batch, channels)."""
+"""The mean of each channel: (batch, channels, height, width) to (batch, channels). Lin, Chen & Yan, 2014."""
