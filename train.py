@@ -84,7 +84,7 @@ OPTIMIZERS = {
     ),
 }
 
-FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "limit", "seed")
+FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed")
 CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "net": NETS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
 SHAPE = (1, 28, 28)
 
@@ -152,6 +152,8 @@ def configured(args: argparse.Namespace, folder: Path | None) -> run.Config:
     recipe = RECIPES[args.recipe or "default"]
     config = {"recipe": "default", **recipe, "seed": 0, "limit": None, "data": None, "data_sha256": None, **flags}
     config["lr"] = args.lr or recipe["lr"].get(config["net"], recipe["lr"][recipe["net"]])
+    if not args.shard_size:  # as large as leaves one for each rank
+        config["shard_size"] = min(config["shard_size"], max(1, config["batch_size"] // mpi.world().size))
     return run.agreed(folder, config, flags, CHOICES) if folder else config
 
 
@@ -196,6 +198,7 @@ def parse() -> argparse.Namespace:
     flag("--net", choices=NETS, help="the convolutional, the fully connected or the deep convolutional net")
     flag("--epochs", type=whole(1), metavar="N", help="how often to go through the images")
     flag("--batch-size", type=whole(1), metavar="N", help="how many images a step looks at")
+    flag("--shard-size", type=whole(1), metavar="N", help="how many images, at most, a thread looks at at a time")
     flag("--lr", type=rate, metavar="RATE", help="the learning rate at its height")
     flag("--limit", type=whole(1), metavar="N", help="train on the first N images only")
     flag("--data", type=given, metavar="DIR|digits", help="MNIST's folder, or drawn digits (FNN_DATA, or fetched)")

@@ -6,7 +6,6 @@ params, as `named`, `shard` and all of `fnn.transform` do, is called what that o
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from itertools import dropwhile
 from typing import ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
@@ -176,11 +175,13 @@ def _chain(parts: dict[str, Op]) -> Op:
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             grads: Params = {name: {} for name in parts}
-            # Without need_dx, nobody reads what lies before the first part that has parameters.
-            wanted = vjps if need_dx else list(dropwhile(lambda part: not params[part[0]], vjps))
+            first = 0
+            while not need_dx and first < len(vjps) and not params[vjps[first][0]]:
+                first += 1  # nobody reads what lies before the first part that has parameters
             try:
-                for name, vjp in reversed(wanted):
-                    grads[name], dy = vjp(dy, need_dx or name != wanted[0][0])
+                for i in reversed(range(first, len(vjps))):
+                    name, vjp = vjps[i]
+                    grads[name], dy = vjp(dy, need_dx or i > first)
             except Exception as error:
                 locate(error, name)
                 raise

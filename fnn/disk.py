@@ -6,13 +6,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from fnn.op import told
+
 
 def regular(path: str | os.PathLike[str]) -> Path:
     """`path`; a ValueError if there is something there that is no regular file: to replace a device ends badly."""
     try:
         path = Path(path)
     except TypeError:
-        raise ValueError(f"path is a {type(path).__name__}, wanted a str or an os.PathLike of one") from None
+        raise ValueError(f"path is {told(path)}, wanted a str or an os.PathLike of one") from None
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: a regular file wanted, but it is a folder or a device")
     return path

@@ -138,7 +138,11 @@ class Op:
                 error = OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}")
                 error.kind = self.kind
                 raise error
-            return pull(dy, need_dx)
+            try:
+                return pull(dy, need_dx)
+            except OpError as error:
+                error.kind = error.kind or self.kind
+                raise
 
         return y, vjp
 
@@ -204,4 +208,7 @@ def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any
 
 def told(value: Any) -> str:
     """How an error names a value: an array by its dtype and shape, anything else by its type."""
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -30,32 +30,42 @@ def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
         hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        shards = pieces(len(x), size)
-        if len(shards) == 1:  # to a small net, all that follows would be a sixth of its step
-            [(y, vjp)] = each(lambda i: op.apply(params, x, key and key.fold(i)), 1, workers)
-            return y, lambda dy, need_dx=True: each(lambda i: vjp(dy, need_dx), 1, workers)[0]
-
-        def forward(i: int) -> tuple[Array, Vjp]:
-            return op.apply(params, x[shards[i]], key and key.fold(i))
-
-        ys, vjps = zip(*each(forward, len(shards), workers), strict=True)
-
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            def backward(i: int) -> tuple[Params, Array | None]:
-                pair: tuple[Params, Array | None] = vjps[i](dy[shards[i]], need_dx)
-                return pair
-
-            grads, dxs = zip(*each(backward, len(shards), workers), strict=True)
-            return tree_sum(grads), np.concatenate(dxs) if need_dx and dxs[0] is not None else None
-
-        return np.concatenate(ys), pull
+        return in_pieces(op, dict(enumerate(pieces(len(x), size))), workers, params, x, key)
 
     return wrap(op, apply)
 
 
-def pieces(n: int, size: int) -> list[slice]:
-    """The shards of a batch of n: a power of two of slices, as few as hold at most `size` each, as equal as can be."""
+def pieces(n: int, size: int, least: int = 1) -> list[slice]:
+    """The shards of a batch of n: a power of two of slices, as few as hold at most `size` each, as equal as can be.
+
+    There are at least `least`.
+    """
     count = 1
-    while count * size < n:
+    while count * size < n or count < least:
         count *= 2
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
+
+
+def in_pieces(
+    op: Op, shards: dict[int, slice], workers: int, params: Params, x: Array, key: Key | None
+) -> tuple[Array, Vjp]:
+    """`op` applied to `x` in these shards, by their numbers, which they fold into the key."""
+    numbers, rows = list(shards), list(shards.values())
+    if len(rows) == 1:  # to a small net, all that follows would be a sixth of its step
+        [(y, vjp)] = each(lambda i: op.apply(params, x, key and key.fold(*numbers)), 1, workers)
+        return y, lambda dy, need_dx=True: each(lambda i: vjp(dy, need_dx), 1, workers)[0]
+
+    def forward(i: int) -> tuple[Array, Vjp]:
+        return op.apply(params, x[rows[i]], key and key.fold(numbers[i]))
+
+    ys, vjps = zip(*each(forward, len(rows), workers), strict=True)
+
+    def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def backward(i: int) -> tuple[Params, Array | None]:
+            pair: tuple[Params, Array | None] = vjps[i](dy[rows[i]], need_dx)
+            return pair
+
+        grads, dxs = zip(*each(backward, len(rows), workers), strict=True)
+        return tree_sum(grads), np.concatenate(dxs) if need_dx else None
+
+    return np.concatenate(ys), pull

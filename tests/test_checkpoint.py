@@ -547,8 +547,8 @@ def test_what_is_no_path_is_told() -> None:
         load,
     ]
     for use in uses:
-        for path, kind in (({"w": 1}, "dict"), (b"params.pkl", "bytes"), (3, "int")):
-            with pytest.raises(CheckpointError, match=f"path is a {kind}, wanted a str or an os.PathLike of one"):
+        for path, kind in (({"w": 1}, "a dict"), (b"params.pkl", "a bytes"), (3, "an int")):
+            with pytest.raises(CheckpointError, match=f"path is {kind}, wanted a str or an os.PathLike of one"):
                 use(path)
 
 

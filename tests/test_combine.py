@@ -270,7 +270,7 @@ doubled = Op(lambda key, shape: {}, lambda params, x: (x.astype(float), lambda d
     [
         (lambda: serial(dense(2), dense), "serial: a part is dense, wanted an operator"),  # type: ignore[arg-type]
         (lambda: residual(conv), "residual: a part is conv, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: parallel(relu, 3), "parallel: a part is a int, wanted an operator"),  # type: ignore[arg-type]
+        (lambda: parallel(relu, 3), "parallel: a part is an int, wanted an operator"),  # type: ignore[arg-type]
         (lambda: repeat([relu], 2), "repeat: a part is a list, wanted an operator"),  # type: ignore[arg-type]
         (lambda: named("x", dense), "named: a part is dense, wanted an operator"),  # type: ignore[arg-type]
         (lambda: remat(dense), "remat: a part is dense, wanted an operator"),  # type: ignore[arg-type]

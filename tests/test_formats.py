@@ -225,7 +225,7 @@ def test_all_that_does_not_fit_is_listed_at_once_by_path(tmp_path: Path, suffix:
         load(path, like=LIKE)
     start, _, faults = str(raised.value).partition(": does not fit: ")
     assert start == str(path)
-    scalar = {".pkl": ("a float64", "a int")}.get(suffix, ("float64 ()", "int64 ()"))
+    scalar = {".pkl": ("a float64", "an int")}.get(suffix, ("float64 ()", "int64 ()"))
     assert sorted(faults.split("; ")) == sorted(
         [
             "'conv1/w' is float32 (6, 3, 1, 3), wanted float32 (6, 1, 3, 3)",
@@ -233,7 +233,7 @@ def test_all_that_does_not_fit_is_listed_at_once_by_path(tmp_path: Path, suffix:
             "'dense1/w' is float64 (4, 3), wanted float32 (4, 3)",
             "'dense1/b' is missing, wanted float32 (3,)",
             "'dense1/b/c' is unexpected, float32 (3,)",
-            f"'step' is {scalar[0]}, wanted a int",
+            f"'step' is {scalar[0]}, wanted an int",
             f"'rate' is {scalar[1]}, wanted a float",
             "'conv2/w' is unexpected, bool (2,)",
         ]
@@ -306,7 +306,9 @@ def test_text_and_none_fit_in_a_pickle(tmp_path: Path) -> None:
     tree = {"name": "lenet", "none": None, "big": 1 << 100}
     save(tmp_path / "tree.pkl", tree)
     assert load(tmp_path / "tree.pkl", {"name": "", "none": None, "big": 0}) == tree
-    with pytest.raises(CheckpointError, match=r"'name' is a str, wanted a NoneType; 'big' is a int, wanted int64 \(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"'name' is a str, wanted a NoneType; 'big' is an int, wanted int64 \(\)"
+    ):
         load(tmp_path / "tree.pkl", {"name": None, "none": None, "big": np.array(0)})
 
 

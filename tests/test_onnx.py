@@ -415,7 +415,7 @@ def test_a_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
         export(tanh, {}, (4,), tmp_path / "missing" / "net.onnx")
     with pytest.raises(ValueError, match="a regular file wanted"):
         export(tanh, {}, (4,), tmp_path)
-    with pytest.raises(OpError, match=r"^export: path is a int, wanted a str or"):
+    with pytest.raises(OpError, match=r"^export: path is an int, wanted a str or"):
         export(tanh, {}, (4,), 3)  # type: ignore[arg-type]
 
 

@@ -258,3 +258,15 @@ def test_an_operator_that_a_constructor_gives_keeps_its_own_name() -> None:
 
     assert repr(activation()) == "activation()"
     assert repr(tanh) == "tanh"
+
+
+def test_an_error_in_a_vjp_names_the_operator_that_is_not_a_part_of_another() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
+            raise OpError("no way back")
+
+        return x, vjp
+
+    y, vjp = Op(lambda key, shape: {}, apply, kind="oneway").apply({}, np.zeros((2, 3), np.float32))
+    with pytest.raises(OpError, match=r"^oneway: no way back$"):
+        vjp(y)

@@ -366,7 +366,7 @@ def test_what_layers_do_not_have_is_told(tmp_path: Path) -> None:
     assert fault(lambda: from_torch(state, dotted)) == ["2 layers with weights (a.b, a/b) for 1 modules (a.b)"]
     odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
     *names, ragged = fault(lambda: from_torch(odd, alone))
-    assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is a int")]
+    assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is an int")]
     assert ragged.startswith("'weight' is nothing that NumPy has: ")
     assert fault(lambda: from_torch({f"{'9' * 5000}.weight": np.zeros(3)}, alone))[0].startswith("'999")
     assert fault(lambda: from_torch({"model": one.state_dict()}, like)) == [

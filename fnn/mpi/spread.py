@@ -13,9 +13,9 @@ from fnn.mpi.exchange import everyones, gathered, summed, turned
 from fnn.mpi.ranks import Comm, cores_each, world
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 from fnn.random import Key
-from fnn.shard import pieces
-from fnn.threads import each, hold_blas
-from fnn.tree import tree_items, tree_sum
+from fnn.shard import in_pieces, pieces
+from fnn.threads import hold_blas
+from fnn.tree import tree_items
 
 
 def shards(n: int, size: int = 64, comm: Comm | None = None) -> dict[int, slice]:
@@ -56,24 +56,13 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
         hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        own = list(_own(params, len(x), size, comm).items())
-
-        def forward(i: int) -> tuple[Array, Vjp]:
-            number, rows = own[i]
-            return op.apply(params, x[rows], key and key.fold(number))
-
-        ys, vjps = zip(*each(forward, len(own), workers), strict=True)
+        y, vjp = in_pieces(op, _own(params, len(x), size, comm), workers, params, x, key)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            def backward(i: int) -> tuple[Params, Array | None]:
-                pair: tuple[Params, Array | None] = vjps[i](dy[own[i][1]], need_dx)
-                return pair
+            grads, dx = vjp(dy, need_dx)
+            return summed(grads, params, comm), dx
 
-            grads, dxs = zip(*each(backward, len(own), workers), strict=True)
-            dx: Array | None = np.concatenate(dxs) if need_dx and dxs[0] is not None else None
-            return summed(tree_sum(grads), params, comm), dx
-
-        return np.concatenate(ys), pull
+        return y, pull
 
     return wrap(op, apply)
 
@@ -111,9 +100,8 @@ def _dealt(n: int, size: int, ranks: int) -> list[dict[int, slice]]:
     """The `shards` of each rank."""
     if not (type(n) is int and type(size) is int and n >= 0 < size):
         raise OpError(f"n is {n!r} and size {size!r}, wanted ints of at least 0 and 1")
-    count = max(len(pieces(n, size)), 1 << (ranks - 1).bit_length())
-    every = [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
-    firsts = [count * rank // ranks for rank in range(ranks + 1)]
+    every = pieces(n, size, least=ranks)
+    firsts = [len(every) * rank // ranks for rank in range(ranks + 1)]
     return [{i: every[i] for i in range(first, end)} for first, end in pairwise(firsts)]
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from fnn.checkpoint import CheckpointError, load
 from fnn.disk import replacing
+from fnn.op import told
 from fnn.run.task import Metrics, State, Task, start
 
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
@@ -44,7 +45,7 @@ def read_config(folder: Path) -> Config:
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
-        raise RunError(f"{path} is damaged: it holds a {type(config).__name__}, wanted names and values")
+        raise RunError(f"{path} is damaged: it holds {told(config)}, wanted names and values")
     return config
 
 

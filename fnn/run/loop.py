@@ -49,6 +49,9 @@ def train(
         error.add_note("a lower learning rate may help")
         if folder:
             error.add_note(f"the state before it is in {folder}")
+            _keep(folder, state)
+            kept = state
+        task.ranks.gather(None)  # the first rank to leave ends all, so it waits until the state is kept
         raise
     finally:
         if folder and state is not kept:

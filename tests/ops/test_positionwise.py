@@ -49,7 +49,7 @@ def test_what_has_no_positions_is_refused() -> None:
 
 
 def test_what_is_no_operator_is_refused() -> None:
-    for value, told in (3, "a int"), (dense, "dense"):
+    for value, told in (3, "an int"), (dense, "dense"):
         with pytest.raises(OpError) as caught:
             positionwise(value)  # type: ignore[arg-type]
         assert str(caught.value) == f"positionwise: op is {told}, wanted an operator"
