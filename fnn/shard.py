@@ -1,5 +1,7 @@
 """`shard`: an operator run on the pieces of a batch, by several threads, with bits that do not depend on how many."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from fnn.combine import wrap
@@ -30,7 +32,7 @@ def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
         hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        return in_pieces(op, dict(enumerate(pieces(len(x), size))), workers, params, x, key)
+        return in_pieces(op, _numbered(len(x), size), workers, params, x, key)
 
     return wrap(op, apply)
 
@@ -46,14 +48,22 @@ def pieces(n: int, size: int, least: int = 1) -> list[slice]:
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 
+@lru_cache(maxsize=100)
+def _numbered(n: int, size: int) -> dict[int, slice]:
+    return dict(enumerate(pieces(n, size)))
+
+
 def in_pieces(
     op: Op, shards: dict[int, slice], workers: int, params: Params, x: Array, key: Key | None
 ) -> tuple[Array, Vjp]:
     """`op` applied to `x` in these shards, by their numbers, which they fold into the key."""
-    numbers, rows = list(shards), list(shards.values())
-    if len(rows) == 1:  # to a small net, all that follows would be a sixth of its step
-        [(y, vjp)] = each(lambda i: op.apply(params, x, key and key.fold(*numbers)), 1, workers)
+    if len(shards) == 1:  # to a small net, all that follows would be a sixth of its step
+        key = key and key.fold(*shards)
+        if workers == 1:
+            return op.apply(params, x, key)
+        [(y, vjp)] = each(lambda i: op.apply(params, x, key), 1, workers)
         return y, lambda dy, need_dx=True: each(lambda i: vjp(dy, need_dx), 1, workers)[0]
+    numbers, rows = list(shards), list(shards.values())
 
     def forward(i: int) -> tuple[Array, Vjp]:
         return op.apply(params, x[rows[i]], key and key.fold(numbers[i]))
