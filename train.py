@@ -29,6 +29,7 @@ from fnn.init import he_normal
 from fnn.overview import summary
 from fnn.run.flags import given, place, rate, seconds, whole
 from fnn.run.report import report
+from fnn.shard import pieces
 
 NETS = {
     "cnn": serial(
@@ -114,6 +115,10 @@ def train(args: argparse.Namespace) -> int:
             if args.resume:
                 done = f"complete, with a best test acc of {state['best']:.4f}"
                 tell(f"{args.resume} is {done if state['epoch'] > task.epochs else f'at {run.told(state)}'}")
+                if len(pieces(config["batch_size"], config["shard_size"])) < comm.size:
+                    tell(
+                        f"shards of {config['shard_size']} are too few for {comm.size} ranks; smaller ones make other bits"
+                    )
             elif folder:
                 run.write_config(folder, config)
             state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), tell)
