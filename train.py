@@ -116,9 +116,7 @@ def train(args: argparse.Namespace) -> int:
                 done = f"complete, with a best test acc of {state['best']:.4f}"
                 tell(f"{args.resume} is {done if state['epoch'] > task.epochs else f'at {run.told(state)}'}")
                 if len(pieces(config["batch_size"], config["shard_size"])) < comm.size:
-                    tell(
-                        f"shards of {config['shard_size']} are too few for {comm.size} ranks; smaller ones make other bits"
-                    )
+                    tell(f"shards of {config['shard_size']} are too few for {comm.size} ranks: the bits will differ")
             elif folder:
                 run.write_config(folder, config)
             state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), tell)
