@@ -4,7 +4,7 @@ Each is a batch of matrix products, one for each column of windows. Only the ker
 overlap in memory as views, so that an image is copied kh times and not kh * kw times.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -102,7 +102,7 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     return windows.reshape(groups, across.out, across.taps * rows, length)  # a copy only if dilated
 
 
-@cache
+@lru_cache(maxsize=1000)
 def _plan(down: Axis, across: Axis, span: int, channels: int) -> tuple[list[tuple[Index, Index]], list[Index]]:
     """Which parts of the patches are copies of which parts of the images, and which are padding.
 

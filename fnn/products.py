@@ -1,6 +1,6 @@
 """Matrix products of the sizes that BLAS is fastest at."""
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def stack(a: Array, b: Array, out: Array, axis: int) -> None:
         np.matmul(a, b, out=out)
 
 
-@cache
+@lru_cache(maxsize=1000)
 def parts(length: int, work: int, least: int) -> int:
     """In how many equal parts to make a product that takes `work` multiplications for each unit of `length`.
 

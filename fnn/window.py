@@ -1,7 +1,7 @@
 """The arithmetic of windows that slide over images, one axis at a time."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from fnn.op import OpError, Shape
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
         return cls(size, out, taps, stride, dilation, low)
 
     @classmethod
-    @cache
+    @lru_cache(maxsize=1000)
     def pair(
         cls, size: Shape, taps: Pair, stride: Pair, dilation: Pair, padding: tuple[int | str, int | str]
     ) -> tuple["Axis", "Axis"]:
