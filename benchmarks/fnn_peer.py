@@ -1,7 +1,5 @@
 """A workload as one step of fnn."""
 
-import numpy as np
-
 import fnn
 from benchmarks.workloads import RATE, Array, Layer, Step, Workload
 from fnn.layers import layers
@@ -39,9 +37,9 @@ def flops(workload: Workload) -> int:
 
 
 def batch(workload: Workload) -> tuple[Array, Array]:
-    """The workload's batch with the batch axis innermost in memory, as fnn's own data come."""
+    """The workload's batch: vectors as they come, images with the batch axis innermost in memory, as fnn's own data."""
     x, y = workload.data()
-    return from_wchn(to_wchn(x)) if workload.images else np.ascontiguousarray(x.T).T, y
+    return from_wchn(to_wchn(x)) if workload.images else x, y
 
 
 def step(workload: Workload, threads: int) -> Step:

@@ -10,21 +10,16 @@ from typing import TypeAlias
 import numpy as np
 
 from fnn.op import Array, Shape
-from fnn.products import parts, stack
+from fnn.products import stack
 from fnn.window import Axis
 
 Index: TypeAlias = tuple[slice, ...]
-
-PIECE = 64
-"""The fewest columns that are worth a product of their own."""
 
 
 def correlate(x: Array, w: Array, b: Array | None, down: Axis, across: Axis, groups: int) -> Array:
     """At each window: the sum over channel and taps of `w` (out, channels / groups, kh, kw) times `x`, plus `b`."""
     y = np.empty((across.out, groups, len(w) // groups, down.out * x.shape[-1]), x.dtype)
-    kernels, patches = _kernels(w, b, groups), _patches(x, down, across, groups, b is not None)
-    count = parts(y.shape[-1], kernels.shape[-2] * kernels.shape[-1], PIECE)
-    stack(kernels, _apart(patches, count), _apart(y.swapaxes(0, 1), count), 1)
+    stack(_kernels(w, b, groups), _patches(x, down, across, groups, b is not None), y)
     return y.reshape(across.out, len(w), down.out, x.shape[-1])
 
 
@@ -34,12 +29,11 @@ def correlate_weights(
     """The adjoint of `correlate` in `w`, which has that shape, and in `b`."""
     out, (channels, kh, kw) = shape[0], shape[1:]
     patches = _patches(x, down, across, groups, bias)
-    dy = dy.reshape(across.out, groups, out // groups, down.out * x.shape[-1]).swapaxes(0, 1)
-    count = parts(dy.shape[-1], dy.shape[-2] * patches.shape[-2], PIECE)
+    dy = dy.reshape(across.out, groups, out // groups, down.out * x.shape[-1])
     # The patches on the left: with some dozens of channels that is a fifth faster than the cotangent on the left.
-    products = np.empty((*dy.shape[:2], count, patches.shape[-2], dy.shape[-2]), x.dtype)
-    stack(_apart(patches, count), _apart(dy, count).swapaxes(-1, -2), products, 1)
-    sums = products.sum((1, 2)).swapaxes(-1, -2).reshape(out, kw, -1)
+    products = np.empty((*dy.shape[:2], patches.shape[-2], dy.shape[-2]), x.dtype)
+    stack(patches, dy.swapaxes(-1, -2), products)
+    sums = products.sum(0).swapaxes(-1, -2).reshape(out, kw, -1)
     dw = sums[:, :, : kh * channels].reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
     return np.ascontiguousarray(dw), sums[:, 0, -1].copy()
 
@@ -64,17 +58,11 @@ def _kernels(w: Array, b: Array | None, groups: int) -> Array:
     kernels[:, :, : kh * channels] = w.transpose(0, 3, 2, 1).reshape(out, kw, kh * channels)
     if b is not None:
         kernels[:, 0, -1] = b
-    return kernels.reshape(groups, 1, 1, out // groups, kw * rows)
-
-
-def _apart(matrices: Array, count: int) -> Array:
-    """Each of the matrices in `count` pieces of its columns: the view (..., count, rows, columns / count)."""
-    *batch, rows, columns = matrices.shape
-    return matrices.reshape(*batch, rows, count, columns // count).swapaxes(-3, -2)
+    return kernels.reshape(groups, out // groups, kw * rows)
 
 
 def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Array:
-    """For each group and column of windows a matrix: what each tap reads, by window row and batch.
+    """For each column of windows and group a matrix: what each tap reads, by window row and batch.
 
     With `ones` there is a row of ones beside the taps, so that a product adds the bias, or sums a cotangent for it.
     """
@@ -99,7 +87,7 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     shape = (groups, across.out, across.taps, rows, length)
     strides = (group, across.stride * column, across.dilation * column, row, item)
     windows = np.ndarray(shape, x.dtype, memory, 0, strides)
-    return windows.reshape(groups, across.out, across.taps * rows, length)  # a copy only if dilated
+    return windows.reshape(groups, across.out, across.taps * rows, length).swapaxes(0, 1)  # a copy only if dilated
 
 
 @lru_cache(maxsize=1000)

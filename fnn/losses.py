@@ -30,8 +30,8 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
     if np.count_nonzero(hot) != count:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise LossError(f"cross_entropy: label {wrong} came with {classes} classes, wanted 0 to {classes - 1}")
-    rows = logits.reshape(count, classes)
-    h = rows.T - rows.max(1)
+    columns = np.ascontiguousarray(logits.reshape(count, classes).T)
+    h = columns - columns.max(0)
     e = np.exp(h)
     total = e.sum(0)
     value: Any = (np.log(total).sum() - h.sum(where=hot)) / count

@@ -2,8 +2,9 @@
 
 A batch of images is NCHW to the eye. Behind it lies (W, C, H, N), the batch innermost: elementwise work and pooling run
 over long stretches of memory, and a convolution's windows overlap along the width as views. A batch of features is
-(batch, features) to the eye and (features, batch) in memory. An operator brings its input into the order that it wants,
-which costs nothing where it has it already, and returns views of arrays in that order.
+(batch, features) to the eye and, if it was made of images, (features, batch) in memory; else it may lie in rows, as it
+mostly comes. An operator brings its input into the order that it wants, which costs nothing where it has it already,
+and returns views of arrays in that order.
 """
 
 from math import prod
@@ -28,6 +29,13 @@ def to_columns(x: NDArray[Any]) -> NDArray[Any]:
     if x.ndim == 2:
         return np.ascontiguousarray(x.T)
     return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))
+
+
+def features(x: NDArray[Any]) -> NDArray[Any]:
+    """The batch `x`, (N, *shape), as (N, features): `x`'s own memory where the rows lie in it, else `to_columns`."""
+    if not x.flags.c_contiguous:
+        return to_columns(x).T
+    return x if x.ndim == 2 else x.reshape(len(x), prod(x.shape[1:]))
 
 
 def from_columns(columns: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -10,11 +10,15 @@ from fnn.random import Key
 from fnn.threads import cores, each, hold_blas
 from fnn.tree import tree_sum
 
+EXAMPLES, VECTORS = 64, 128
+"""How many examples a shard has at most, and how many that are vectors, if nobody says."""
+
 
 @operator
-def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
+def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     """`op`, with its batch in shards of at most `size` examples, run by `workers` threads (as many as there are cores).
 
+    By default there are at most 64 examples in a shard, or 128 if they are vectors, of which more stay in the cache.
     The number of shards is a power of two, and they are of one size as nearly as can be. Outputs and input cotangents
     are put together, parameter cotangents are added up in pairs, and pairs of pairs: the order of that sum is the one
     thing that differs from `op` itself, and it depends on `size` and on the batch alone. Each shard folds its number
@@ -26,13 +30,14 @@ def shard(op: Op, workers: int | None = None, size: int = 64) -> Op:
     install the extra `threads`, by which `shard` sees to it.
     """
     workers = cores() if workers is None else workers
-    if not all(type(n) is int and n > 0 for n in (workers, size)):
+    if not all(type(n) is int and n > 0 for n in (workers, EXAMPLES if size is None else size)):
         raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
     if workers > 1:
         hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        return in_pieces(op, _numbered(len(x), size), workers, params, x, key)
+        most = size or (VECTORS if x.ndim == 2 and x.dtype.kind == "f" else EXAMPLES)
+        return in_pieces(op, _numbered(len(x), most), workers, params, x, key)
 
     return wrap(op, apply)
 

@@ -1,12 +1,13 @@
 """Memory orders: views where the order is right already, copies where it is not, and always the same numbers."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orders
 
 from fnn import conv, dense, flatten, maxpool, tanh
-from fnn.memory import from_columns, from_wchn, to_columns, to_wchn
+from fnn.memory import features, from_columns, from_wchn, to_columns, to_wchn
 from fnn.op import Array
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
@@ -44,6 +45,17 @@ def test_features_in_their_own_order_are_not_copied() -> None:
     assert np.shares_memory(from_columns(columns, (4,)), columns)
 
 
+@given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
+def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
+    shape: tuple[int, ...], order: object
+) -> None:
+    assert callable(order)
+    x: Array = order(np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape))
+    h = features(x)
+    assert np.array_equal(h, x.reshape(3, -1))
+    assert np.shares_memory(h, x) if x.flags.c_contiguous else h.T.flags.c_contiguous
+
+
 def test_images_made_of_columns_lie_in_the_order_of_images() -> None:
     batch = from_columns(np.arange(24.0).reshape(12, 2), (3, 2, 2))
     assert np.shares_memory(to_wchn(batch), batch)
@@ -62,3 +74,16 @@ def test_outputs_lie_in_the_order_that_the_next_operator_wants() -> None:
     y, _ = layer.apply(layer.init(0, (3, 4, 5)), images)
     assert y.T.flags.c_contiguous
     assert flatten.apply({}, images)[0].T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(30,), (3, 2, 5)])
+def test_a_dense_layer_keeps_the_order_of_its_input(shape: tuple[int, ...]) -> None:
+    layer, x = dense(4), np.ones((2, *shape), np.float32)
+    params = layer.init(0, shape)
+    y, vjp = layer.apply(params, x)
+    assert y.flags.c_contiguous
+    assert vjp(y)[1].flags.c_contiguous
+    columns = from_columns(to_columns(x), shape)
+    y, vjp = layer.apply(params, columns)
+    assert y.T.flags.c_contiguous
+    assert vjp(y)[1].strides == columns.strides

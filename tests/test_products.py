@@ -6,40 +6,73 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import products
-from fnn.products import SMALL, parts, product, stack
+from fnn.products import SMALL, SMALL_TURNED, product, stack, tile
 from fnn.threads import each
 
+SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
 
-@given(st.integers(0, 3000), st.integers(0, 10**6), st.integers(1, 64))
-def test_parts_are_equal_and_as_few_as_are_small(length: int, work: int, least: int) -> None:
-    n = parts(length, work, least)
-    assert n == 1 or (length % n == 0 and length // n >= least and length // n * work <= SMALL)
-    fewer = [m for m in range(1, n) if length % m == 0]
-    assert all(length // m * work > SMALL for m in fewer)
+
+@given(SIZES, SIZES, SIZES, st.booleans())
+def test_tiles_are_small_products_or_all_there_is(rows: int, inner: int, columns: int, turned: bool) -> None:
+    high, wide = tile(rows, inner, columns, turned)
+    assert high <= rows
+    assert wide <= columns
+    if (high, wide) != (rows, columns):
+        assert high * inner * wide <= SMALL
+        assert high * wide <= SMALL_TURNED or not turned
+
+
+def test_tiles_fill_the_registers_and_the_last_of_them_is_about_as_large_as_the_others() -> None:
+    assert tile(100, 784, 512, False) == (16, 64)
+    assert tile(100, 128, 512, True) == (52, 16)
+    assert tile(64, 291, 700, False) == (32, 64)
+    assert tile(100, 100, 100, False) == (100, 100)
+
+
+def ordered(matrix: np.ndarray, turned: bool) -> np.ndarray:
+    return np.asarray(matrix, order="F" if turned else "C")
 
 
 @pytest.mark.parametrize(
-    "shape", [(512, 588, 100), (512, 588, 1), (7, 3000, 90), (512, 0, 4), (0, 5, 4), (512, 588, 0)]
+    "shape",
+    [(512, 588, 100), (512, 588, 1), (7, 3000, 90), (97, 784, 75), (512, 1, 4), (512, 0, 4), (0, 5, 4), (512, 588, 0)],
 )
 @pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
 def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int, int, int], turned: str) -> None:
     (rows, inner, columns), rng = shape, np.random.default_rng(0)
-    a, b = rng.standard_normal((rows, inner)), rng.standard_normal((inner, columns))
-    a, b = np.asarray(a, order="F" if "a" in turned else "C"), np.asarray(b, order="F" if "b" in turned else "C")
-    np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-10, atol=1e-10)
+    a = ordered(rng.standard_normal((rows, inner)), "a" in turned)
+    b = ordered(rng.standard_normal((inner, columns)), "b" in turned)
+    y = product(a, b)
+    np.testing.assert_allclose(y, a @ b, rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(product(a[::-1], b[:, ::-1]), product(a[::-1].copy(), b[:, ::-1].copy()))
+
+
+@given(st.integers(1, 200), st.integers(100, 400), st.integers(1, 300), st.booleans(), st.booleans(), st.booleans())
+def test_a_stack_of_products_is_the_matrices_products(
+    rows: int, inner: int, columns: int, a_turned: bool, b_turned: bool, one: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((1 if one else 3, 2, rows, inner)), rng.standard_normal((3, 1, inner, columns))
+    a = a.swapaxes(-1, -2).copy().swapaxes(-1, -2) if a_turned else a
+    b = b.swapaxes(-1, -2).copy().swapaxes(-1, -2) if b_turned else b
+    out = np.full((3, 2, rows, columns), np.nan)
+    stack(a, b, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-9, atol=1e-9)
 
 
 def with_threads(n: int, f: Any) -> Any:
     return each(lambda i: f(), 1, n)[0]
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("threads", [2, 3, 9])
-def test_spare_threads_change_no_bit(axis: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, handed = np.random.default_rng(0), list[int]()
-    a = rng.standard_normal((1, 1, 3, 40) if axis else (5, 1, 3, 40), np.float32)
-    b = rng.standard_normal((2, 7, 40, 11) if axis else (1, 2, 40, 11), np.float32)
-    out = np.empty((2, 7, 3, 11) if axis else (5, 2, 3, 11), np.float32)
+    a = rng.standard_normal((2, 1, 100, 300), np.float32)
+    b = rng.standard_normal((3, 300, 300), np.float32)
+    b = b.swapaxes(-1, -2) if turned else b
+    wanted, out = np.empty((2, 3, 100, 300), np.float32), np.empty((2, 3, 100, 300), np.float32)
+    stack(a, b, wanted)
     monkeypatch.setattr(products, "LARGE", 1)
 
     def watched(f: Any, n: int, workers: int) -> list[Any]:
@@ -47,8 +80,8 @@ def test_spare_threads_change_no_bit(axis: int, threads: int, monkeypatch: pytes
         return each(f, n, workers)
 
     monkeypatch.setattr(products, "each", watched)
-    with_threads(threads, lambda: stack(a, b, out, axis))
-    np.testing.assert_array_equal(out, a @ b)
-    assert handed == [min(threads, out.shape[axis])]
-    stack(a, b, out, axis)
+    with_threads(threads, lambda: stack(a, b, out))
+    np.testing.assert_array_equal(out, wanted)
+    assert handed == [min(threads, -(-300 // (16 if turned else 64)))]
+    stack(a, b, out)
     assert len(handed) == 1

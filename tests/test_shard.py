@@ -114,6 +114,27 @@ def test_each_shard_draws_from_a_key_of_its_own() -> None:
     assert list(keys_of(3)) == [fnn.Key(7, (0,))]
 
 
+@pytest.mark.parametrize(
+    ("x", "most"),
+    [
+        (np.zeros((129, 3), np.float32), 128),
+        (np.zeros((65, 3), np.int64), 64),
+        (np.zeros((65, 1, 2, 2), np.float32), 64),
+    ],
+)
+def test_by_default_a_shard_holds_more_vectors_than_images_or_sequences(x: np.ndarray, most: int) -> None:
+    sizes: list[int] = []
+
+    def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
+        sizes.append(len(x))
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    op = shard(Op(lambda key, shape: {}, apply, integers=x.dtype.kind == "i"), 1)  # type: ignore[arg-type]
+    op.apply({}, x[:most])
+    op.apply({}, x)
+    assert sizes == [most, len(x) // 2, len(x) - len(x) // 2]
+
+
 @pytest.mark.parametrize("numbers", [{"workers": 0}, {"size": 0}, {"size": 2.5}])
 def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(OpError, match=r"shard: workers is .*, wanted ints of at least 1"):

@@ -2,8 +2,10 @@
 
 from math import prod
 
+import numpy as np
+
 from fnn.init import Initialiser, glorot_uniform, zeros
-from fnn.memory import from_columns, to_columns
+from fnn.memory import features, from_columns, to_columns
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.products import product
 from fnn.random import Key
@@ -27,20 +29,24 @@ def dense(
         return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w, h = fitting(params, "w", (None, out_features)), to_columns(x)
+        w, h = fitting(params, "w", (None, out_features)), features(x)
         b = fitting(params, "b", (out_features,), w.dtype) if bias else None
-        if h.shape[0] != w.shape[0] or x.dtype != w.dtype:
-            raise OpError(f"input {told(x)} has {h.shape[0]} features, wanted {w.dtype} and {w.shape[0]}")
-        y = product(w.T, h)
+        if h.shape[1] != w.shape[0] or x.dtype != w.dtype:
+            raise OpError(f"input {told(x)} has {h.shape[1]} features, wanted {w.dtype} and {w.shape[0]}")
+        in_rows = h.flags.c_contiguous
+        y = product(h, w) if in_rows else product(w.T, h.T).T
         if b is not None:
-            y += b[:, None]
+            y += b
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            d = to_columns(dy)
-            dw = product(h, d.T)
-            dx = from_columns(product(w, d), x.shape[1:]) if need_dx else None
-            return {"w": dw, "b": d.sum(1)} if bias else {"w": dw}, dx
+            d, dx = np.ascontiguousarray(dy), None
+            dw = product(h.T, d)
+            if need_dx and in_rows:
+                dx = product(d, w.T).reshape(x.shape)
+            elif need_dx:
+                dx = from_columns(product(w, to_columns(dy)), x.shape[1:])
+            return {"w": dw, "b": d.sum(0)} if bias else {"w": dw}, dx
 
-        return y.T, vjp
+        return y, vjp
 
     return Op(init, apply)

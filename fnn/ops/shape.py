@@ -2,7 +2,7 @@
 
 from math import prod
 
-from fnn.memory import from_columns, to_columns
+from fnn.memory import features, from_columns, to_columns
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 
@@ -10,7 +10,7 @@ def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
         return {}, from_columns(to_columns(dy), x.shape[1:])
 
-    return to_columns(x).T, vjp
+    return features(x), vjp
 
 
 flatten = Op(lambda key, shape: {}, _flatten, kind="flatten")
