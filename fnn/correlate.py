@@ -15,6 +15,9 @@ from fnn.window import Axis
 
 Index: TypeAlias = tuple[slice, ...]
 
+FEW = 20_000
+"""Of fewer numbers than these, as of a single image, it takes less time to set all to zero than only the padding."""
+
 
 def correlate(x: Array, w: Array, b: Array | None, down: Axis, across: Axis, groups: int) -> Array:
     """At each window: the sum over channel and taps of `w` (out, channels / groups, kh, kw) times `x`, plus `b`."""
@@ -55,7 +58,7 @@ def _kernels(w: Array, b: Array | None, groups: int) -> Array:
     out, channels, kh, kw = w.shape
     rows = kh * channels + (b is not None)
     kernels = np.zeros((out, kw, rows), w.dtype)
-    kernels[:, :, : kh * channels] = w.transpose(0, 3, 2, 1).reshape(out, kw, kh * channels)
+    kernels[:, :, : kh * channels].reshape(out, kw, kh, channels)[...] = w.transpose(0, 3, 2, 1)
     if b is not None:
         kernels[:, 0, -1] = b
     return kernels.reshape(groups, out // groups, kw * rows)
@@ -74,10 +77,11 @@ def _patches(x: Array, down: Axis, across: Axis, groups: int, ones: bool) -> Arr
     length = down.out * batch
     line = 64 // x.itemsize
     pitch = (-(-length // line) | 1) * line  # odd, so that the rows of a column spread over the cache
-    memory = np.empty((groups, span, rows, pitch), x.dtype)
+    few = groups * span * rows * pitch < FEW
+    memory = (np.zeros if few else np.empty)((groups, span, rows, pitch), x.dtype)
     padded = memory[..., :length].reshape(groups, span, rows, down.out, batch)
     copies, blanks = _plan(down, across, span, channels)
-    for place in blanks:
+    for place in () if few else blanks:
         padded[place] = 0
     for place, seen in copies:
         padded[place] = x[seen]

@@ -196,7 +196,9 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
 def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:
     """`params[name]`; an OpError unless it is an array of that shape (None: of any length) and, where given, dtype."""
     value: Array = params[name]
-    if isinstance(value, np.ndarray) and value.ndim == len(shape) and (dtype is None or value.dtype == dtype):
+    if isinstance(value, np.ndarray) and len(value.shape) == len(shape) and (dtype is None or value.dtype == dtype):
+        if value.shape == shape:
+            return value
         for came, n in zip(value.shape, shape, strict=True):  # in half the time of all(...)
             if n is not None and n != came:
                 break

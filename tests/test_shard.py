@@ -114,25 +114,31 @@ def test_each_shard_draws_from_a_key_of_its_own() -> None:
     assert list(keys_of(3)) == [fnn.Key(7, (0,))]
 
 
+IMAGES, VECTORS, TOKENS = np.zeros((300, 1, 2, 2), np.float32), np.zeros((300, 3), np.float32), np.zeros((300, 3), int)
+
+
 @pytest.mark.parametrize(
-    ("x", "most"),
+    ("x", "sizes"),
     [
-        (np.zeros((129, 3), np.float32), 128),
-        (np.zeros((65, 3), np.int64), 64),
-        (np.zeros((65, 1, 2, 2), np.float32), 64),
+        (IMAGES[:64], [64]),
+        (IMAGES[:65], [32, 33]),
+        (IMAGES[:256], [128, 128]),
+        (IMAGES, [75, 75, 75, 75]),
+        (TOKENS[:65], [32, 33]),
+        (VECTORS[:128], [128]),
+        (VECTORS[:129], [64, 65]),
     ],
 )
-def test_by_default_a_shard_holds_more_vectors_than_images_or_sequences(x: np.ndarray, most: int) -> None:
-    sizes: list[int] = []
+def test_by_default_shards_are_large_and_two_have_work_but_for_few_examples(x: np.ndarray, sizes: list[int]) -> None:
+    came: list[int] = []
 
     def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
-        sizes.append(len(x))
+        came.append(len(x))
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    op = shard(Op(lambda key, shape: {}, apply, integers=x.dtype.kind == "i"), 1)  # type: ignore[arg-type]
-    op.apply({}, x[:most])
-    op.apply({}, x)
-    assert sizes == [most, len(x) // 2, len(x) - len(x) // 2]
+    op = Op(lambda key, shape: {}, apply, integers=x.dtype.kind == "i")  # type: ignore[arg-type]
+    shard(op, 1).apply({}, x)
+    assert came == sizes
 
 
 @pytest.mark.parametrize("numbers", [{"workers": 0}, {"size": 0}, {"size": 2.5}])

@@ -1,7 +1,7 @@
 """Pooling: the largest or the mean number of each window, taken first across the image and then down."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import TypeAlias
 
 import numpy as np
@@ -101,8 +101,14 @@ def _mean(x: Array, windows: Axis, dim: int) -> tuple[Array, Pull]:
 
 def _taps(x: Array, windows: Axis, dim: int) -> list[Array]:
     """What each tap reads along `dim` of the padded `x`."""
+    return [x[place] for place in _places(windows, dim)]
+
+
+@lru_cache(maxsize=1000)
+def _places(windows: Axis, dim: int) -> list[tuple[slice, ...]]:
+    """Where each tap reads along `dim`."""
     reach = (windows.out - 1) * windows.stride + 1
-    return [x[(slice(None),) * dim + (slice(t, t + reach, windows.stride),)] for t in range(windows.taps)]
+    return [(slice(None),) * dim + (slice(t, t + reach, windows.stride),) for t in range(windows.taps)]
 
 
 def _gathered(shape: Shape, dy: Array, windows: Axis, dim: int, share: Callable[[list[Array]], None]) -> Array:
