@@ -4,14 +4,17 @@ A part's name is its kind and ordinal, or the one that `named` gives it. An oper
 params, as `named`, `shard` and all of `fnn.transform` do, is called what that one is: wrapping renames nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, locate, operator, told
+from fnn.op import Array, Op, OpError, Params, Pull, Shape, Vjp, locate, operator, told
 from fnn.random import Key
+from fnn.threads import spare
 from fnn.tree import tree_sum
 
 P = ParamSpec("P")
@@ -147,7 +150,7 @@ def named(name: str, op: Op) -> Op:
     return wrap(_checked(op), op.apply)
 
 
-def wrap(op: Op, apply: Callable[[Params, Array, Key | None], tuple[Array, Vjp]]) -> Op:
+def wrap(op: Op, apply: Callable[[Params, Array, Key | None], tuple[Array, Pull]]) -> Op:
     """An operator with the params of `op` and the name that it would have as a part, but another way to apply it."""
     return Op(_checked(op).init, apply, parts={"": op}, draws=True)
 
@@ -175,13 +178,16 @@ def _chain(parts: dict[str, Op]) -> Op:
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             grads: Params = {name: {} for name in parts}
-            first = 0
+            first, wait = 0, spare() == 1
             while not need_dx and first < len(vjps) and not params[vjps[first][0]]:
                 first += 1  # nobody reads what lies before the first part that has parameters
             try:
                 for i in reversed(range(first, len(vjps))):
                     name, vjp = vjps[i]
-                    grads[name], dy = vjp(dy, need_dx or i > first)
+                    grads[name], dy = vjp(dy, need_dx or i > first, wait)
+                if not wait:
+                    for name, dparams in grads.items():
+                        grads[name] = dparams() if callable(dparams) else dparams
             except Exception as error:
                 locate(error, name)
                 raise

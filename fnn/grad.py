@@ -1,5 +1,7 @@
 """The one place where a network meets a loss."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

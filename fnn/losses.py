@@ -1,5 +1,7 @@
 """Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is the cotangent of the outputs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, TypeAlias

@@ -1,11 +1,15 @@
 """Matrix products of the sizes that BLAS is fastest at."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from fnn.op import Array
-from fnn.threads import each, spare
+from fnn.threads import begin, each, spare
+
+T = TypeVar("T")
 
 SMALL = 1_000_000
 """A product of at most so many multiplications OpenBLAS makes without packing its factors first, which pays."""
@@ -18,6 +22,10 @@ LANES = 16
 
 LARGE = 16_000_000
 """From so many multiplications on, it pays to hand a part of them to another thread."""
+
+
+FAIR = 2_000_000
+"""From so many multiplications on, it pays to have another thread do them meanwhile."""
 
 
 def product(a: Array, b: Array) -> Array:
@@ -61,6 +69,11 @@ def stack(a: Array, b: Array, out: Array) -> None:
     else:
         ends = [min(tiles * i // threads * wide, columns) for i in range(threads + 1)]
         each(lambda i: some(slice(ends[i], ends[i + 1])), threads, threads)
+
+
+def later(f: Callable[[], T], work: int) -> T | Callable[[], T]:
+    """`f()`, which takes so many multiplications, or a function that waits for it while a spare thread calls `f`."""
+    return begin(f) if work >= FAIR and spare() > 1 else f()
 
 
 def _cuts(whole: slice, size: int) -> list[tuple[slice, int]]:

@@ -1,5 +1,7 @@
 """`shard`: an operator run on the pieces of a batch, by several threads, with bits that do not depend on how many."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The arithmetic of normalisation: numbers less their mean, over their standard deviation, then scaled and shifted."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import prod
 from numbers import Real

@@ -3,6 +3,8 @@
 All but `per_example` have the params of the operator that they wrap, and its name as a part of another.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -117,7 +117,7 @@ LOSSES: dict[str, Callable[[np.random.Generator, Shape], Drawn]] = {
 
 def test_every_public_loss_is_compared() -> None:
     functions = {name: getattr(fnn, name) for name in fnn.__all__ if inspect.isfunction(getattr(fnn, name))}
-    returned = {name: inspect.signature(f).return_annotation for name, f in functions.items()}
+    returned = {name: inspect.signature(f, eval_str=True).return_annotation for name, f in functions.items()}
     assert LOSSES.keys() == {name for name, value in returned.items() if value in (Loss, tuple[Any, LossVjp])}
 
 

@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fnn
-from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, serial, shard, tanh, value_and_grad
+from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, products, serial, shard, tanh, value_and_grad
 from fnn.shard import pieces
+from fnn.threads import begin
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -44,6 +45,39 @@ def test_the_bits_do_not_depend_on_the_number_of_workers(n: int) -> None:
         dparams, dx = vjp(np.cos(y))
         results.append([a.tobytes() for a in (y, dx, *fnn.tree_leaves(dparams))])
     assert results[0] == results[1] == results[2]
+
+
+LATE = serial(conv(3, 3, padding=1), tanh, named("inner", serial(conv(2, 3), tanh)), dense(6), tanh, dense(4))
+
+
+def test_what_a_spare_thread_computes_meanwhile_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+
+    def watched(f: Callable[[], fnn.Params]) -> Callable[[], fnn.Params]:
+        begun.append(f)
+        return begin(f)
+
+    monkeypatch.setattr(products, "FAIR", 1)
+    monkeypatch.setattr(products, "begin", watched)
+    params, (x, _) = LATE.init(0, SHAPE), batch(4)
+    results: list[list[bytes]] = []
+    for workers in (1, 3):
+        y, vjp = shard(LATE, workers).apply(params, x)
+        results.append([a.tobytes() for need_dx in (True, False) for a in fnn.tree_leaves(vjp(np.cos(y), need_dx)[0])])
+    assert results[0] == results[1]
+    assert len(begun) == 4 + 3
+
+
+def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(products, "FAIR", 1)
+    y, vjp = shard(LATE, 2).apply(LATE.init(0, SHAPE), batch(4)[0])
+    monkeypatch.setattr(sys.modules["fnn.ops.conv"], "correlate_weights", wrong)
+    with pytest.raises(ZeroDivisionError) as caught:
+        vjp(y)
+    assert caught.value.__notes__ == ["in conv1", "in inner"]
 
 
 def test_only_the_order_of_the_sums_differs_from_the_operator_itself() -> None:

@@ -1,5 +1,7 @@
 """`spread`: an operator run by the ranks of a communicator, each on its part of the batch, as `shard` runs it."""
 
+from __future__ import annotations
+
 import functools
 import zlib
 from itertools import pairwise

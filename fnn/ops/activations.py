@@ -1,5 +1,7 @@
 """Activations: elementwise functions, each a rule of one or two lines, and the two that work along the last axis."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import isfinite, pi, sqrt
 from numbers import Real

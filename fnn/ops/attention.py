@@ -1,5 +1,7 @@
 """Attention, by which each position of a sequence reads the others."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import sqrt
 

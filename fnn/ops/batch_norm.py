@@ -1,5 +1,7 @@
 """Normalisation by the statistics of batches, and how a net comes by those that it predicts with."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from math import prod
 

@@ -1,11 +1,14 @@
 """The two-dimensional convolution."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.op import Array, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.products import later
 from fnn.random import Key
 from fnn.window import Axis, pair
 
@@ -47,7 +50,7 @@ def conv(
         w = w_init(key.fold("w"), size, *fans)
         return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
 
-    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+    def apply(params: Params, x: Array) -> tuple[Array, Pull]:
         w = fitting(params, "w", (out_channels, None, *kernel))
         b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
         if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != groups * w.shape[1]:
@@ -55,12 +58,18 @@ def conv(
         down, across = Axis.pair(x.shape[2:], kernel, steps, gaps, margins)
         h = to_wchn(x)
         y = correlate(h, w, b, down, across, groups)
+        work = y.size * w[0].size
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params | Callable[[], Params], Array | None]:
             d = to_wchn(dy)
-            dw, db = correlate_weights(h, d, w.shape, down, across, groups, bias)
-            dx = from_wchn(correlate_input(d, w, down, across, groups)) if need_dx else None
-            return {"w": dw, "b": db} if bias else {"w": dw}, dx
+
+            def gradients() -> Params:
+                dw, db = correlate_weights(h, d, w.shape, down, across, groups, bias)
+                return {"w": dw, "b": db} if bias else {"w": dw}
+
+            if not need_dx:
+                return gradients(), None
+            return later(gradients, work), from_wchn(correlate_input(d, w, down, across, groups))
 
         return from_wchn(y), vjp
 

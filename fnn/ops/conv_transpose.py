@@ -1,11 +1,14 @@
 """The transposed convolution."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.op import Array, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.products import later
 from fnn.random import Key
 from fnn.window import Axis, pair
 
@@ -45,7 +48,7 @@ def conv_transpose(
         w = w_init(key.fold("w"), size, *fans)
         return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
 
-    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+    def apply(params: Params, x: Array) -> tuple[Array, Pull]:
         w = fitting(params, "w", (None, out_channels // groups, *kernel))
         b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
         if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != len(w) or len(w) % groups:
@@ -57,11 +60,16 @@ def conv_transpose(
         if b is not None:
             y += b[:, None, None]
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params | Callable[[], Params], Array | None]:
             d = to_wchn(dy)
-            dw, _ = correlate_weights(d, h, w.shape, down, across, groups, bias=False)
-            dx = from_wchn(correlate(d, w, None, down, across, groups)) if need_dx else None
-            return {"w": dw, "b": d.sum((0, 2, 3))} if bias else {"w": dw}, dx
+
+            def gradients() -> Params:
+                dw, _ = correlate_weights(d, h, w.shape, down, across, groups, bias=False)
+                return {"w": dw, "b": d.sum((0, 2, 3))} if bias else {"w": dw}
+
+            if not need_dx:
+                return gradients(), None
+            return later(gradients, h.size * w[0].size), from_wchn(correlate(d, w, None, down, across, groups))
 
         return from_wchn(y), vjp
 

@@ -1,13 +1,16 @@
 """The fully connected layer."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
 
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import features, from_columns, to_columns
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
-from fnn.products import product
+from fnn.op import Array, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.products import later, product
 from fnn.random import Key
 
 
@@ -28,7 +31,7 @@ def dense(
         w = w_init(key.fold("w"), fans, *fans)
         return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
 
-    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+    def apply(params: Params, x: Array) -> tuple[Array, Pull]:
         w, h = fitting(params, "w", (None, out_features)), features(x)
         b = fitting(params, "b", (out_features,), w.dtype) if bias else None
         if h.shape[1] != w.shape[0] or x.dtype != w.dtype:
@@ -38,14 +41,19 @@ def dense(
         if b is not None:
             y += b
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            d, dx = np.ascontiguousarray(dy), None
-            dw = product(h.T, d)
-            if need_dx and in_rows:
-                dx = product(d, w.T).reshape(x.shape)
-            elif need_dx:
-                dx = from_columns(product(w, to_columns(dy)), x.shape[1:])
-            return {"w": dw, "b": d.sum(0)} if bias else {"w": dw}, dx
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params | Callable[[], Params], Array | None]:
+            d = np.ascontiguousarray(dy)
+
+            def gradients() -> Params:
+                dw = product(h.T, d)
+                return {"w": dw, "b": d.sum(0)} if bias else {"w": dw}
+
+            if not need_dx:
+                return gradients(), None
+            dparams = later(gradients, h.size * out_features)
+            if in_rows:
+                return dparams, product(d, w.T).reshape(x.shape)
+            return dparams, from_columns(product(w, to_columns(dy)), x.shape[1:])
 
         return y, vjp
 

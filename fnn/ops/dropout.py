@@ -1,5 +1,7 @@
 """Dropout, the operator that draws."""
 
+from __future__ import annotations
+
 from numbers import Real
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Embeddings: vectors that are learnt, one for each symbol or for each position."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from fnn.init import Initialiser, lecun_normal

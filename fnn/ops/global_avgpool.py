@@ -1,5 +1,7 @@
 """Pooling of whole images."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from fnn.memory import from_wchn, to_wchn

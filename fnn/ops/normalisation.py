@@ -1,5 +1,7 @@
 """Normalisation of each example by itself."""
 
+from __future__ import annotations
+
 from fnn.init import Initialiser, ones, zeros
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.random import Key

@@ -1,5 +1,7 @@
 """Pooling: the largest or the mean number of each window, taken first across the image and then down."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
 from typing import TypeAlias

@@ -1,5 +1,7 @@
 """Sequences whose positions are treated alike."""
 
+from __future__ import annotations
+
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
 from fnn.random import Key
 

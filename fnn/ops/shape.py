@@ -1,5 +1,7 @@
 """Operators that move numbers about and change none."""
 
+from __future__ import annotations
+
 from math import prod
 
 from fnn.memory import features, from_columns, to_columns

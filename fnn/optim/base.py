@@ -1,5 +1,7 @@
 """What every optimizer is, and the one update that they share: decay the weights, find a direction, go down it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
