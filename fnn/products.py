@@ -27,6 +27,9 @@ LARGE = 16_000_000
 FAIR = 2_000_000
 """From so many multiplications on, it pays to have another thread do them meanwhile."""
 
+DEEP = 1_200
+"""Factors longer than that are cut, as the tiles would have too few rows."""
+
 
 def product(a: Array, b: Array) -> Array:
     """The product of two matrices, in the order of rows."""
@@ -37,9 +40,12 @@ def product(a: Array, b: Array) -> Array:
     if tile(rows, inner, columns, not b.flags.c_contiguous) == (rows, columns):
         whole: Array = np.dot(a, b)  # which is called a little faster than matmul
         return whole
-    y: Array = np.empty((rows, columns), a.dtype)
-    stack(a if a.flags.forc else a.copy(), b if b.flags.forc else b.copy(), y)
-    return y
+    a, b = (m if m.flags.forc else m.copy() for m in (a, b))
+    pieces = depth(inner)
+    y: Array = np.empty((pieces, rows, columns), a.dtype)
+    stack(a.reshape(rows, pieces, -1).swapaxes(0, 1), b.reshape(pieces, -1, columns), y)
+    added: Array = y[0] if pieces == 1 else y.sum(0)
+    return added
 
 
 def stack(a: Array, b: Array, out: Array) -> None:
@@ -104,6 +110,14 @@ def tile(rows: int, inner: int, columns: int, turned: bool) -> tuple[int, int]:
     if not most or 2 * wide < LANES or (turned and inner < 32):
         return rows, columns
     return _evenly(rows, most, 4), wide
+
+
+@lru_cache(maxsize=1000)
+def depth(inner: int) -> int:
+    """In how many products, which add up, to cut one of factors so long that its tiles would be thin."""
+    if inner <= DEEP:
+        return 1
+    return next((n for n in range(-(-inner // 512), inner // 256 + 1) if inner % n == 0), 1)
 
 
 def _evenly(length: int, most: int, unit: int) -> int:
