@@ -165,7 +165,7 @@ def _chain(parts: dict[str, Op]) -> Op:
             shape = op.output_shape(params[name], shape)
         return params
 
-    # Each loop is in one `try`, and makes no call to `_within`: a small net's step is little more than these loops.
+    # The loops make no call to `_within`, but have its `try`: a small net's step is little more than these loops.
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         vjps = []
         try:
@@ -179,18 +179,28 @@ def _chain(parts: dict[str, Op]) -> Op:
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             grads: Params = {name: {} for name in parts}
             first, wait = 0, spare() == 1
+            late: list[str] = []  # the parts whose parameters' cotangents are left to a spare thread
+
+            def settle(name: str) -> None:
+                grads[name] = _within(name, grads[name])
+
             while not need_dx and first < len(vjps) and not params[vjps[first][0]]:
                 first += 1  # nobody reads what lies before the first part that has parameters
             try:
                 for i in reversed(range(first, len(vjps))):
                     name, vjp = vjps[i]
-                    grads[name], dy = vjp(dy, need_dx or i > first, wait)
-                if not wait:
-                    for name, dparams in grads.items():
-                        grads[name] = dparams() if callable(dparams) else dparams
-            except Exception as error:
-                locate(error, name)
-                raise
+                    try:
+                        grads[name], dy = vjp(dy, need_dx or i > first, wait)
+                    except Exception as error:
+                        locate(error, name)
+                        raise
+                    if not wait and callable(grads[name]):
+                        late.append(name)
+                        if len(late) > 2:  # each of them keeps its `dy`
+                            settle(late.pop(0))
+            finally:
+                while late:
+                    settle(late.pop())  # the one that is least likely to have been begun
             return grads, dy if need_dx else None
 
         return x, pull

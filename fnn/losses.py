@@ -28,11 +28,11 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
     if labels.dtype.kind not in "iu":
         raise LossError(f"cross_entropy: labels are {told(labels)}, wanted integers")
     count, classes = labels.size, logits.shape[-1]
-    hot = labels.ravel() == np.arange(classes)[:, None]  # (classes, batch), the memory order of a batch of features
+    hot = labels.ravel() == np.arange(classes)[:, None]  # (classes, batch)
     if np.count_nonzero(hot) != count:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise LossError(f"cross_entropy: label {wrong} came with {classes} classes, wanted 0 to {classes - 1}")
-    columns = np.ascontiguousarray(logits.reshape(count, classes).T)
+    columns = np.ascontiguousarray(logits.reshape(count, classes).T)  # so that a sum over the classes adds long rows
     h = columns - columns.max(0)
     e = np.exp(h)
     total = e.sum(0)

@@ -1,10 +1,10 @@
 """What lies behind the arrays: the memory orders that make NumPy fast, and an allocator that keeps its pages.
 
 A batch of images is NCHW to the eye. Behind it lies (W, C, H, N), the batch innermost: elementwise work and pooling run
-over long stretches of memory, and a convolution's windows overlap along the width as views. A batch of features is
-(batch, features) to the eye and, if it was made of images, (features, batch) in memory; else it may lie in rows, as it
-mostly comes. An operator brings its input into the order that it wants, which costs nothing where it has it already,
-and returns views of arrays in that order.
+over long stretches of memory, and a convolution's windows overlap along the width as views. A batch of features,
+(batch, features) to the eye, stays as it came, so that no layer transposes it: in rows, or in columns if it was made of
+images. An operator brings its input into the order that it wants, which costs nothing where it has it already, and
+returns views of arrays in that order.
 """
 
 from math import prod
@@ -31,8 +31,8 @@ def to_columns(x: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))
 
 
-def features(x: NDArray[Any]) -> NDArray[Any]:
-    """The batch `x`, (N, *shape), as (N, features): `x`'s own memory where the rows lie in it, else `to_columns`."""
+def to_features(x: NDArray[Any]) -> NDArray[Any]:
+    """The batch `x`, (N, *shape), as (N, features): a view of `x` where that is C-contiguous, else of its columns."""
     if not x.flags.c_contiguous:
         return to_columns(x).T
     return x if x.ndim == 2 else x.reshape(len(x), prod(x.shape[1:]))
@@ -44,6 +44,13 @@ def from_columns(columns: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         return columns.T
     batch = columns.reshape(*shape, columns.shape[-1]).transpose(len(shape), *range(len(shape)))
     return from_wchn(to_wchn(batch)) if len(shape) == 3 else batch
+
+
+def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The (N, *shape) batch of (N, features): C-contiguous where these are, else as of columns."""
+    if features.flags.c_contiguous:
+        return features.reshape(len(features), *shape)
+    return from_columns(to_columns(features), shape)
 
 
 def keep_pages() -> None:

@@ -12,45 +12,50 @@ from fnn.random import Key
 from fnn.threads import cores, each, hold_blas
 from fnn.tree import tree_sum
 
-SIZE, ALONE = 128, 64
-"""How many examples a shard holds at most if nobody says, and up to how many that are no vectors stay in one."""
+SIZE = 128
+"""How many examples a shard holds at most, by default."""
+
+ALONE = 64
+"""Of more images or sequences than these two shards are made, by default; vectors are soon worked through."""
 
 
 @operator
 def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     """`op`, with its batch in shards of at most `size` examples, run by `workers` threads (as many as there are cores).
 
-    By default a shard holds at most 128 examples, and a batch of more than 64 makes two shards at least, so that two
-    cores have work; vectors, which are soon worked through, only where they are more than 128. On many cores a smaller
-    size may serve better. The number of shards is a power of two, and they are of one size as nearly as can be. Outputs
-    and input cotangents are put together, parameter cotangents are added up in pairs, and pairs of pairs: the order of
-    that sum is the one thing that differs from `op` itself, and it depends on `size` and on the batch alone. Each shard
-    folds its number into the key. `op` must treat the examples of a batch independently of one another. Params are
-    those of `op`.
-    Threads that have no shard take a part of the others' larger products, which changes no bit.
+    By default a shard holds at most 128 examples, and a batch of more than 64 images or sequences is cut in two at
+    least, so that two cores have work. On many cores a smaller size may serve better. The number of shards is a power
+    of two, and they are of one size as nearly as can be. Outputs and input cotangents are put together, parameter
+    cotangents are added up in pairs, and pairs of pairs: the order of that sum is the one thing that differs from `op`
+    itself, and it depends on `size` and on the batch alone. Each shard folds its number into the key. `op` must treat
+    the examples of a batch independently of one another. Params are those of `op`.
+
+    Threads that have no shard take a part of the others' larger products and of their parameters' cotangents, which
+    changes no bit.
 
     A shard is also the piece of work that stays in the processor's cache, so that shards pay on one core as well. While
     several threads work, BLAS should keep to one thread: set OPENBLAS_NUM_THREADS=1 before NumPy is imported, or
     install the extra `threads`, by which `shard` sees to it.
     """
     workers = cores() if workers is None else workers
-    if not all(type(n) is int and n > 0 for n in (workers, SIZE if size is None else size)):
-        raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
+    most = SIZE if size is None else size
+    if not all(type(n) is int and n > 0 for n in (workers, most)):
+        raise OpError(f"workers is {workers!r} and size {most!r}, wanted ints of at least 1")
     if workers > 1:
         hold_blas()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         vectors = x.ndim == 2 and x.dtype.kind == "f"
         least = 2 if size is None and len(x) > ALONE and not vectors else 1
-        return in_pieces(op, _numbered(len(x), size or SIZE, least), workers, params, x, key)
+        return in_pieces(op, _numbered(len(x), most, least), workers, params, x, key)
 
     return wrap(op, apply)
 
 
 def pieces(n: int, size: int, least: int = 1) -> list[slice]:
-    """The shards of a batch of n: a power of two of slices, as few as hold at most `size` each, as equal as can be.
+    """The shards of a batch of n: a power of two of slices, as equal as can be.
 
-    There are at least `least`.
+    They are as few as hold at most `size` each and are at least `least`.
     """
     count = 1
     while count * size < n or count < least:

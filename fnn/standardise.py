@@ -14,10 +14,10 @@ from fnn.op import Array, OpError, Params, Shape, Vjp, fitting, told
 from fnn.random import Key
 
 Axes: TypeAlias = tuple[int, ...]
-Pull: TypeAlias = Callable[[Array], Array]
+Adjoint: TypeAlias = Callable[[Array], Array]
 
 
-def standardise(x: Array, axes: Axes, eps: float) -> tuple[Array, Pull]:
+def standardise(x: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
     """`x` less its mean over `axes`, over the root of its mean square there plus `eps`; and the adjoint."""
     count = max(1, prod(x.shape[axis] for axis in axes))
     normal = x - x.sum(axes, keepdims=True) / count
@@ -33,7 +33,7 @@ def standardise(x: Array, axes: Axes, eps: float) -> tuple[Array, Pull]:
     return normal, pull
 
 
-def affine(params: Params, normal: Array, pull: Pull, axes: Axes) -> tuple[Array, Vjp]:
+def affine(params: Params, normal: Array, pull: Adjoint, axes: Axes) -> tuple[Array, Vjp]:
     """`normal` times `w` plus `b`, the same all over `axes`; `pull` takes the cotangent of `normal` to the input's."""
     w, b = (np.expand_dims(params[name], axes) for name in "wb")
     y = normal * w

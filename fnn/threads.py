@@ -1,9 +1,13 @@
-"""Threads: the parts of one thing done by several, and what those do that have no part."""
+"""Threads: the parts of one thing done by several, and other things done meanwhile by those that have no part."""
 
+from __future__ import annotations
+
+import atexit
 import functools
 import os
+import sys
 import warnings
-from _thread import allocate_lock
+from _thread import allocate_lock  # and not from threading: that takes a millisecond to import, for nothing on one thread
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -11,11 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
+    from threading import Thread
 
 T = TypeVar("T")
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
 """The variables, read when NumPy is imported, by which the environment holds BLAS to a number of threads."""
+
+MEANWHILE = 2_000_000
+"""From so many multiplications on, it pays to have another thread do them meanwhile."""
 
 _spare = ContextVar("spare", default=1)
 
@@ -46,12 +54,17 @@ def each(f: Callable[[int], T], n: int, workers: int) -> list[T]:
         _spare.reset(before)
 
 
-def begin(f: Callable[[], T]) -> Callable[[], T]:
-    """Has a spare thread call `f` meanwhile, and gives a function that waits for what it returns or raises."""
+def later(f: Callable[[], T], work: int) -> T | Callable[[], T]:
+    """`f()`, or a function that waits for it, or raises what it raises, while a spare thread calls `f`.
+
+    That is where a thread is spare and `f` takes enough work, counted in multiplications.
+    """
     workers = spare()
+    if work < MEANWHILE or workers == 1:
+        return f()
     before = _spare.set(1)
     try:
-        return _start(f, workers)
+        return _start(f, workers - 1)
     finally:
         _spare.reset(before)
 
@@ -72,7 +85,7 @@ def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]
             except BaseException as error:
                 errors[i] = error
 
-    others = [_start(work, workers) for _ in range(crew - 1)]
+    others = [_start(work, workers - 1) for _ in range(crew - 1)]
     work()
     for wait in others:
         wait()
@@ -81,50 +94,86 @@ def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]
     return results
 
 
-def _start(f: Callable[[], T], workers: int) -> Callable[[], T]:
-    """Gives `f` to a helper, and a function that waits for it, or does it where no helper has come to it yet.
+def _start(f: Callable[[], T], helpers: int) -> Callable[[], T]:
+    """Queues `f` for one of so many helpers; the function returned waits for it, or calls it if none has begun it.
 
     An executor's futures do the same, but take twice as long, which is a twentieth of a small net's step.
     """
-    context, claim, done = copy_context(), allocate_lock(), allocate_lock()
+    context, done = copy_context(), allocate_lock()
     results: list[T] = []
     errors: list[BaseException] = []
     done.acquire()
 
-    def task() -> None:
-        if claim.acquire(blocking=False):
-            try:
-                results.append(context.run(f))
-            except BaseException as error:
-                errors.append(error)
-            done.release()
+    def run() -> None:
+        try:
+            results.append(context.run(f))
+        except BaseException as error:
+            errors.append(error)
+        done.release()
+
+    place = [run]  # and nothing when somebody has taken it: `f`, and what it holds, is gone when it has been called
 
     def wait() -> T:
-        task()
+        _take(place)
         with done:
-            for error in errors:
-                raise error
+            if errors:
+                raise errors[0]
             return results[0]
 
-    _helpers(workers - 1).put(task)
+    _queue(helpers).put(place)
     return wait
 
 
-@functools.cache
-def _helpers(number: int) -> "SimpleQueue[Callable[[], None]]":
-    """The queue of so many threads, which do what comes in it."""
-    from queue import SimpleQueue
-    from threading import Thread
+def _take(place: list[Callable[[], None]]) -> None:
+    """Does what is in the place, if it is still there."""
+    try:
+        run = place.pop()
+    except IndexError:
+        return
+    run()
 
-    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
-    def serve() -> None:
-        while True:
-            tasks.get()()
+_queues: dict[int, SimpleQueue[list[Callable[[], None]]]] = {}
+_threads: list[Thread] = []
 
-    for i in range(number):
-        Thread(target=serve, name=f"fnn_{i}", daemon=True).start()
-    return tasks
+
+def _queue(helpers: int) -> SimpleQueue[list[Callable[[], None]]]:
+    """The queue of places that so many threads look into."""
+    if helpers not in _queues:
+        from queue import SimpleQueue
+        from threading import Thread
+
+        fresh: SimpleQueue[list[Callable[[], None]]] = SimpleQueue()
+
+        def serve() -> None:
+            while True:
+                _take(fresh.get())
+
+        if _queues.setdefault(helpers, fresh) is fresh:  # and no other thread was faster
+            for i in range(helpers):
+                _threads.append(Thread(target=serve, name=f"fnn_{i}", daemon=True))
+                _threads[-1].start()
+    return _queues[helpers]
+
+
+@atexit.register
+def _end() -> None:
+    """Ends the helpers: one that is inside of NumPy when Python ends can crash it."""
+    for helpers, queue in _queues.items():
+        for _ in range(helpers):
+            queue.put([sys.exit])
+    for thread in _threads:
+        thread.join()
+
+
+def _forget() -> None:
+    """Forgets the helpers, in the child of a fork, which has its parent's queues but not its threads."""
+    _queues.clear()
+    _threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @functools.cache

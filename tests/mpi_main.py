@@ -25,7 +25,7 @@ SHAPE, N, SIZE, STEPS = (1, 6, 6), 91, 8, 3
 
 
 def batch(rows: slice = slice(None)) -> tuple[fnn.Array, fnn.Array]:
-    """These rows of the batch, in the memory order of features, as data come."""
+    """These rows of the batch, the batch innermost in memory, as images come."""
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((*SHAPE, N)).astype(np.float32), rng.integers(0, 4, N)
     return np.moveaxis(images[..., rows].copy(), -1, 0), labels[rows]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orders
 
-from fnn import conv, dense, flatten, maxpool, tanh
-from fnn.memory import features, from_columns, from_wchn, to_columns, to_wchn
+from fnn import Op, conv, dense, flatten, maxpool, tanh
+from fnn.memory import from_columns, from_features, from_wchn, to_columns, to_features, to_wchn
 from fnn.op import Array
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
@@ -51,8 +51,10 @@ def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
 ) -> None:
     assert callable(order)
     x: Array = order(np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape))
-    h = features(x)
+    h = to_features(x)
     assert np.array_equal(h, x.reshape(3, -1))
+    assert np.array_equal(from_features(h, shape), x)
+    assert np.array_equal(from_features(order(h), shape), x)
     assert np.shares_memory(h, x) if x.flags.c_contiguous else h.T.flags.c_contiguous
 
 
@@ -77,8 +79,9 @@ def test_outputs_lie_in_the_order_that_the_next_operator_wants() -> None:
 
 
 @pytest.mark.parametrize("shape", [(30,), (3, 2, 5)])
-def test_a_dense_layer_keeps_the_order_of_its_input(shape: tuple[int, ...]) -> None:
-    layer, x = dense(4), np.ones((2, *shape), np.float32)
+@pytest.mark.parametrize("layer", [dense(4), flatten])
+def test_what_takes_features_keeps_the_order_of_its_input(layer: Op, shape: tuple[int, ...]) -> None:
+    x = np.ones((2, *shape), np.float32)
     params = layer.init(0, shape)
     y, vjp = layer.apply(params, x)
     assert y.flags.c_contiguous

@@ -2,24 +2,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fnn import products
-from fnn.products import SMALL, SMALL_TURNED, product, stack, tile
+from fnn.products import SMALL, SMALL_TURNED, depth, product, stack, tile
 from fnn.threads import each
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
 
 
 @given(SIZES, SIZES, SIZES, st.booleans())
-def test_tiles_are_small_products_or_all_there_is(rows: int, inner: int, columns: int, turned: bool) -> None:
+@example(100, 0, 100, True)
+def test_tiles_are_small_products_where_the_whole_is_not(rows: int, inner: int, columns: int, turned: bool) -> None:
+    def small(high: int, wide: int) -> bool:
+        return high * inner * wide <= SMALL and (high * wide <= SMALL_TURNED or not turned)
+
     high, wide = tile(rows, inner, columns, turned)
     assert high <= rows
     assert wide <= columns
-    if (high, wide) != (rows, columns):
-        assert high * inner * wide <= SMALL
-        assert high * wide <= SMALL_TURNED or not turned
+    hopeless = 1 in (rows, columns) or (turned and inner < 32)
+    assert small(high, wide) or hopeless
+    assert (high, wide) == (rows, columns) or not small(rows, columns)
 
 
 def test_tiles_fill_the_registers_and_the_last_of_them_is_about_as_large_as_the_others() -> None:
@@ -27,16 +31,25 @@ def test_tiles_fill_the_registers_and_the_last_of_them_is_about_as_large_as_the_
     assert tile(100, 128, 512, True) == (52, 16)
     assert tile(64, 291, 700, False) == (32, 64)
     assert tile(100, 100, 100, False) == (100, 100)
+    assert tile(40, 100, 100, True) == (40, 16)
+
+
+def test_long_products_are_cut_evenly_where_they_are_large() -> None:
+    assert [depth(50, inner, 128) for inner in (3136, 1568, 3001, 8192)] == [7, 4, 1, 16]
+    assert depth(1, 3136, 1000) == depth(2, 3136, 100) == 1
 
 
 def ordered(matrix: np.ndarray, turned: bool) -> np.ndarray:
     return np.asarray(matrix, order="F" if turned else "C")
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(512, 588, 100), (512, 588, 1), (7, 3000, 90), (97, 784, 75), (512, 1, 4), (512, 0, 4), (0, 5, 4), (512, 588, 0)],
-)
+SHAPES = [
+    *[(512, 588, 100), (512, 588, 1), (7, 3000, 90), (97, 784, 75), (40, 3136, 60), (9, 5000, 30)],
+    *[(512, 1, 4), (512, 0, 4), (0, 5, 4), (512, 588, 0)],
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
 def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int, int, int], turned: str) -> None:
     (rows, inner, columns), rng = shape, np.random.default_rng(0)
@@ -44,7 +57,7 @@ def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int,
     b = ordered(rng.standard_normal((inner, columns)), "b" in turned)
     y = product(a, b)
     np.testing.assert_allclose(y, a @ b, rtol=1e-10, atol=1e-10)
-    np.testing.assert_array_equal(product(a[::-1], b[:, ::-1]), product(a[::-1].copy(), b[:, ::-1].copy()))
+    np.testing.assert_allclose(product(a[::-1], b[:, ::-1]), y[::-1, ::-1], rtol=1e-10, atol=1e-10)
 
 
 @given(st.integers(1, 200), st.integers(100, 400), st.integers(1, 300), st.booleans(), st.booleans(), st.booleans())
@@ -71,8 +84,7 @@ def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: py
     a = rng.standard_normal((2, 1, 100, 300), np.float32)
     b = rng.standard_normal((3, 300, 300), np.float32)
     b = b.swapaxes(-1, -2) if turned else b
-    wanted, out = np.empty((2, 3, 100, 300), np.float32), np.empty((2, 3, 100, 300), np.float32)
-    stack(a, b, wanted)
+    wanted, out = (np.full((2, 3, 100, 300), np.nan, np.float32) for _ in range(2))
     monkeypatch.setattr(products, "LARGE", 1)
 
     def watched(f: Any, n: int, workers: int) -> list[Any]:
@@ -80,8 +92,8 @@ def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: py
         return each(f, n, workers)
 
     monkeypatch.setattr(products, "each", watched)
+    stack(a, b, wanted)
     with_threads(threads, lambda: stack(a, b, out))
     np.testing.assert_array_equal(out, wanted)
-    assert handed == [min(threads, -(-300 // (16 if turned else 64)))]
     stack(a, b, out)
-    assert len(handed) == 1
+    assert handed == [1, min(threads, -(-300 // (16 if turned else 64))), 1]

@@ -1,7 +1,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fnn
-from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, products, serial, shard, tanh, value_and_grad
+from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, threads, value_and_grad
 from fnn.shard import pieces
-from fnn.threads import begin
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -51,28 +51,58 @@ LATE = serial(conv(3, 3, padding=1), tanh, named("inner", serial(conv(2, 3), tan
 
 
 def test_what_a_spare_thread_computes_meanwhile_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[object] = []
-
-    def watched(f: Callable[[], fnn.Params]) -> Callable[[], fnn.Params]:
-        begun.append(f)
-        return begin(f)
-
-    monkeypatch.setattr(products, "FAIR", 1)
-    monkeypatch.setattr(products, "begin", watched)
+    monkeypatch.setattr(threads, "MEANWHILE", 1)
     params, (x, _) = LATE.init(0, SHAPE), batch(4)
     results: list[list[bytes]] = []
     for workers in (1, 3):
         y, vjp = shard(LATE, workers).apply(params, x)
         results.append([a.tobytes() for need_dx in (True, False) for a in fnn.tree_leaves(vjp(np.cos(y), need_dx)[0])])
     assert results[0] == results[1]
-    assert len(begun) == 4 + 3
+
+
+def test_serial_waits_for_parameters_cotangents_when_it_has_come_to_its_first_part() -> None:
+    events: list[str] = []
+
+    def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
+        def vjp(dy: np.ndarray, need_dx: bool = True) -> tuple[object, np.ndarray]:
+            def gradients() -> fnn.Params:
+                events.append("waited for")
+                return {"w": dy.sum(0)}
+
+            events.append("begun")
+            return gradients, dy
+
+        return x, vjp
+
+    late = Op(lambda key, shape: {"w": np.ones(shape, np.float32)}, apply, kind="late")  # type: ignore[arg-type]
+    net, x = serial(late, tanh, late), np.ones((2, 3), np.float32)
+    params = net.init(0, (3,))
+    for workers, wanted in ((2, ["begun"] * 2 + ["waited for"] * 2), (1, ["begun", "waited for"] * 2)):
+        y, vjp = shard(net, workers).apply(params, x)
+        events.clear()
+        assert fnn.tree_leaves(vjp(y)[0])[0].shape == (3,)
+        assert events == wanted
+
+
+def test_few_cotangents_wait_for_a_spare_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MEANWHILE", 1)
+    net, x = fnn.repeat(dense(64), 40), np.ones((64, 64), np.float32)
+    params = net.init(0, (64,))
+    peaks = []
+    for workers in (1, 2):
+        y, vjp = shard(net, workers).apply(params, x)
+        tracemalloc.start()
+        vjp(y, False)
+        peaks.append(tracemalloc.get_traced_memory()[1] - sum(leaf.nbytes for leaf in fnn.tree_leaves(params)))
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 10 * x.nbytes
 
 
 def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(products, "FAIR", 1)
+    monkeypatch.setattr(threads, "MEANWHILE", 1)
     y, vjp = shard(LATE, 2).apply(LATE.init(0, SHAPE), batch(4)[0])
     monkeypatch.setattr(sys.modules["fnn.ops.conv"], "correlate_weights", wrong)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -163,7 +193,7 @@ IMAGES, VECTORS, TOKENS = np.zeros((300, 1, 2, 2), np.float32), np.zeros((300, 3
         (VECTORS[:129], [64, 65]),
     ],
 )
-def test_by_default_shards_are_large_and_two_have_work_but_for_few_examples(x: np.ndarray, sizes: list[int]) -> None:
+def test_shards_hold_128_at_most_by_default_and_more_than_64_images_make_two(x: np.ndarray, sizes: list[int]) -> None:
     came: list[int] = []
 
     def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:

@@ -1,10 +1,16 @@
+import os
+import subprocess
+import sys
 import threading
+import weakref
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fnn.threads import begin, each, spare
+from fnn.threads import MEANWHILE, each, later, spare
 
 
 @pytest.mark.parametrize(("n", "workers", "spared"), [(1, 1, 1), (4, 2, 1), (1, 4, 4), (2, 5, 2), (3, 5, 1)])
@@ -36,23 +42,23 @@ def with_spare(f: Any) -> Any:
     return each(lambda i: f(), 1, 2)[0]
 
 
-def test_what_is_begun_is_done_by_another_thread_meanwhile() -> None:
+def test_large_work_is_done_by_a_spare_thread_meanwhile() -> None:
     together = threading.Barrier(2, timeout=30)
 
-    def both() -> tuple[int, int]:
-        wait = begin(lambda: (together.wait(), spare())[1])
+    def both() -> list[int]:
+        wait: Any = later(lambda: (together.wait(), spare())[1], MEANWHILE)
         together.wait()
-        return wait(), wait()
+        return [wait(), wait()]
 
-    assert with_spare(both) == (1, 1)
+    assert with_spare(both) == [1, 1]
 
 
-def test_what_is_begun_and_nobody_has_come_to_is_done_by_who_waits() -> None:
+def test_what_nobody_has_begun_is_done_by_who_waits() -> None:
     def busy() -> tuple[bool, threading.Thread]:
         held, come = threading.Event(), threading.Barrier(2, timeout=30)
-        first = begin(lambda: (come.wait(), held.wait(30)))
+        first: Any = later(lambda: (come.wait(), held.wait(30)), MEANWHILE)
         come.wait()
-        second = begin(threading.current_thread)
+        second: Any = later(threading.current_thread, MEANWHILE)
         done_by = second()
         held.set()
         return first()[1], done_by
@@ -60,9 +66,14 @@ def test_what_is_begun_and_nobody_has_come_to_is_done_by_who_waits() -> None:
     assert with_spare(busy) == (True, threading.current_thread())
 
 
-def test_an_error_of_what_is_begun_comes_to_who_waits_each_time() -> None:
+@pytest.mark.parametrize(("work", "workers"), [(MEANWHILE - 1, 2), (MEANWHILE, 1)])
+def test_what_is_small_or_has_no_thread_to_spare_is_done_at_once(work: int, workers: int) -> None:
+    assert each(lambda i: later(threading.current_thread, work), 1, workers) == [threading.current_thread()]
+
+
+def test_an_error_of_what_is_done_meanwhile_comes_to_who_waits_each_time() -> None:
     def fail() -> None:
-        wait = begin(lambda: 1 // 0)
+        wait: Any = later(lambda: 1 // 0, MEANWHILE)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 wait()
@@ -70,10 +81,62 @@ def test_an_error_of_what_is_begun_comes_to_who_waits_each_time() -> None:
     with_spare(fail)
 
 
-def test_what_is_begun_has_the_callers_error_state() -> None:
+def test_what_is_done_meanwhile_has_the_callers_error_state() -> None:
     def overflow() -> Any:
         with np.errstate(over="ignore"):
-            wait = begin(lambda: np.float32(1e30) * np.float32(1e30))
+            wait: Any = later(lambda: np.float32(1e30) * np.float32(1e30), MEANWHILE)
         return wait()
 
     assert np.isinf(with_spare(overflow))
+
+
+def test_what_is_done_meanwhile_is_kept_no_longer_than_it_takes() -> None:
+    class Held:
+        pass
+
+    def watched() -> list[bool]:
+        held, gone = Held(), threading.Event()
+        weakref.finalize(held, gone.set)
+        wait: Any = later(partial(lambda held: None, held), MEANWHILE)
+        del held
+        return [gone.wait(30), wait() is None]
+
+    assert with_spare(watched) == [True, True]
+
+
+def in_python(code: str) -> str:
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_python_ends_when_the_helpers_have_done_what_they_are_at() -> None:
+    code = """
+import threading, time
+from fnn.threads import MEANWHILE, each, later
+begun = threading.Event()
+def slow():
+    begun.set()
+    time.sleep(0.2)
+    print("done", flush=True)
+each(lambda i: (later(slow, MEANWHILE), begun.wait()), 1, 2)
+"""
+    assert in_python(code) == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_child_of_a_fork_has_helpers_of_its_own() -> None:
+    code = """
+import os, threading
+from fnn.threads import each
+def two(): return len(set(each(lambda i: (together.wait(), threading.current_thread())[1], 2, 2)))
+together = threading.Barrier(2, timeout=30)
+print(two(), flush=True)
+child = os.fork()
+together = threading.Barrier(2, timeout=30)
+print(two(), flush=True)
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    assert in_python(code) == "2\n" * 3

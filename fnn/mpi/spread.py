@@ -23,8 +23,8 @@ from fnn.tree import tree_items
 def shards(n: int, size: int = 64, comm: Comm | None = None) -> dict[int, slice]:
     """The shards of a batch of n that belong to this rank, by their numbers: slices that follow one another.
 
-    They are those of `shard`, at most `size` examples each, or as many as the next power of two that has one for each
-    rank. Every rank has as many as any other, or one more.
+    They are those of `shard` with that `size`, or as many as the next power of two that has one for each rank. Every
+    rank has as many as any other, or one more.
     """
     comm = world() if comm is None else comm
     return dict(_dealt(n, size, comm.size)[comm.rank])

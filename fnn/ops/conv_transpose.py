@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, OpError, Params, Pull, Shape, fitting, operator, told
-from fnn.products import later
+from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
 from fnn.random import Key
+from fnn.threads import later
 from fnn.window import Axis, pair
 
 
@@ -60,7 +60,7 @@ def conv_transpose(
         if b is not None:
             y += b[:, None, None]
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params | Callable[[], Params], Array | None]:
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Grads, Array | None]:
             d = to_wchn(dy)
 
             def gradients() -> Params:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 
 import numpy as np
 
 from fnn.init import Initialiser, glorot_uniform, zeros
-from fnn.memory import features, from_columns, to_columns
-from fnn.op import Array, Op, OpError, Params, Pull, Shape, fitting, operator, told
-from fnn.products import later, product
+from fnn.memory import from_features, to_columns, to_features
+from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.products import product
 from fnn.random import Key
+from fnn.threads import later
 
 
 @operator
@@ -32,7 +32,7 @@ def dense(
         return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Pull]:
-        w, h = fitting(params, "w", (None, out_features)), features(x)
+        w, h = fitting(params, "w", (None, out_features)), to_features(x)
         b = fitting(params, "b", (out_features,), w.dtype) if bias else None
         if h.shape[1] != w.shape[0] or x.dtype != w.dtype:
             raise OpError(f"input {told(x)} has {h.shape[1]} features, wanted {w.dtype} and {w.shape[0]}")
@@ -41,8 +41,8 @@ def dense(
         if b is not None:
             y += b
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params | Callable[[], Params], Array | None]:
-            d = np.ascontiguousarray(dy)
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Grads, Array | None]:
+            d = np.ascontiguousarray(dy)  # as the right factor of a product should be
 
             def gradients() -> Params:
                 dw = product(h.T, d)
@@ -51,9 +51,8 @@ def dense(
             if not need_dx:
                 return gradients(), None
             dparams = later(gradients, h.size * out_features)
-            if in_rows:
-                return dparams, product(d, w.T).reshape(x.shape)
-            return dparams, from_columns(product(w, to_columns(dy)), x.shape[1:])
+            dx = product(d, w.T) if in_rows else product(w, to_columns(dy)).T
+            return dparams, from_features(dx, x.shape[1:])
 
         return y, vjp
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
-from fnn.memory import features, from_columns, to_columns
+from fnn.memory import from_features, to_features
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 
 def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        return {}, from_columns(to_columns(dy), x.shape[1:])
+        return {}, from_features(to_features(dy), x.shape[1:])
 
-    return features(x), vjp
+    return to_features(x), vjp
 
 
 flatten = Op(lambda key, shape: {}, _flatten, kind="flatten")
@@ -35,8 +35,8 @@ def reshape(*shape: int) -> Op:
             raise OpError(f"an example of shape {x.shape[1:]} has {size} numbers, which do not fill {shape}")
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-            return {}, from_columns(to_columns(dy), x.shape[1:])
+            return {}, from_features(to_features(dy), x.shape[1:])
 
-        return from_columns(to_columns(x), tuple(rest if n == -1 else n for n in shape)), vjp
+        return from_features(to_features(x), tuple(rest if n == -1 else n for n in shape)), vjp
 
     return Op(lambda key, shape: {}, apply)
