@@ -47,7 +47,9 @@ def from_columns(columns: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The (N, *shape) batch of (N, features): C-contiguous where these are, else as of columns."""
+    """The (N, *shape) batch of (N, features): a view where these are C-contiguous, else made of their columns."""
+    if len(shape) == 1:
+        return features
     if features.flags.c_contiguous:
         return features.reshape(len(features), *shape)
     return from_columns(to_columns(features), shape)

@@ -53,11 +53,13 @@ def stack(a: Array, b: Array, out: Array) -> None:
     Each is made of tiles that are small products: for a layer of some hundred features or some dozen channels, and a
     batch of some dozen examples, 5 to 40 % faster. Threads that are spare take a part of the columns.
     """
-    (*lefts, rows, inner), (*rights, _, columns), outs = a.shape, b.shape, out.shape[:-2]
+    (rows, inner), columns = a.shape[-2:], b.shape[-1]
     high, wide = tile(rows, inner, columns, _turned(b))
     if (high, wide) == (rows, columns):
         np.matmul(a, b, out=out)
         return
+
+    lefts, rights, outs = a.shape[:-2], b.shape[:-2], out.shape[:-2]
 
     def fill(start: int, stop: int) -> None:
         for down, m, height in _cut(0, rows, high):

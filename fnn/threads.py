@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import warnings
-from _thread import allocate_lock  # and not from threading: that takes a millisecond to import, for nothing on one thread
+from _thread import allocate_lock  # and not of threading, whose import takes a millisecond: many need no thread
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
