@@ -16,7 +16,7 @@ from fnn.window import Axis
 Index: TypeAlias = tuple[slice, ...]
 
 FEW = 20_000
-"""So few patches, as of a single image, are set to zero as a whole: it takes half the time that their edges take."""
+"""So few patches, as of a single image, are set to zero as a whole: less work than their edges, 0.7 for 1.7 µs."""
 
 
 def correlate(x: Array, w: Array, b: Array | None, down: Axis, across: Axis, groups: int) -> Array:
@@ -33,7 +33,7 @@ def correlate_weights(
     out, (channels, kh, kw) = shape[0], shape[1:]
     patches = _patches(x, down, across, groups, bias)
     dy = dy.reshape(across.out, groups, out // groups, down.out * x.shape[-1])
-    # The patches on the left: with some dozens of channels that is a fifth faster than the cotangent on the left.
+    # The patches on the left: with some dozens of channels that is a tenth faster than the cotangent on the left.
     products = np.empty((*dy.shape[:2], patches.shape[-2], dy.shape[-2]), x.dtype)
     stack(patches, dy.swapaxes(-1, -2), products)
     sums = products.sum(0).swapaxes(-1, -2).reshape(out, kw, -1)

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import warnings
-from _thread import allocate_lock  # and not of threading, whose import takes a millisecond: many need no thread
+from _thread import allocate_lock  # and not of threading, whose import takes half a millisecond: many need no thread
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -97,7 +97,7 @@ def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]
 def _start(f: Callable[[], T], helpers: int) -> Callable[[], T]:
     """Queues `f` for one of so many helpers; the function returned waits for it, or calls it if none has begun it.
 
-    An executor's futures do the same, but take twice as long, which is a twentieth of a small net's step.
+    An executor's futures do the same, and make a small net's step 2 to 4 % longer.
     """
     context, done = copy_context(), allocate_lock()
     results: list[T] = []
