@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fnn.op import Array, Shape
-from fnn.products import stack
+from fnn.products import stack, sum_products
 from fnn.window import Axis
 
 Index: TypeAlias = tuple[slice, ...]
@@ -26,19 +26,15 @@ def correlate(x: Array, w: Array, b: Array | None, down: Axis, across: Axis, gro
     return y.reshape(across.out, len(w), down.out, x.shape[-1])
 
 
-def correlate_weights(
-    x: Array, dy: Array, shape: Shape, down: Axis, across: Axis, groups: int, bias: bool
-) -> tuple[Array, Array]:
-    """The adjoint of `correlate` in `w`, which has that shape, and in `b`."""
+def correlate_weights(x: Array, dy: Array, shape: Shape, down: Axis, across: Axis, groups: int) -> Array:
+    """The adjoint of `correlate` in `w`, which has that shape."""
     out, (channels, kh, kw) = shape[0], shape[1:]
-    patches = _patches(x, down, across, groups, bias)
+    patches = _patches(x, down, across, groups, False)
     dy = dy.reshape(across.out, groups, out // groups, down.out * x.shape[-1])
     # The patches on the left: with some dozens of channels that is a tenth faster than the cotangent on the left.
-    products = np.empty((*dy.shape[:2], patches.shape[-2], dy.shape[-2]), x.dtype)
-    stack(patches, dy.swapaxes(-1, -2), products)
-    sums = products.sum(0).swapaxes(-1, -2).reshape(out, kw, -1)
-    dw = sums[:, :, : kh * channels].reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
-    return np.ascontiguousarray(dw), sums[:, 0, -1].copy()
+    sums = sum_products(patches, dy.swapaxes(-1, -2)).swapaxes(-1, -2)
+    dw = sums.reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
+    return np.ascontiguousarray(dw)
 
 
 def correlate_input(dy: Array, w: Array, down: Axis, across: Axis, groups: int) -> Array:

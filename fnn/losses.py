@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fnn.kernels.reductions import accurate_mean, wide_dot, wide_mean
 from fnn.op import Array, told
 
 LossVjp: TypeAlias = Callable[[], Array]
@@ -75,7 +76,7 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
-    """-t log p - (1 - t) log(1 - p) with p = sigmoid(logit) and targets t from 0 to 1: the mean over all numbers.
+    """The mean of -t log p - (1 - t) log(1 - p) over all numbers, where p = sigmoid(logit) and targets t are 0 to 1.
 
     The value is a scalar of the logits' dtype. Raises LossError for targets of another shape or dtype or not from 0 to
     1, and for an empty batch.
@@ -83,49 +84,58 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
     _check_alike("binary_cross_entropy", logits, targets)
     if not np.all((targets >= 0) & (targets <= 1)):
         raise LossError(f"binary_cross_entropy: targets from {targets.min()} to {targets.max()}, wanted 0 to 1")
-    e = np.exp(-np.abs(logits))
-    value: Any = (np.maximum(logits, 0) - logits * targets + np.log1p(e)).mean()
+    x, t = _widen(logits), _widen(targets)
+    e = np.exp(-np.abs(x))
+    # -log p = log1p(e) + max(-x, 0). A weight of 0 times an infinite logit is 0.
+    against, towards = (np.multiply(a, weight, where=weight > 0, out=np.zeros_like(a)) for a, weight in (
+        (np.maximum(x, 0), 1 - t), (np.maximum(-x, 0), t)))
+    value = logits.dtype.type(wide_mean(np.log1p(e) + against + towards))
 
     def vjp() -> Array:
-        d: Array = np.where(logits >= 0, 1, e)
+        d: Array = np.where(x >= 0, 1, e)
         d /= 1 + e
-        d -= targets
+        d -= t
         d /= d.size
-        return d
+        return d.astype(logits.dtype, copy=False)
 
     return value, vjp
 
 
 def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
-    """The mean of (predictions - targets)², over all numbers of a batch of any shape.
+    """The mean of (predictions - targets)² over all numbers of a batch of any shape.
 
     The value is a scalar of the predictions' dtype. Raises LossError for targets of another shape or dtype, and for an
     empty batch.
     """
     _check_alike("mse", predictions, targets)
-    error = predictions - targets
-    value: Any = (error * error).mean()
-    return value, lambda: np.multiply(error, 2 / error.size)
+    error = _widen(predictions) - _widen(targets)
+    value = predictions.dtype.type(wide_dot(error, error) / error.size)
+    return value, lambda: np.multiply(error, 2 / error.size).astype(predictions.dtype, copy=False)
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """The loss that is error² / 2 up to an error of `delta`, and delta (|error| - delta / 2) beyond: the mean of all.
+    """Makes the loss that is error² / 2 up to an error of `delta`, and delta (|error| - delta / 2) beyond: their mean.
 
     Targets are as those of `mse`. Raises LossError unless `delta` is greater than 0. Huber, "Robust estimation
     of a location parameter", 1964.
     """
     if not (isinstance(delta, Real) and 0 < delta < np.inf):
         raise LossError(f"huber: delta is {delta!r}, wanted a number greater than 0")
-    delta = float(delta)  # a scalar of NumPy's would make float64 of float32
+    delta = float(delta)  # a NumPy scalar would turn float32 into float64
 
     def loss(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
         _check_alike("huber", predictions, targets)
-        error = predictions - targets
+        error = _widen(predictions) - _widen(targets)
         near = np.clip(error, -delta, delta)
-        value: Any = (near * (error - near / 2)).mean()
-        return value, lambda: near / near.size
+        value = predictions.dtype.type(wide_dot(near, error - near / 2) / near.size)
+        return value, lambda: (near / near.size).astype(predictions.dtype, copy=False)
 
     return loss
+
+
+def _widen(x: Array) -> Array:
+    """float16 as float32: a loss is a sum of many numbers, which float16 cannot hold."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def _check_alike(loss: str, outputs: Array, targets: Array) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
 
+from fnn.kernels.reductions import accurate_sum, wide_sum
 from fnn.op import Array
 from fnn.threads import each, spare
 
@@ -21,6 +24,12 @@ LANES = 16
 DEEP = 1_200
 """Factors longer than that are cut into products that add up: lenet's first dense layer took 1.4 times as long."""
 
+LONG = 4096
+"""Longest inner axis that BLAS adds up by itself: beyond, the rounding error of float32 would go on to grow."""
+
+MOST = 1 << 22
+"""So many numbers of parts' products are held at most before they are added."""
+
 LARGE = 16_000_000
 """From so many multiplications on, it pays to hand a part of them to another thread."""
 
@@ -31,6 +40,8 @@ def product(a: Array, b: Array) -> Array:
     if inner == 1:  # an outer product is not BLAS's affair: a quarter of the time
         outer: Array = a * b
         return outer
+    if inner > LONG:
+        return sum_products(a[None], b[None])
     cuts = 1 if inner <= DEEP else depth(rows, inner, columns)
     if cuts == 1 and tile(rows, inner, columns, _turned(b)) == (rows, columns):
         whole: Array = np.dot(a, b)  # which is called a little faster than matmul
@@ -40,11 +51,37 @@ def product(a: Array, b: Array) -> Array:
     if cuts > 1:
         terms = np.empty((cuts, rows, columns), a.dtype)
         stack(a.reshape(rows, cuts, -1).swapaxes(0, 1), b.reshape(cuts, -1, columns), terms)
-        added: Array = terms.sum(0)
-        return added
+        return accurate_sum(terms, 0)
     y = np.empty((rows, columns), a.dtype)
     stack(a, b, y)
     return y
+
+
+def sum_products(a: Array, b: Array) -> Array:
+    """The sum of the matrix products of two stacks, over their first axis.
+
+    BLAS adds along the inner axis one after the other. Where that is long, it is cut into parts, and the products of
+    the parts are added in float64.
+    """
+    inner, shape = a.shape[-1], (*a.shape[:-1], b.shape[-1])
+    length = -(-inner // max(1, -(-inner // LONG)))
+    parts = inner // max(1, length)
+    at_once = max(1, MOST // max(1, prod(shape)))
+    total: Any = 0.0
+    for begin in range(0, max(1, parts), at_once):
+        n = min(at_once, parts - begin)
+        span = slice(begin * length, (begin + n) * length)
+        lefts = np.moveaxis(a[..., span].reshape(*a.shape[:-1], n, length), -2, 0)
+        rights = np.moveaxis(b[..., span, :].reshape(*b.shape[:-2], n, length, b.shape[-1]), -3, 0)
+        terms = np.empty((n, *shape), a.dtype)
+        stack(lefts, rights, terms)
+        total = total + wide_sum(terms, (0, 1))
+    if parts * length < inner:
+        terms = np.empty(shape, a.dtype)
+        stack(a[..., parts * length :], b[..., parts * length :, :], terms)
+        total = total + wide_sum(terms, 0)
+    added: Array = total.astype(a.dtype)
+    return added
 
 
 def stack(a: Array, b: Array, out: Array) -> None:

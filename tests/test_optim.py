@@ -114,12 +114,43 @@ def test_an_update_is_a_function_of_its_arguments_and_changes_none_of_them(make:
 
 @every_optimizer
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_dtypes_are_kept_whatever_the_kind_of_the_numbers_given(make: Make, dtype: type) -> None:
+def test_optimizers_keep_dtypes_and_float32_state_for_float16(make: Make, dtype: type) -> None:
     for rate in (np.float64(0.01), 0.01, np.array([0.01])[0], lambda step: np.float64(0.01)):
         optimizer = make(rate)
         params, state = steps(optimizer, start := random_params(dtype), optimizer.init(start), 3)
         assert {leaf.dtype for leaf in tree_leaves(params)} == {np.dtype(dtype)}
-        assert {leaf.dtype for leaf in tree_leaves(state) if isinstance(leaf, np.ndarray)} <= {np.dtype(dtype)}
+        assert {leaf.dtype for leaf in tree_leaves(state) if isinstance(leaf, np.ndarray)} <= {np.dtype(np.float32)}
+
+
+@every_optimizer
+def test_optimizers_of_float16_round_what_they_do_in_float32(make: Make) -> None:
+    """Zero gradients, tiny ones and such as overflow when squared give finite steps, rounded once."""
+    optimizer = make(0.01)
+    given = {"w": np.array([0.0, 1e-7, -6e-5, 1e-3, -1.0, 300.0, -6e4], np.float16)}
+    half = {"w": np.linspace(1, 2, 7).astype(np.float16)}
+    wide = {"w": half["w"].astype(np.float32)}
+    half_state, wide_state = optimizer.init(half), optimizer.init(wide)
+    for _ in range(3):
+        rounded, half_state = optimizer.update(half, given, half_state)
+        moved, wide_state = optimizer.update(wide, {"w": given["w"].astype(np.float32)}, wide_state)
+        np.testing.assert_array_equal(rounded["w"], moved["w"].astype(np.float16))
+        half, wide = rounded, {"w": rounded["w"].astype(np.float32)}
+        wide_state = pickle.loads(pickle.dumps(half_state))
+        assert np.isfinite(half["w"]).all()
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_optimizers_make_no_nan_of_finite_gradients(make: Make, dtype: type) -> None:
+    largest = 6e4 if dtype == np.float16 else 1e30  # the square overflows float32
+    optimizer = make(1e-3)
+    params = {"w": np.ones(6, dtype)}
+    state = optimizer.init(params)
+    with np.errstate(over="ignore"):
+        for sign in (1, -1, 1, -1):
+            given = {"w": (sign * np.array([0, 1e-45, 1e-20, largest, -largest, largest / 2])).astype(dtype)}
+            params, state = optimizer.update(params, given, state)
+            assert not any(np.isnan(leaf).any() for leaf in tree_leaves(params))
 
 
 @every_optimizer

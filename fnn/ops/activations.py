@@ -8,6 +8,8 @@ from numbers import Real
 
 import numpy as np
 
+from fnn.kernels.masks import keep
+from fnn.kernels.reductions import accurate_sum, wide_sum
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
@@ -37,10 +39,10 @@ def _tanh(x: Array) -> tuple[Array, Callable[[], Array]]:
     return y, lambda: 1 - y * y
 
 
-def _relu(x: Array) -> tuple[Array, Callable[[], Array]]:
+def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
     y = np.zeros_like(x)
     np.maximum(x, y, out=y)  # half the time of np.maximum(x, 0), for which NumPy has no vector loop
-    return y, lambda: (y > 0).astype(y.dtype)
+    return y, lambda dy, need_dx=True: ({}, keep(dy, y > 0))
 
 
 def _logistic(x: Array) -> Array:
@@ -58,14 +60,14 @@ def _sigmoid(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 def _silu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    s = _logistic(x)
-    return x * s, lambda: s + s * (x * (1 - s))
+    s, u = _logistic(x), np.clip(x, -1000, 1000)  # beyond, s is 0 or 1, and its product with infinity would be nan
+    return np.maximum(x, -1000) * s, lambda: s + s * (u * (1 - s))
 
 
 def _gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    u = np.clip(x, -10, 10)  # whose tanh below is -1 or 1 by then, and whose square cannot overflow
+    u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
     t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-    return x * ((1 + t) / 2), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
+    return np.maximum(x, -10) * ((1 + t) / 2), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
 
 
 def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
@@ -76,7 +78,7 @@ def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 tanh = elementwise("tanh", _tanh)
 """The hyperbolic tangent."""
-relu = elementwise("relu", _relu)
+relu = Op(lambda key, shape: {}, _relu, kind="relu")
 """The larger of x and 0; the slope at 0 is 0. Nair & Hinton, 2010."""
 sigmoid = elementwise("sigmoid", _sigmoid)
 """1 / (1 + exp(-x))."""
@@ -133,11 +135,11 @@ def _check_classes(x: Array) -> None:
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
     _check_classes(x)
     y = np.exp(x - x.max(-1, keepdims=True))
-    y /= y.sum(-1, keepdims=True)
+    y /= accurate_sum(y, -1, True)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
         dx = y * dy
-        dx -= y * dx.sum(-1, keepdims=True)
+        dx -= y * accurate_sum(dx, -1, True)
         return {}, dx
 
     return y, vjp
@@ -146,10 +148,10 @@ def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
     _check_classes(x)
     y = x - x.max(-1, keepdims=True)
-    y -= np.log(np.exp(y).sum(-1, keepdims=True))
+    y -= np.log(wide_sum(np.exp(y), -1, True)).astype(y.dtype)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        return {}, dy - np.exp(y) * dy.sum(-1, keepdims=True)
+        return {}, dy - np.exp(y) * accurate_sum(dy, -1, True)
 
     return y, vjp
 

@@ -8,7 +8,9 @@ from math import sqrt
 import numpy as np
 
 from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.kernels.reductions import accurate_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.products import product
 from fnn.random import Key
 
 
@@ -45,11 +47,11 @@ def attention(
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             d = dy.reshape(rows.shape)
-            dparams = {"wo": mixed.T @ d, "bo": d.sum(0)}
+            dparams = {"wo": product(mixed.T, d), "bo": accurate_sum(d, 0)}
             dx = np.zeros_like(rows)
             for name, d_heads in zip("qkv", pull(_split(d @ w["o"].T, x.shape, heads)), strict=True):
                 d = _join(d_heads)
-                dparams |= {f"w{name}": rows.T @ d, f"b{name}": d.sum(0)}
+                dparams |= {f"w{name}": product(rows.T, d), f"b{name}": accurate_sum(d, 0)}
                 if need_dx:
                     dx += d @ w[name].T
             return dparams, dx.reshape(x.shape) if need_dx else None
@@ -68,11 +70,11 @@ def _attend(q: Array, k: Array, v: Array, causal: bool) -> tuple[Array, Callable
         weights += np.triu(np.full(weights.shape[-2:], -np.inf, weights.dtype), 1)
     weights -= weights.max(-1, keepdims=True, initial=-np.inf)
     np.exp(weights, out=weights)
-    weights /= weights.sum(-1, keepdims=True)
+    weights /= accurate_sum(weights, -1, True)
 
     def pull(d: Array) -> tuple[Array, Array, Array]:
         ds = weights * (d @ v.mT)
-        ds -= weights * ds.sum(-1, keepdims=True)
+        ds -= weights * accurate_sum(ds, -1, True)
         ds *= scale
         return ds @ k, ds.mT @ q, weights.mT @ d
 

@@ -8,9 +8,11 @@ from math import prod
 import numpy as np
 
 from fnn.init import Initialiser, ones, zeros
+from fnn.kernels.normalise import normalise_channels
+from fnn.kernels.reductions import accurate_sum, wide_mean, wide_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
 from fnn.random import Key, Rng, as_key
-from fnn.standardise import Axes, affine, affine_init, all_but_channels, check_channels, positive, standardise
+from fnn.standardise import Axes, affine_init, all_but_channels, check_channels, positive
 from fnn.tree import tree_map
 
 
@@ -35,19 +37,24 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         check_channels(params, x, "b", "mean", "var")
         axes = all_but_channels(x)
+        w, b, mean, var = (np.expand_dims(params[name], axes) for name in ("w", "b", "mean", "var"))
+        statistics = {name: np.zeros_like(params[name]) for name in ("mean", "var")}
         if key is None:
-            mean, var = (np.expand_dims(params[name], axes) for name in ("mean", "var"))
             std = np.sqrt(var + eps)
-            normal, pull = (x - mean) / std, lambda d: d / std
-        else:
-            normal, pull = standardise(x, axes, eps)
-        y, pull_all = affine(params, normal, pull, axes)
+            z = (x - mean) / std
+
+            def vjp_predicting(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+                return {"w": accurate_sum(dy * z, axes), "b": accurate_sum(dy, axes), **statistics}, dy * (w / std)
+
+            return z * w + b, vjp_predicting
+
+        y, pull = normalise_channels(x, w, b, axes, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dparams, dx = pull_all(dy, need_dx)
+            dw, db, dx = pull(dy, need_dx)
             if isinstance(key, _Calibration):
                 return _statistics(x, axes), dx
-            return dparams | {name: np.zeros_like(params[name]) for name in ("mean", "var")}, dx
+            return {"w": dw.ravel(), "b": db.ravel(), **statistics}, dx
 
         return y, vjp
 
@@ -93,13 +100,13 @@ def _statistics(x: Array, axes: Axes) -> Params:
     numbers = prod(x.shape[axis] for axis in axes)
     if numbers < 2:
         raise OpError(f"input is {told(x)}, wanted at least 2 numbers of each channel: fewer have no variance")
-    mean: Array = x.mean(axes, keepdims=True)
-    var = np.square(x - mean).sum(axes) / (numbers - 1)
+    mean = wide_mean(x, axes, True)
+    var = wide_sum(np.square(x - mean.astype(x.dtype)), axes) / (numbers - 1)
     return {"w": np.zeros_like(var), "b": np.ones_like(var), "mean": mean.reshape(var.shape), "var": var}
 
 
 def _placed(params: Params, sums: Params) -> Params:
     """`params` with the means of the statistics in `sums`; in it all else is zeros, the cotangents of zeros."""
     if {"w", "b", "mean", "var"} == params.keys() and np.all(sums["b"]):
-        return {**params, **{name: sums[name] / sums["b"] for name in ("mean", "var")}}
+        return {**params, **{name: (sums[name] / sums["b"]).astype(params[name].dtype) for name in ("mean", "var")}}
     return {name: _placed(child, sums[name]) if isinstance(child, dict) else child for name, child in params.items()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.kernels.reductions import accurate_sum
 from fnn.memory import from_wchn, to_wchn
 from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
 from fnn.random import Key
@@ -64,8 +65,8 @@ def conv(
             d = to_wchn(dy)
 
             def gradients() -> Params:
-                dw, db = correlate_weights(h, d, w.shape, down, across, groups, bias)
-                return {"w": dw, "b": db} if bias else {"w": dw}
+                dw = correlate_weights(h, d, w.shape, down, across, groups)
+                return {"w": dw, "b": accurate_sum(d, (0, 2, 3))} if bias else {"w": dw}
 
             if not need_dx:
                 return gradients(), None

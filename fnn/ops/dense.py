@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from fnn.init import Initialiser, glorot_uniform, zeros
+from fnn.kernels.reductions import accurate_sum
 from fnn.memory import from_features, to_columns, to_features
 from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
 from fnn.products import product
@@ -46,7 +47,7 @@ def dense(
 
             def gradients() -> Params:
                 dw = product(h.T, d)
-                return {"w": dw, "b": d.sum(0)} if bias else {"w": dw}
+                return {"w": dw, "b": accurate_sum(d, 0)} if bias else {"w": dw}
 
             if not need_dx:
                 return gradients(), None

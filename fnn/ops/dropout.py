@@ -6,6 +6,7 @@ from numbers import Real
 
 import numpy as np
 
+from fnn.kernels.masks import keep
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.random import Key
 
@@ -28,7 +29,7 @@ def dropout(rate: float) -> Op:
         np.greater_equal(key.generator().random(x.shape, np.float32), rate, out=kept)
 
         def masked(a: Array) -> Array:
-            b = a * kept
+            b = keep(a, kept)
             b /= 1 - rate
             return b
 

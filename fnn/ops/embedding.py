@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fnn.init import Initialiser, lecun_normal
+from fnn.kernels.reductions import accurate_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.random import Key
 
@@ -28,10 +29,9 @@ def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
         rows = x.astype(np.intp)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dw = np.zeros(n * features, dy.dtype)
-            # NumPy adds at indices of one axis far faster than at those of two.
-            np.add.at(dw, (rows[..., None] * features + np.arange(features)).ravel(), dy.ravel())
-            return {"w": dw.reshape(n, features)}, np.zeros(x.shape, dy.dtype) if need_dx else None
+            places = rows[..., None] * features + np.arange(features)
+            dw = np.bincount(places.ravel(), dy.ravel(), n * features)  # adds in float64
+            return {"w": dw.reshape(n, features).astype(dy.dtype)}, np.zeros(x.shape, dy.dtype) if need_dx else None
 
         return w[rows], vjp
 
@@ -59,7 +59,7 @@ def position_embedding(w_init: Initialiser = lecun_normal) -> Op:
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
             dw = np.zeros_like(w)
-            dw[:time] = dy.sum(0)
+            dw[:time] = accurate_sum(dy, 0)
             return {"w": dw}, dy
 
         return x + w[:time], vjp

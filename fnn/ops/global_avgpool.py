@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fnn.memory import from_wchn, to_wchn
+from fnn.kernels.reductions import accurate_mean
+from fnn.memory import from_wchn
 from fnn.op import Array, Op, OpError, Params, Vjp, told
 
 
@@ -17,7 +18,7 @@ def _global_avgpool(params: Params, x: Array) -> tuple[Array, Vjp]:
         share = (dy / (height * width)).T[:, None]
         return {}, from_wchn(np.broadcast_to(share, (width, channels, height, batch)).copy())
 
-    return to_wchn(x).mean((0, 2)).T, vjp
+    return accurate_mean(x, (2, 3)), vjp
 
 
 global_avgpool = Op(lambda key, shape: {}, _global_avgpool, kind="global_avgpool")

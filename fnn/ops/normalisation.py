@@ -1,11 +1,14 @@
-"""Normalisation of each example by itself."""
+"""Norm layers that treat each example separately."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from fnn.init import Initialiser, ones, zeros
+from fnn.kernels.normalise import normalise_channels, normalise_examples
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
 from fnn.random import Key
-from fnn.standardise import affine, affine_init, all_but_channels, check_channels, positive, standardise
+from fnn.standardise import affine_init, check_channels, positive
 
 
 @operator
@@ -26,11 +29,18 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         w = fitting(params, "w", (None,) * axes)
-        fitting(params, "b", w.shape, w.dtype)
+        b = fitting(params, "b", w.shape, w.dtype)
         if x.ndim <= axes or x.shape[-axes:] != w.shape or x.dtype != w.dtype:
             raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, ...), the last axes {w.shape}")
-        normal, pull = standardise(x, tuple(range(-axes, 0)), eps)
-        return affine(params, normal, pull, tuple(range(x.ndim - axes)))
+        first = tuple(range(x.ndim - axes))
+        w, b = np.expand_dims(w, first), np.expand_dims(b, first)
+        y, pull = normalise_examples(x, w, b, tuple(range(x.ndim - axes, x.ndim)), eps)
+
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dw, db, dx = pull(dy, need_dx)
+            return {"w": dw.reshape(w.shape[-axes:]), "b": db.reshape(w.shape[-axes:])}, dx
+
+        return y, vjp
 
     return Op(init, apply)
 
@@ -55,12 +65,15 @@ def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_ini
         check_channels(params, x, "b")
         if x.shape[1] % groups:
             raise OpError(f"input is {told(x)}, wanted a number of channels that is a multiple of {groups}")
-        apart = x.reshape(len(x), groups, x.shape[1] // groups, *x.shape[2:])
-        normal, pull = standardise(apart, tuple(range(2, apart.ndim)), eps)
+        shape = (groups, x.shape[1] // groups) + (1,) * (x.ndim - 2)  # of the channels, beside (batch, groups, channels, ...)
+        grouped = x.reshape(len(x), *shape[:2], *x.shape[2:])
+        w, b = params["w"].reshape(1, *shape), params["b"].reshape(1, *shape)
+        y, pull = normalise_channels(grouped, w, b, tuple(range(2, grouped.ndim)), eps)
 
-        def pull_together(d: Array) -> Array:
-            return pull(d.reshape(apart.shape)).reshape(x.shape)
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dw, db, dx = pull(dy.reshape(grouped.shape), need_dx)
+            return {"w": dw.ravel(), "b": db.ravel()}, None if dx is None else dx.reshape(x.shape)
 
-        return affine(params, normal.reshape(x.shape), pull_together, all_but_channels(x))
+        return y.reshape(x.shape), vjp
 
     return Op(init, apply)

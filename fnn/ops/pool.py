@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
+from fnn.kernels.masks import drop_kept, keep
 from fnn.memory import from_wchn, to_wchn
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
 from fnn.window import Axis, pair
 
 Sizes: TypeAlias = int | Sequence[int]
 Adjoint: TypeAlias = Callable[[Array], Array]
+
+MANY = 32
+"""More numbers than these are added in float64: their sum in float32 would not be exact to 1e-6."""
 
 
 @operator
@@ -66,21 +70,22 @@ def _pool(
 
 
 def _largest(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
-    """The largest along `dim`. After the width comes the height, so a tie goes to the first in the order of reading."""
+    """The largest along `dim`. First the width, then the height: so a tie goes to the first in reading order."""
     first, *others = _taps(x, windows, dim)
     y, larger, shape = first, [], x.shape
-    for tap in others:
-        larger.append(tap > y)  # than all taps before it: these masks are kept, a byte a number, and not the input
+    for t, tap in enumerate(others, 1):
+        larger.append(tap > y)  # the vjp keeps these masks, a byte for each number, and not the input
+        for window in range(windows.out):
+            if window * windows.stride + t == windows.low:  # all taps before this one are padding, even if equal
+                larger[-1][(slice(None),) * dim + (window,)] = True
         y = np.maximum(y, tap)
 
     def pull(dy: Array) -> Array:
         def share(parts: list[Array]) -> None:
-            rest = dy
+            rest = dy.copy("K") if others else dy
             for mask, part in zip(reversed(larger), reversed(parts[1:]), strict=True):
-                np.multiply(rest, mask.astype(dy.dtype), out=part)
-                rest = np.subtract(rest, part, out=parts[0])
-            if rest is dy:
-                parts[0][...] = dy
+                drop_kept(rest, keep(rest, mask, out=part))
+            parts[0][...] = rest
 
         return _gathered(shape, dy, windows, dim, share)
 
@@ -89,7 +94,8 @@ def _largest(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
 
 def _mean(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
     """The mean along `dim`."""
-    y, shape = reduce(np.add, _taps(x, windows, dim)) / windows.taps, x.shape
+    y, shape = _add(_taps(x, windows, dim)), x.shape
+    y /= windows.taps
 
     def pull(dy: Array) -> Array:
         def share(parts: list[Array]) -> None:
@@ -99,6 +105,14 @@ def _mean(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
         return _gathered(shape, dy, windows, dim, share)
 
     return y, pull
+
+
+def _add(taps: list[Array]) -> Array:
+    """The sum of the taps: a new array."""
+    total = taps[0].astype(np.float64 if len(taps) > MANY else taps[0].dtype)
+    for tap in taps[1:]:
+        total += tap
+    return total.astype(taps[0].dtype, copy=False)
 
 
 def _taps(x: Array, windows: Axis, dim: int) -> list[Array]:
@@ -118,10 +132,10 @@ def _gathered(shape: Shape, dy: Array, windows: Axis, dim: int, share: Callable[
     if windows.stride < windows.taps:  # windows overlap, and their parts add up
         parts = [np.empty_like(dy) for _ in range(windows.taps)]
         share(parts)
-        dx = np.zeros(shape, dy.dtype)
+        dx = np.zeros(shape, np.float64 if windows.taps > MANY * windows.stride else dy.dtype)
         for tap, part in zip(_taps(dx, windows, dim), parts, strict=True):
             tap += part
-        return dx
+        return dx.astype(dy.dtype, copy=False)
     covered = windows.stride == windows.taps and windows.out * windows.stride == shape[dim]
     dx = np.empty(shape, dy.dtype) if covered else np.zeros(shape, dy.dtype)
     share(_taps(dx, windows, dim))

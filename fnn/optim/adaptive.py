@@ -5,9 +5,12 @@ from math import sqrt
 
 import numpy as np
 
-from fnn.optim.base import Array, Optimizer, State, descent, plus, toward
+from fnn.optim.base import Array, Optimizer, State, blend, descent, plus
 from fnn.schedules import Schedule, fraction, positive
 from fnn.tree import Tree, tree_map
+
+TINY = float(np.finfo(np.float32).tiny)
+"""Smallest eps: less would round to 0 in float32, and a zero gradient would give nan."""
 
 
 def rmsprop(
@@ -23,7 +26,7 @@ def rmsprop(
     "Lecture 6.5: rmsprop", Coursera: Neural Networks for Machine Learning, 2012.
     """
     decay, eps, momentum = fraction("decay", decay), positive("eps", eps), fraction("momentum", momentum)
-    average, scaled = _squares_toward(1 - decay), _over_root(eps)
+    average, scaled = _blend_squares(1 - decay), _over_root(eps)
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
         v = tree_map(average, state["v"], grads)
@@ -86,7 +89,7 @@ def _adam(
     learning_rate: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float, decoupled: bool
 ) -> Optimizer:
     b1, b2, eps = fraction("b1", b1), fraction("b2", b2), positive("eps", eps)
-    average, average_squares = toward(1 - b1), _squares_toward(1 - b2)
+    average, average_squares = blend(1 - b1), _blend_squares(1 - b2)
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
         m = tree_map(average, state["m"], grads)
@@ -99,14 +102,15 @@ def _adam(
     return descent(learning_rate, direction, ["m", "v"], weight_decay, decoupled)
 
 
-def _squares_toward(weight: float) -> Callable[[Array, Array], Array]:
-    """The function `v + weight * (g * g - v)`, in the dtype and memory order of v."""
-    go = toward(weight)
-    return lambda v, g: go(v, np.square(g))
+def _blend_squares(weight: float) -> Callable[[Array, Array], Array]:
+    """The function `(1 - weight) * v + weight * g * g`, in the dtype and memory order of v."""
+    mix = blend(weight)
+    return lambda v, g: mix(v, np.square(g))
 
 
 def _over_root(eps: float, scale: float = 1.0) -> Callable[[Array, Array], Array]:
     """The function `x / (scale * sqrt(v) + eps)`, in the dtype and memory order of v."""
+    eps = max(eps, TINY)
 
     def divide(x: Array, v: Array) -> Array:
         out = np.sqrt(v, np.empty_like(v))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fnn.op import told
 from fnn.schedules import Schedule, as_schedule, non_negative
-from fnn.tree import Tree, tree_items, tree_map
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 Array: TypeAlias = NDArray[Any]
 
@@ -21,8 +21,9 @@ State: TypeAlias = dict[str, Any]
 class Optimizer(NamedTuple):
     """`init(params) -> state` and `update(params, grads, state) -> (params, state)`, unpacked by `init, update = opt`.
 
-    Both are pure: what they are given is not changed. Parameters keep their dtype and their order in memory. Gradients
-    have the structure and shapes of the parameters; anything else is a ValueError that names the path.
+    Both are pure: they change none of their arguments. Parameters keep their dtype and their order in memory. The state
+    of float16 parameters is float32, and so are all steps of the update but the last one. Gradients have the structure
+    and shapes of the parameters; anything else raises a ValueError that names the path.
     """
 
     init: Callable[[Tree], State]
@@ -47,16 +48,17 @@ def descent(
 
     def init(params: Tree) -> State:
         check_params(params)
-        return {"step": 0} | {slot: tree_map(np.zeros_like, params) for slot in names[1:]}
+        return {"step": 0} | {slot: tree_map(np.zeros_like, widen(params)) for slot in names[1:]}
 
     def move(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
-        step = state["step"]
+        step, given, params, grads = state["step"], params, widen(params), widen(grads)
         if weight_decay and not decoupled:
             grads = tree_map(plus(weight_decay), grads, params)
         down, memory = direction(grads, state)
         if weight_decay and decoupled:
             down = tree_map(plus(weight_decay), down, params)
-        return tree_map(plus(-rate(step)), params, down), {"step": step + 1, **memory}
+        moved = tree_map(plus(-rate(step)), params, down)
+        return moved if params is given else round_like(given, moved), {"step": step + 1, **memory}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, names)
@@ -84,18 +86,30 @@ def plus(scale: float) -> Callable[[Array, Array], Array]:
     return add
 
 
-def toward(weight: float) -> Callable[[Array, Array], Array]:
-    """The function `x + weight * (y - x)` of arrays of one shape, in the dtype and memory order of x."""
+def blend(weight: float) -> Callable[[Array, Array], Array]:
+    """The function `(1 - weight) * x + weight * y` of arrays of one shape, in the dtype and memory order of x."""
 
-    def go(x: Array, y: Array) -> Array:
+    def mix(x: Array, y: Array) -> Array:
         if y.shape != x.shape:
             raise ValueError(f"shapes {x.shape} and {y.shape} differ")
-        out = np.empty_like(x)
-        np.subtract(y, x, out)
-        np.multiply(out, weight, out)
-        return np.add(x, out, out)
+        out, term = np.empty_like(x), np.empty_like(x)
+        np.multiply(x, 1 - weight, out)
+        np.multiply(y, weight, term)
+        return np.add(out, term, out)
 
-    return go
+    return mix
+
+
+def widen(tree: Tree) -> Tree:
+    """The tree with float32 in place of float16, in which small steps and their squares would be lost."""
+    if all(getattr(leaf, "dtype", None) != np.float16 for leaf in tree_leaves(tree)):
+        return tree
+    return tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf, tree)
+
+
+def round_like(like: Tree, tree: Tree) -> Tree:
+    """The tree with the dtypes of `like`."""
+    return tree_map(lambda a, leaf: leaf.astype(a.dtype, copy=False), like, tree)
 
 
 def check_params(params: Tree) -> None:

@@ -5,41 +5,40 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
+from fnn.kernels.reductions import square_sum
 from fnn.op import told
-from fnn.optim.base import Array, Optimizer, State, check_fit, check_params, check_state, toward
+from fnn.optim.base import Array, Optimizer, State, blend, check_fit, check_params, check_state, widen
 from fnn.schedules import fraction, positive
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
 
 def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
-    """`optimizer`, given gradients whose norm, taken over all of them together, is at most `max_norm`.
+    """Wraps `optimizer` so that the norm of all gradients together is at most `max_norm`.
 
-    Longer ones are scaled down by `max_norm / (norm + 1e-6)`, as in PyTorch. A norm that is not finite clips nothing,
-    so that the fault stays to be seen. The state is the optimizer's own. Pascanu, Mikolov & Bengio, "On the Difficulty
+    Longer gradients are multiplied by `max_norm / (norm + 1e-6)`, as in PyTorch. Gradients with nan or infinity stay as
+    they are, so that you can see them. The state is that of `optimizer`. Pascanu, Mikolov & Bengio, "On the Difficulty
     of Training Recurrent Neural Networks", ICML 2013.
     """
     max_norm = positive("max_norm", max_norm)
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_fit(params, "gradient", grads)
-        norm = sqrt(sum(map(_square_sum, tree_leaves(grads)))) + 1e-6
+        norm = _norm(tree_leaves(grads)) + 1e-6
         if max_norm < norm < inf:
             scale = max_norm / norm
-            grads = tree_map(lambda g: g * scale, grads)
+            grads = tree_map(lambda g: g * scale, widen(grads))
         return optimizer.update(params, grads, state)
 
     return Optimizer(optimizer.init, update)
 
 
-def _square_sum(g: Array) -> float:
-    """The sum of the squares, in whatever order they lie."""
-    flat = np.ravel(g, "K")
-    with np.errstate(over="ignore"):  # of all gradients, those that most want clipping overflow float32 when squared
-        total = float(flat.dot(flat))
-        if not isfinite(total):
-            wide = flat.astype(np.float64)
-            total = float(wide.dot(wide))
-    return total
+def _norm(leaves: list[Array]) -> float:
+    """The root of the sum of all squares, which may overflow on the way."""
+    total = sum(map(square_sum, leaves))
+    if isfinite(total):
+        return sqrt(total)
+    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in leaves)
+    return largest * sqrt(sum(square_sum(leaf / largest) for leaf in leaves)) if isfinite(largest) else largest
 
 
 frozen = Optimizer(lambda params: {}, lambda params, grads, state: (tree_map(lambda p, g: p, params, grads), state))
@@ -108,21 +107,21 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
 
     def init(params: Tree) -> State:
         check_params(params)
-        start = tree_map(lambda p: p.copy("K"), params)
+        start = tree_map(lambda p: p.copy("K"), widen(params))
         return {"step": 0, "average": start, "optimizer": optimizer.init(params)}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, ("step", "average", "optimizer"))
         params, inner = optimizer.update(params, grads, state["optimizer"])
         count = state["step"] + 1
-        blend = toward((1 - decay) / (1 - decay**count))
-        return params, {"step": count, "average": tree_map(blend, state["average"], params), "optimizer": inner}
+        mix = blend((1 - decay) / (1 - decay**count))
+        return params, {"step": count, "average": tree_map(mix, state["average"], params), "optimizer": inner}
 
     return Optimizer(init, update)
 
 
 def average(state: State) -> Tree:
-    """The averaged parameters in the state of an `averaged` optimizer, clipped or not.
+    """Reads the averaged parameters from the state of an `averaged` optimizer. Those of float16 are float32.
 
     Raises ValueError for any other state; where parts are masked, `averaged` goes around `masked`.
     """

@@ -1,0 +1,163 @@
+"""Sums that stay exact however long they are, in every memory order.
+
+NumPy adds float32 numbers along an outer axis one after the other, so the error grows with the length of the axis: one
+million equal numbers come out 1 % wrong. It is also slow where the contiguous runs of memory are short. The functions
+here follow the memory order. They add short blocks in the array's own dtype, at full speed, and then add the block sums
+in float64. The error stays below 1e-6 of the sum of magnitudes, for ten million numbers and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from math import isfinite, prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Axes: TypeAlias = int | Sequence[int] | None
+
+DOT = 256
+"""Longest dot product in float32: longer ones are less exact, shorter ones take more time."""
+
+BLOCK = 32
+"""At most so many float32 rows are added before float64 takes over: their error stays below 5e-7, even for equal rows."""
+
+LANES = 256
+"""Rows shorter than this are added several at a time: below it, the call costs more than the additions."""
+
+SMALL = 8192
+"""Up to this size NumPy's own sum in float64 takes less time than to plan a faster one."""
+
+SHORT = 64
+"""Longest row that is summed by a product with ones: seven times as fast as NumPy's sum for rows of ten numbers."""
+
+
+def accurate_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
+    """Sums `x` over `axes` (default: all); the result has the dtype of `x`.
+
+    The error is at most 1e-6 of the sum of magnitudes for float32, in every memory order. float16 is added in float32
+    or float64 and rounded once.
+    """
+    return wide_sum(x, axes, keepdims).astype(x.dtype)
+
+
+def accurate_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
+    """Averages `x` over `axes` (default: all), which hold at least one number; otherwise like `accurate_sum`."""
+    return wide_mean(x, axes, keepdims).astype(x.dtype)
+
+
+def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
+    """Averages like `accurate_mean`, but returns float64."""
+    total = wide_sum(x, axes, keepdims)
+    return total / max(1, x.size // max(1, total.size))
+
+
+def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
+    """Sums like `accurate_sum`, but returns float64."""
+    return _sum(x, None, axes, keepdims)
+
+
+def wide_dot(x: Array, y: Array, axes: Axes = None, keepdims: bool = False) -> Array:
+    """Sums the products `x * y` of two arrays of one shape like `wide_sum`, in most cases without storing them."""
+    return _sum(x, y, axes, keepdims)
+
+
+def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
+    axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
+    if x.size <= SMALL:
+        small: Array = np.add.reduce(x if y is None else x * y, tuple(axes), float, None, keepdims)
+        return small
+    if x.dtype.itemsize < 4:
+        x, y = x.astype(np.float32), None if y is None else y.astype(np.float32)
+    order, steps, shape, back = _plan(x.shape, x.strides, tuple(axes), keepdims)
+    total = np.ascontiguousarray(x.transpose(order))
+    factor = None if y is None else np.ascontiguousarray(y.transpose(order))
+    for step in steps:
+        add = _sum_rows if step[2] > 1 else _sum_last
+        total, factor = add(total.reshape(step), None if factor is None else factor.reshape(step)), None
+    if factor is not None:
+        total = total * factor
+    return total.astype(float, copy=False).reshape(shape).transpose(back)
+
+
+@lru_cache(maxsize=1000)
+def _plan(
+    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], keepdims: bool
+) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[int]]:
+    """How to sum: the axes in memory order, each sum's (kept, length, inner), and the result's shape and axes.
+
+    In memory, summed and kept axes alternate in runs. The outermost run is summed first, as the rest is then smaller.
+    """
+    summed = {axis % len(shape) for axis in axes}
+    order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))
+    steps, kept, inner = [], 1, prod(shape)
+    for is_summed, run in groupby(order, lambda axis: axis in summed):
+        length = prod(shape[axis] for axis in run)
+        inner //= length
+        if is_summed:
+            steps.append((kept, length, inner))
+        else:
+            kept *= length
+    left = [axis for axis in order if keepdims or axis not in summed]
+    return order, steps, [1 if axis in summed else shape[axis] for axis in left], [int(i) for i in np.argsort(left)]
+
+
+def square_sum(x: Array) -> float:
+    """Sums the squares of all numbers of `x`, also where a square overflows the dtype of `x`."""
+    flat = np.ravel(x, "K")
+    if flat.dtype.itemsize == 4:
+        whole = flat.size - flat.size % DOT
+        rows, rest = flat[:whole].reshape(-1, DOT), flat[whole:].astype(float)
+        with np.errstate(over="ignore", under="ignore"):
+            total = float(np.add.reduce(np.matmul(rows[:, None], rows[:, :, None]), None, float)) + float(rest @ rest)
+        if isfinite(total):
+            return total
+    flat = flat.astype(float)
+    return float(flat @ flat)
+
+
+def _sum_rows(x: Array, y: Array | None) -> Array:
+    """Sums (kept, length, inner), times `y` if given, over the middle axis."""
+    kept, length, inner = x.shape
+    together = min(length, max(1, LANES // inner))
+    many = length // together
+    block = _divisor(many, BLOCK) or min(BLOCK, many)
+    whole = many - many % block
+
+    def add(start: int, stop: int, *shape: int) -> Array:
+        parts = [a[:, start * together : stop * together].reshape(kept, *shape) for a in (x, y) if a is not None]
+        total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
+        return np.add.reduce(total, 1, float)
+
+    total = add(0, whole, whole // block, block, together * inner)
+    if whole < many:
+        total += add(whole, many, 1, many - whole, together * inner)
+    if together > 1:
+        total = np.add.reduce(total.reshape(kept, together, inner), 1)
+        if many * together < length:
+            total += add(many, length, 1, length - many * together, inner)
+    return total
+
+
+def _sum_last(x: Array, y: Array | None) -> Array:
+    """Sums (kept, length, 1), times `y` if given, over the middle axis."""
+    kept, length, _ = x.shape
+    if y is not None:
+        part = _divisor(length, DOT) or 1
+        x = np.matmul(x.reshape(-1, 1, part), y.reshape(-1, part, 1)) if part > SHORT // 2 else x * y
+        length = x.size // kept
+    x = x.reshape(kept, length)
+    while kept > 1 and 1 < x.shape[1] and (part := _divisor(x.shape[1], SHORT)):
+        x = (x.reshape(-1, part) @ np.ones(part, x.dtype)).reshape(kept, -1)
+    total: Array = np.add.reduce(x, 1)
+    return total
+
+
+@lru_cache(maxsize=1000)
+def _divisor(length: int, most: int) -> int:
+    """The largest divisor of `length` up to `most`, which is 8 or more unless `length` itself is less. 0 if none."""
+    return next((n for n in range(min(most, length), min(length, 8) - 1, -1) if length % n == 0), 0)
