@@ -7,6 +7,7 @@ operator made of operators; training is a fold of a pure function over batches.
 from fnn.checkpoint import CheckpointError, load, save
 from fnn.combine import named, parallel, repeat, residual, serial, shared
 from fnn.grad import value_and_grad
+from fnn.kernels.reductions import accurate_mean, accurate_sum
 from fnn.losses import LossError, binary_cross_entropy, cross_entropy, huber, mse, smoothed_cross_entropy
 from fnn.memory import keep_pages as _keep_pages
 from fnn.op import Array, Op, OpError, Params, operator
@@ -71,6 +72,8 @@ __all__ = [
     "Optimizer",
     "Params",
     "TreeError",
+    "accurate_mean",
+    "accurate_sum",
     "adagrad",
     "adam",
     "adamw",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fnn.kernels.underflow import allow_underflow
 from fnn.losses import Loss
 from fnn.op import Array, Op, Params
 from fnn.random import Rng
@@ -17,10 +18,13 @@ def value_and_grad(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Any, Array]
     tree like `params`. With a key, what draws in the network draws.
     """
 
-    def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Any, Array], Params]:
+    def step(params: Params, x: Array, y: Array, key: Rng | None) -> tuple[tuple[Any, Array], Params]:
         out, vjp = net.apply(params, x, key)
         value, loss_vjp = loss(out, y)
         grads, _ = vjp(loss_vjp(), False)
         return (value, out), grads
+
+    def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Any, Array], Params]:
+        return allow_underflow(step, params, x, y, key)
 
     return of

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, wraps
 from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fnn.kernels.reductions import accurate_mean, wide_dot, wide_mean
+from fnn.kernels.underflow import allow_underflow
 from fnn.op import Array, told
 
 LossVjp: TypeAlias = Callable[[], Array]
@@ -19,62 +21,79 @@ class LossError(ValueError):
     """Bad input to a loss: says what came and what was wanted."""
 
 
-def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
-    """-log softmax(logits)[label], from logits (batch, ..., classes) and integer labels (batch, ...), 0 to classes - 1.
+def _quiet(loss: Loss) -> Loss:
+    """The loss without floating-point errors for numbers too small for their dtype: they become zero."""
 
-    The value, the mean over all labels, is a scalar of the logits' dtype. Raises LossError for labels that are no
-    integers, not in that range or not as many as the logits, and for an empty batch, which has no mean.
+    @wraps(loss)
+    def quiet(outputs: Array, targets: Array) -> tuple[Any, LossVjp]:
+        value, vjp = allow_underflow(loss, outputs, targets)
+        return value, partial(allow_underflow, vjp)
+
+    return quiet
+
+
+@_quiet
+def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
+    """The mean of -log softmax(logits)[label] over logits (batch, ..., classes) and integer labels (batch, ...).
+
+    The value is a scalar of the logits' dtype. Raises LossError for labels that are not integers from 0 to classes - 1,
+    for another number of labels than logits, and for an empty batch, which has no mean.
     """
     _check("cross_entropy", logits, labels, 2, -1)
     if labels.dtype.kind not in "iu":
         raise LossError(f"cross_entropy: labels are {told(labels)}, wanted integers")
     count, classes = labels.size, logits.shape[-1]
-    hot = labels.ravel() == np.arange(classes)[:, None]  # (classes, batch)
-    if np.count_nonzero(hot) != count:
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
+    flat = labels.ravel()
+    if flat.min() < 0 or flat.max() >= classes:
+        wrong = flat[(flat < 0) | (flat >= classes)][0]
         raise LossError(f"cross_entropy: label {wrong} came with {classes} classes, wanted 0 to {classes - 1}")
-    columns = np.ascontiguousarray(logits.reshape(count, classes).T)  # so that a sum over the classes adds long rows
+    columns = np.ascontiguousarray(_widen(logits).reshape(count, classes).T)  # sums over classes then add long rows
+    at_label = (flat.astype(np.intp), np.arange(count))
     h = columns - columns.max(0)
     e = np.exp(h)
-    total = e.sum(0)
-    value: Any = (np.log(total).sum() - h.sum(where=hot)) / count
+    total = np.add.reduce(e, 0, float)  # in float64, as the logarithm of a number near 1 needs all its digits
+    value = logits.dtype.type(wide_mean(np.log(total) - h[at_label]))
 
     def vjp() -> Array:
-        d: Array = e / total
-        d -= hot
+        d: Array = e / total.astype(e.dtype)
+        d[at_label] -= 1
         d /= count
-        return d.T.reshape(logits.shape)
+        return d.T.reshape(logits.shape).astype(logits.dtype, copy=False)
 
     return value, vjp
 
 
 def smoothed_cross_entropy(smoothing: float) -> Loss:
-    """The loss that is `cross_entropy` with a target of 1 - `smoothing` for the label and smoothing / classes for each.
+    """Makes a `cross_entropy` whose target is 1 - `smoothing` for the label plus smoothing / classes for every class.
 
     Raises LossError unless `smoothing` is from 0 to 1. Szegedy et al., "Rethinking the Inception Architecture for
     Computer Vision", 2016.
     """
     if not (isinstance(smoothing, Real) and 0 <= smoothing <= 1):
         raise LossError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, wanted a number from 0 to 1")
-    smoothing = float(smoothing)  # a scalar of NumPy's would make float64 of float32
+    smoothing = float(smoothing)  # a NumPy scalar would turn float32 into float64
+    if not smoothing:
+        return cross_entropy  # below, a logit of -inf would give 0 times infinity
 
-    # The targets add up to 1 as before, so that only the term linear in the logits changes, and no exponential.
+    # The targets add up to 1 as before. So only a linear term is added: the label's logit minus the mean logit.
+    @_quiet
     def loss(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
-        value, vjp = cross_entropy(logits, labels)
+        value, vjp = cross_entropy(_widen(logits), labels)
         at, share = labels[..., None], smoothing / labels.size
-        lead = np.take_along_axis(logits, at, -1) - logits.mean(-1, keepdims=True)
+        lead = np.take_along_axis(_widen(logits), at, -1) - accurate_mean(_widen(logits), -1, True)
 
         def smoothed_vjp() -> Array:
             d = vjp()
             d -= share / logits.shape[-1]
             np.put_along_axis(d, at, np.take_along_axis(d, at, -1) + share, -1)
-            return d
+            return d.astype(logits.dtype, copy=False)
 
-        return value + smoothing * lead.mean(), smoothed_vjp
+        return logits.dtype.type(value + smoothing * wide_mean(lead)), smoothed_vjp
 
     return loss
 
 
+@_quiet
 def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
     """The mean of -t log p - (1 - t) log(1 - p) over all numbers, where p = sigmoid(logit) and targets t are 0 to 1.
 
@@ -87,8 +106,10 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
     x, t = _widen(logits), _widen(targets)
     e = np.exp(-np.abs(x))
     # -log p = log1p(e) + max(-x, 0). A weight of 0 times an infinite logit is 0.
-    against, towards = (np.multiply(a, weight, where=weight > 0, out=np.zeros_like(a)) for a, weight in (
-        (np.maximum(x, 0), 1 - t), (np.maximum(-x, 0), t)))
+    against, towards = (
+        np.multiply(a, weight, where=weight > 0, out=np.zeros_like(a))
+        for a, weight in ((np.maximum(x, 0), 1 - t), (np.maximum(-x, 0), t))
+    )
     value = logits.dtype.type(wide_mean(np.log1p(e) + against + towards))
 
     def vjp() -> Array:
@@ -101,6 +122,7 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
     return value, vjp
 
 
+@_quiet
 def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
     """The mean of (predictions - targets)² over all numbers of a batch of any shape.
 
@@ -123,6 +145,7 @@ def huber(delta: float = 1.0) -> Loss:
         raise LossError(f"huber: delta is {delta!r}, wanted a number greater than 0")
     delta = float(delta)  # a NumPy scalar would turn float32 into float64
 
+    @_quiet
     def loss(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
         _check_alike("huber", predictions, targets)
         error = _widen(predictions) - _widen(targets)

@@ -12,7 +12,9 @@ from typing import Any, ParamSpec, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.kernels.underflow import allow_underflow, allowed
 from fnn.random import Key, Rng, as_key
+from fnn.tree import tree_leaves, tree_map
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -135,14 +137,17 @@ class Op:
         it is wanted; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
         dtype.
         """
+        if not allowed.get():
+            return allow_underflow(self.apply, params, x, key)
         try:
             if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):
                 wanted = "integers" if self.integers else "floats"
                 raise OpError(f"input is {told(x)}, wanted an array of {wanted} with a batch axis")
-            if self.draws:
-                y, pull = self._apply(params, x, key if key is None else as_key(key))
+            arguments = (params, x, key if key is None else as_key(key)) if self.draws else (params, x)
+            if x.dtype.itemsize > 2 and not self.integers:
+                y, pull = self._apply(*arguments)
             else:
-                y, pull = self._apply(params, x)
+                y, pull = apply_in_float32(self._apply, *arguments) if not self.parts else self._apply(*arguments)
         except OpError as error:
             error.kind = error.kind or self.kind
             raise
@@ -153,6 +158,8 @@ class Op:
         shape, dtype = y.shape, y.dtype  # and not `y` itself, which an operator that needs it keeps, and only that
 
         def vjp(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
+            if not allowed.get():
+                return allow_underflow(vjp, dy, need_dx, wait)
             if not (isinstance(dy, np.ndarray) and dy.shape == shape and dy.dtype == dtype):
                 error = OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}")
                 error.kind = self.kind
@@ -174,6 +181,34 @@ class Op:
             told_error = OpError(f"params {came}, wanted {f'{error.args[0]!r} among them' if missing else 'a dict'}")
             told_error.kind = self.kind
             raise told_error from None
+
+
+def apply_in_float32(
+    apply: Callable[..., tuple[Array, Pull]], params: Params, x: Array, *key: Any
+) -> tuple[Array, Pull]:
+    """`apply(params, x, *key)`, computed in float32 and rounded once if all floats among `params` and `x` are float16.
+
+    float16 holds numbers up to 65504 only: sums, counts and eps would overflow in it or round to zero.
+    """
+    floats = {a.dtype for a in (*tree_leaves(params), x) if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+    if floats != {np.dtype(np.float16)}:
+        return apply(params, x, *key)
+    y, pull = apply(tree_map(_widen, params), _widen(x), *key)
+
+    def rounded(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
+        dparams, dx = pull(_widen(dy), need_dx)
+        dparams = dparams() if callable(dparams) else dparams
+        return tree_map(_round_to_half, dparams), None if dx is None else _round_to_half(dx)
+
+    return _round_to_half(y), rounded
+
+
+def _widen(a: Any) -> Any:
+    return a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype == np.float16 else a
+
+
+def _round_to_half(a: Array) -> Array:
+    return a.astype(np.float16) if a.dtype.kind == "f" else a
 
 
 P = ParamSpec("P")

@@ -82,16 +82,27 @@ def tree_size(tree: Tree) -> int:
 
 
 def tree_sum(trees: Iterable[Tree]) -> Tree:
-    """The sum of the trees, at least one, added up in pairs, and pairs of pairs, in their order.
+    """Adds at least one tree, in pairs, then pairs of pairs, in their order; float16 in float32, rounded once.
 
-    The order of the additions depends on how many there are and on nothing else. No more of the trees than the
-    logarithm of their number are held at once. Raises TreeError when they differ in structure.
+    The order of the additions depends only on how many trees there are. At most log2(n) sums of n trees are in memory.
+    Raises TreeError if the trees differ in structure.
     """
     sums: list[Tree] = []  # of 2, 4, 8... trees, the longest run first, as the binary digits of the count say
+    half: Tree = None
     for count, tree in enumerate(trees, 1):
+        if count == 1 and any(map(_is_half, tree_leaves(tree))):
+            half = tree_map(_is_half, tree)
+        if half is not None:
+            tree = tree_map(lambda leaf: leaf.astype("float32") if _is_half(leaf) else leaf, tree)
         while count % 2 == 0:
             tree, count = tree_map(add, sums.pop(), tree), count // 2
         sums.append(tree)
     if not sums:
         raise TreeError("no trees came, wanted at least one to add up")
-    return reduce(lambda later, earlier: tree_map(add, earlier, later), reversed(sums))
+    total = reduce(lambda later, earlier: tree_map(add, earlier, later), reversed(sums))
+    return total if half is None else tree_map(lambda a, is_half: a.astype("float16") if is_half else a, total, half)
+
+
+def _is_half(leaf: Any) -> bool:
+    """Whether the leaf is an array of float16."""
+    return getattr(getattr(leaf, "dtype", None), "char", "") == "e"

@@ -144,11 +144,11 @@ def test_optimizers_of_float16_round_what_they_do_in_float32(make: Make) -> None
 def test_optimizers_make_no_nan_of_finite_gradients(make: Make, dtype: type) -> None:
     largest = 6e4 if dtype == np.float16 else 1e30  # the square overflows float32
     optimizer = make(1e-3)
-    params = {"w": np.ones(6, dtype)}
+    params: Any = {"w": np.ones(6, dtype)}
     state = optimizer.init(params)
     with np.errstate(over="ignore"):
         for sign in (1, -1, 1, -1):
-            given = {"w": (sign * np.array([0, 1e-45, 1e-20, largest, -largest, largest / 2])).astype(dtype)}
+            given: Any = {"w": (sign * np.array([0, 1e-45, 1e-20, largest, -largest, largest / 2])).astype(dtype)}
             params, state = optimizer.update(params, given, state)
             assert not any(np.isnan(leaf).any() for leaf in tree_leaves(params))
 

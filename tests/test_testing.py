@@ -13,6 +13,7 @@ from fnn import (
     Key,
     Op,
     OpError,
+    accurate_sum,
     avgpool,
     conv,
     cross_entropy,
@@ -450,8 +451,8 @@ def test_dependence_on_the_other_examples_is_found() -> None:
     centred = Op(
         lambda key, shape: {},
         lambda params, x: (
-            x - x.sum(0) / max(1, len(x)),
-            lambda dy, need_dx=True: ({}, dy - dy.sum(0) / max(1, len(dy))),
+            x - accurate_sum(x, 0) / max(1, len(x)),
+            lambda dy, need_dx=True: ({}, dy - accurate_sum(dy, 0) / max(1, len(dy))),
         ),
     )
     lacks("batch independence", centred, message=r"output\[0, 0\] of example 0 alone is 0.0, wanted")

@@ -24,7 +24,7 @@ Axes: TypeAlias = tuple[int, ...]
 Adjoint: TypeAlias = Callable[[Array, bool], tuple[Array, Array, Array | None]]
 
 OFFSET = 4
-"""Where the mean exceeds so many standard deviations, its rounding error matters, and it is subtracted a second time."""
+"""A mean larger than so many standard deviations is subtracted a second time, because its rounding error matters."""
 
 
 def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
@@ -139,7 +139,7 @@ def _repeat(s: Array, like: Array) -> Array:
 def _repeat_plan(
     shape: tuple[int, ...], like: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[list[int], tuple[int, ...]]:
-    """The shape in memory of what `_repeat` returns, and how to transpose it. The shape is empty if nothing is gained."""
+    """The shape in memory of what `_repeat` returns, or nothing if that gains nothing, and how to transpose it."""
     order = sorted(range(len(like)), key=lambda axis: (like[axis] != 1, -abs(strides[axis])))
     ones = sum(n == 1 for n in like)
     if len(like) - ones < 3 or shape[order[ones]] != 1:

@@ -24,7 +24,7 @@ DOT = 256
 """Longest dot product in float32: longer ones are less exact, shorter ones take more time."""
 
 BLOCK = 32
-"""At most so many float32 rows are added before float64 takes over: their error stays below 5e-7, even for equal rows."""
+"""So many float32 rows at most are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
 
 LANES = 256
 """Rows shorter than this are added several at a time: below it, the call costs more than the additions."""
@@ -69,7 +69,7 @@ def wide_dot(x: Array, y: Array, axes: Axes = None, keepdims: bool = False) -> A
 def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = np.add.reduce(x if y is None else x * y, tuple(axes), float, None, keepdims)
+        small: Array = np.add.reduce(x if y is None else x * y, tuple(axes), float, keepdims=keepdims)
         return small
     if x.dtype.itemsize < 4:
         x, y = x.astype(np.float32), None if y is None else y.astype(np.float32)
@@ -131,7 +131,8 @@ def _sum_rows(x: Array, y: Array | None) -> Array:
     def add(start: int, stop: int, *shape: int) -> Array:
         parts = [a[:, start * together : stop * together].reshape(kept, *shape) for a in (x, y) if a is not None]
         total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
-        return np.add.reduce(total, 1, float)
+        added: Array = np.add.reduce(total, 1, float)
+        return added
 
     total = add(0, whole, whole // block, block, together * inner)
     if whole < many:
@@ -151,7 +152,7 @@ def _sum_last(x: Array, y: Array | None) -> Array:
         x = np.matmul(x.reshape(-1, 1, part), y.reshape(-1, part, 1)) if part > SHORT // 2 else x * y
         length = x.size // kept
     x = x.reshape(kept, length)
-    while kept > 1 and 1 < x.shape[1] and (part := _divisor(x.shape[1], SHORT)):
+    while kept > 1 and x.shape[1] > 1 and (part := _divisor(x.shape[1], SHORT)):
         x = (x.reshape(-1, part) @ np.ones(part, x.dtype)).reshape(kept, -1)
     total: Array = np.add.reduce(x, 1)
     return total

@@ -67,7 +67,9 @@ def _silu(x: Array) -> tuple[Array, Callable[[], Array]]:
 def _gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
     u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
     t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-    return np.maximum(x, -10) * ((1 + t) / 2), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
+    return np.maximum(x, -10) * (
+        (1 + t) / 2
+    ), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
 
 
 def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
@@ -148,10 +150,12 @@ def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
     _check_classes(x)
     y = x - x.max(-1, keepdims=True)
-    y -= np.log(wide_sum(np.exp(y), -1, True)).astype(y.dtype)
+    e = np.exp(y)
+    total = wide_sum(e, -1, True)
+    y -= np.log(total).astype(y.dtype)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        return {}, dy - np.exp(y) * accurate_sum(dy, -1, True)
+        return {}, dy - e * (wide_sum(dy, -1, True) / total).astype(e.dtype)
 
     return y, vjp
 

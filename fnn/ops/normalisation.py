@@ -65,7 +65,9 @@ def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_ini
         check_channels(params, x, "b")
         if x.shape[1] % groups:
             raise OpError(f"input is {told(x)}, wanted a number of channels that is a multiple of {groups}")
-        shape = (groups, x.shape[1] // groups) + (1,) * (x.ndim - 2)  # of the channels, beside (batch, groups, channels, ...)
+        shape = (groups, x.shape[1] // groups) + (1,) * (
+            x.ndim - 2
+        )  # of the channels, beside (batch, groups, channels, ...)
         grouped = x.reshape(len(x), *shape[:2], *x.shape[2:])
         w, b = params["w"].reshape(1, *shape), params["b"].reshape(1, *shape)
         y, pull = normalise_channels(grouped, w, b, tuple(range(2, grouped.ndim)), eps)

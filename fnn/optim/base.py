@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.kernels.underflow import allow_underflow
 from fnn.op import told
 from fnn.schedules import Schedule, as_schedule, non_negative
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
@@ -63,7 +64,7 @@ def descent(
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, names)
         try:
-            return move(params, grads, state)
+            return allow_underflow(move, params, grads, state)
         except (AttributeError, TypeError, ValueError):
             check_params(params)
             for name, tree in [("gradient", grads), *((slot, state[slot]) for slot in names[1:])]:

@@ -6,6 +6,7 @@ from math import inf, isfinite, sqrt
 import numpy as np
 
 from fnn.kernels.reductions import square_sum
+from fnn.kernels.underflow import allow_underflow
 from fnn.op import told
 from fnn.optim.base import Array, Optimizer, State, blend, check_fit, check_params, check_state, widen
 from fnn.schedules import fraction, positive
@@ -26,7 +27,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
         norm = _norm(tree_leaves(grads)) + 1e-6
         if max_norm < norm < inf:
             scale = max_norm / norm
-            grads = tree_map(lambda g: g * scale, widen(grads))
+            grads = allow_underflow(tree_map, lambda g: g * scale, widen(grads))
         return optimizer.update(params, grads, state)
 
     return Optimizer(optimizer.init, update)
@@ -115,7 +116,8 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
         params, inner = optimizer.update(params, grads, state["optimizer"])
         count = state["step"] + 1
         mix = blend((1 - decay) / (1 - decay**count))
-        return params, {"step": count, "average": tree_map(mix, state["average"], params), "optimizer": inner}
+        mean = allow_underflow(tree_map, mix, state["average"], params)
+        return params, {"step": count, "average": mean, "optimizer": inner}
 
     return Optimizer(init, update)
 

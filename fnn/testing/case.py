@@ -23,6 +23,8 @@ class Case(NamedTuple):
     x: Array
     dy: Array
     constants: frozenset[str] = frozenset()
+    drawn: bool = False
+    """Whether `x` was drawn at random: then any other numbers will do as well."""
 
     def map(self, f: Callable[[Array], Array]) -> "Case":
         """With `f` of each array."""
@@ -68,9 +70,14 @@ def prepared(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
         if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
             raise AssertionError(f"{path} is {told(leaf)}, wanted an array of float32")
     agree(op.init(rng, shape), deepcopy(params), "from the same key")
-    moves = rng.fold("params").generator()
-    params = tree_map(lambda a: a + 0.1 * moves.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
-    case = Case(op, shape, rng, key, params, x, np.empty(0)).cast(np.float32)
+    case = Case(op, shape, rng, key, move(params, rng), x, np.empty(0)).cast(np.float32)
     y, _ = op.apply(case.cast(np.float32).params, case.x, key)  # in dicts of its own, as in "call"
     dy = rng.fold("dy").generator().standard_normal(y.shape).astype(np.float32)
     return case._replace(dy=dy).cast(np.float64)  # float64, but numbers that float32 has as well
+
+
+def move(params: Params, rng: Key) -> Params:
+    """The params with noise added, so that no error hides behind zeros and ones."""
+    noise = rng.fold("params").generator()
+    moved: Params = tree_map(lambda a: a + 0.1 * noise.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
+    return moved

@@ -8,6 +8,7 @@ import numpy as np
 from fnn.memory import from_wchn, to_wchn
 from fnn.op import Array, Op, Shape, told
 from fnn.random import Rng, as_key
+from fnn.testing.accuracy import check_accuracy
 from fnn.testing.case import Case, prepared
 from fnn.testing.compare import agree, alike, checked, differ, frozen
 from fnn.testing.interleave import in_step
@@ -36,11 +37,14 @@ def check_op(
     if unknown := sorted(set(exempt) - set(PROPERTIES)):
         raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
     rng, key = as_key(rng), None if key is None else as_key(key)
+    drawn = x is None
     if x is None:
         x = rng.fold("x").generator().standard_normal((batch, *shape))
     if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == tuple(shape)):
         raise ValueError(f"x is {told(x)}, wanted an array of at least one example of shape {shape}")
-    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(constants=frozenset(constants))
+    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(
+        constants=frozenset(constants), drawn=drawn
+    )
     if unknown := sorted(case.constants - dict(tree_items(case.params)).keys()):
         raise ValueError(f"constants has {unknown}, wanted some of {[path for path, _ in tree_items(case.params)]}")
     asked = [name for name in PROPERTIES if name not in exempt]
@@ -84,6 +88,18 @@ def _shapes_and_dtypes(case: Case) -> None:
 def _precision(case: Case) -> None:
     single = tree_map(lambda a: a.astype(float), case.cast(np.float32).results())
     agree(single, case.results(), "in float32", 1e-4, least=1)
+
+
+def _float16(case: Case) -> None:
+    half = case.cast(np.float16)
+    with np.errstate(over="ignore"):  # a sum may be too large for float16, but a finite input never gives nan
+        came = half.results()
+        alike(came, {"output": half.dy, "params": half.params, "input": half.x.astype(half.dy.dtype)}, "for float16")
+        if nans := [path for path, leaf in tree_items(came) if np.isnan(leaf).any()]:
+            raise AssertionError(f"{nans[0]} for float16 has nan, expected finite numbers or infinity")
+        if not case.op.parts:
+            rounded = tree_map(lambda a: a.astype(np.float16), half.cast(np.float32).results())
+            agree(came, rounded, "for float16, computed in float32 and rounded once,")
 
 
 def _need_dx(case: Case) -> None:
@@ -178,6 +194,7 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "purity": _purity,
     "shapes and dtypes": _shapes_and_dtypes,
     "precision": _precision,
+    "float16": _float16,
     "need_dx": _need_dx,
     "empty batch": _empty_batch,
     "memory order": _memory_order,
@@ -185,5 +202,6 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "gradient in params": _gradient_in_params,
     "gradient in input": _gradient_in_input,
     "batch independence": _batch_independence,
+    "accuracy": check_accuracy,
 }
 """What `check_op` asks for after "init", in that order."""

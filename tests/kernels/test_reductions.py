@@ -1,0 +1,104 @@
+"""Sums and dot products against float64: any shape, axes and memory order, and ten million numbers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fnn.kernels.reductions import accurate_mean, accurate_sum, square_sum, wide_dot, wide_sum
+from fnn.op import Array
+
+Order = Callable[[Array], Array]
+
+
+def permuted(order: list[int]) -> Order:
+    """Copies an array so that its axes lie in memory in this order."""
+    return lambda a: np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> tuple[Array, tuple[int, ...], bool]:
+    """An array in any memory order, axes to sum over, and keepdims."""
+    shape = draw(st.lists(st.sampled_from([0, 1, 2, 3, 7, 16, 33, 64, 130, 300]), min_size=1, max_size=5))
+    while np.prod(shape) > 300_000:
+        shape[int(np.argmax(shape))] //= 2
+    axes = draw(st.lists(st.sampled_from(range(len(shape))), unique=True))
+    signed = [axis - len(shape) if draw(st.booleans()) else axis for axis in axes]
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    x = rng.uniform(-1, 3, shape).astype(draw(st.sampled_from([np.float16, np.float32, np.float64])))
+    x = permuted(draw(st.permutations(range(len(shape)))))(x)
+    if draw(st.booleans()):
+        x = np.repeat(x, 2, -1)[..., ::-2]  # strided and reversed
+    return x, tuple(signed), draw(st.booleans())
+
+
+@given(sums())
+def test_accurate_sum_wide_sum_and_wide_dot_equal_float64(drawn: tuple[Array, tuple[int, ...], bool]) -> None:
+    x, axes, keepdims = drawn
+    wide = x.astype(np.float64)
+    expected, magnitude = wide.sum(axes, keepdims=keepdims), np.abs(wide).sum(axes, keepdims=keepdims)
+    rounding = {2: 1e-3, 4: 1e-6, 8: 1e-12}[x.itemsize]
+    with np.errstate(over="ignore"):
+        total = accurate_sum(x, axes, keepdims)
+    assert (total.dtype, total.shape) == (x.dtype, expected.shape)
+    fits = np.abs(expected) < np.finfo(x.dtype).max
+    assert np.all(np.abs(total - expected)[fits] <= (rounding * magnitude)[fits])
+    exact = wide_sum(x, axes, keepdims)
+    assert exact.dtype == np.float64
+    assert np.all(np.abs(exact - expected) <= min(rounding, 1e-6) * magnitude)
+    other = np.cos(x)
+    products = wide * other.astype(np.float64)
+    dots = wide_dot(x, np.asfortranarray(other), axes, keepdims)
+    assert dots.shape == expected.shape
+    assert np.all(
+        np.abs(dots - products.sum(axes, keepdims=keepdims)) <= rounding * np.abs(products).sum(axes, keepdims=keepdims)
+    )
+
+
+LONG = [
+    ((10_000_000,), (0,)),
+    ((1_000_000, 10), (0,)),
+    ((10, 1_000_000), (1,)),
+    ((16, 4, 400, 400), (0, 2, 3)),
+    ((4, 10, 500, 500), (1, 2, 3)),
+    ((5_000_000, 2), (1,)),
+]
+
+
+@pytest.mark.parametrize(("shape", "axes"), LONG)
+@pytest.mark.parametrize("equal", [False, True])
+def test_accurate_sum_of_ten_million_numbers_in_every_memory_order(
+    shape: tuple[int, ...], axes: tuple[int, ...], equal: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x = np.full(shape, 0.3, np.float32) if equal else rng.random(shape, np.float32)
+    expected = x.sum(axes, dtype=np.float64)
+    for order in {tuple(range(x.ndim)), tuple(reversed(range(x.ndim))), (3, 1, 2, 0)[4 - x.ndim :]}:
+        if sorted(order) == list(range(x.ndim)):
+            assert np.all(np.abs(accurate_sum(permuted([*order])(x), axes) / expected - 1) <= 1e-6)
+
+
+def test_accurate_sum_of_float16_overflows_only_if_the_result_does() -> None:
+    x = np.full((100_000, 2), 0.5, np.float16)
+    x[50_000:] = -0.5
+    assert accurate_sum(x, 0).tolist() == [0, 0]
+    assert accurate_mean(np.full(100_000, 60_000, np.float16)) == 60_000
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4, 2)])
+def test_accurate_sum_of_nothing_is_zero(shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, np.float32)
+    assert accurate_sum(x) == 0
+    assert accurate_sum(x, 0).tolist() == np.zeros(shape[1:]).tolist()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+@pytest.mark.parametrize("size", [0, 1, 1000, 300_001])
+def test_square_sum_neither_overflows_nor_depends_on_the_order(scale: float, size: int) -> None:
+    x = (scale * np.random.default_rng(0).standard_normal((size, 2))).astype(np.float32)
+    expected = float(np.square(x.astype(np.float64)).sum())
+    least = 0 if scale >= 1 else 1e-40  # squares below that are no float32
+    for a in (x, np.asfortranarray(x), x[::-1]):
+        assert abs(square_sum(a) - expected) <= 1e-6 * expected + least * size
