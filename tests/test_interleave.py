@@ -1,0 +1,275 @@
+"""`in_step` finds shared state every time, on a busy machine too, and raises no false alarm."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn import Op, dense, serial, shard, tanh
+from fnn.op import Array
+from fnn.testing import CheckError, check_op, interleave
+from fnn.testing.interleave import Run, in_step
+
+ONES, TWOS = np.ones(3), np.full(3, 2.0)
+
+
+def runs(f: Callable[[Array], Array]) -> list[Run[Array]]:
+    """All runs of `f` at two inputs at once."""
+    return list(in_step(partial(f, ONES), partial(f, TWOS)))
+
+
+def finds(f: Callable[[Array], Array]) -> bool:
+    """Whether a run gave another result than `f` gives alone."""
+    wanted = [f(ONES).copy(), f(TWOS).copy()]
+    return any(not np.array_equal(run.results, wanted) for run in runs(f))
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Two processes that compute all the time."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def scratch_on_two_lines() -> Callable[[Array], Array]:
+    scratch = np.empty(3)
+
+    def f(x: Array) -> Array:
+        np.multiply(2, x, out=scratch)
+        return np.tanh(scratch)
+
+    return f
+
+
+def scratch_in_one_line() -> Callable[[Array], Array]:
+    scratch = np.empty(3)
+    return lambda x: np.tanh(np.multiply(2, x, out=scratch))
+
+
+def scratch_between_functions() -> Callable[[Array], Array]:
+    scratch: dict[str, Array] = {}
+
+    def put(x: Array) -> None:
+        scratch["x"] = x
+
+    def get() -> Array:
+        return 2 * scratch["x"]
+
+    def f(x: Array) -> Array:
+        put(x)
+        return get()
+
+    return f
+
+
+def scratch_after_different_paths() -> Callable[[Array], Array]:
+    scratch = np.empty(3)
+
+    def f(x: Array) -> Array:
+        if x is TWOS:
+            for _ in range(5):
+                x = x + 0
+        scratch[:] = x
+        return np.tanh(scratch)
+
+    return f
+
+
+def stack_of_inputs() -> Callable[[Array], Array]:
+    stack: list[Array] = []
+
+    def f(x: Array) -> Array:
+        stack.append(x)
+        y = np.tanh(x)
+        return y + stack.pop()
+
+    return f
+
+
+def scratch_after_a_lock() -> Callable[[Array], Array]:
+    lock, scratch, calls = Lock(), np.empty(3), np.zeros(1)
+
+    def f(x: Array) -> Array:
+        with lock:
+            calls[:] = calls + 1
+        scratch[:] = x
+        return np.tanh(scratch)
+
+    return f
+
+
+def scratch_after_a_wait() -> Callable[[Array], Array]:
+    scratch = np.empty(3)
+
+    def f(x: Array) -> Array:
+        time.sleep(0.03)  # longer than the first run waits
+        scratch[:] = x
+        return np.tanh(scratch)
+
+    return f
+
+
+def scratch_missed_by_two_runs() -> Callable[[Array], Array]:
+    """In its first six calls (two alone, two runs), one of the two waits where the other would show the mistake."""
+    scratch, calls = np.empty(3), iter(range(10**6))
+
+    def f(x: Array) -> Array:
+        if x is TWOS and next(calls) < 3:
+            time.sleep(0.3)
+        scratch[:] = x
+        return np.tanh(scratch)
+
+    return f
+
+
+@pytest.mark.parametrize("make", [scratch_on_two_lines, scratch_in_one_line, scratch_between_functions])
+def test_in_step_finds_shared_state_100_times_of_100_next_to_busy_processes(
+    make: Callable[[], Callable[[Array], Array]],
+) -> None:
+    assert sum(finds(make()) for _ in range(100)) == 100
+    with busy_machine():
+        assert sum(finds(make()) for _ in range(100)) == 100
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        stack_of_inputs,
+        scratch_after_different_paths,
+        scratch_after_a_lock,
+        scratch_after_a_wait,
+        scratch_missed_by_two_runs,
+    ],
+)
+def test_in_step_finds_shared_state_where_the_calls_get_out_of_step(
+    make: Callable[[], Callable[[Array], Array]],
+) -> None:
+    assert finds(make())
+    with busy_machine():
+        assert finds(make())
+
+
+def test_in_step_alternates_after_every_line_and_every_call() -> None:
+    def f(x: Array) -> Array:
+        y = np.tanh(x)  # a line, and a call in it
+        y = y + 1
+        return np.tanh(y)
+
+    [run] = runs(f)
+    assert run.order == bytes([0, 1, 1, 0, 0, 1, 1, 0, 0, 1])
+    assert (run.stalls, run.switches) == (0, 4)
+    assert [len(steps) for steps in run.steps] == [5, 5]
+
+
+def test_in_step_goes_on_where_one_call_waits_for_a_lock_of_the_other() -> None:
+    lock, scratch = Lock(), np.empty(3)
+
+    def f(x: Array) -> Array:
+        x = x + 0
+        with lock:
+            scratch[:] = x
+            y = np.tanh(scratch)
+        return y + 0
+
+    assert not finds(f)
+    *_, last = runs(f)
+    assert last.stalls
+    assert last.switches
+
+
+def test_in_step_runs_again_until_a_run_counts() -> None:
+    waits = iter([0.1, 0.1, 0.0])
+
+    def f(x: Array) -> Array:
+        time.sleep(next(waits) if x is TWOS else 0)
+        y = np.tanh(x)
+        return y + 0
+
+    assert [run.stalls > 0 for run in runs(f)] == [True, True, False]
+
+
+def test_in_step_refuses_calls_that_it_cannot_interleave() -> None:
+    with pytest.raises(AssertionError, match=r"^expected Python code to interleave, got calls that have none"):
+        runs(np.tanh)
+    with pytest.raises(AssertionError, match=r"^expected Python code to interleave"):
+        list(in_step(partial(np.tanh, ONES), lambda: np.tanh(np.cos(ONES))))
+
+
+def test_check_op_refuses_an_operator_without_python_code() -> None:
+    def init(key: Any, shape: Any) -> Any:
+        return {}
+
+    class Native:
+        """As a function of an extension module: no line of it is Python's."""
+
+        apply: Any = staticmethod(lambda params, x: (x, lambda dy, need_dx=True: ({}, dy)))
+
+    native = Native.apply.__code__.co_filename
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interleave, "NOT_TRACED", (*interleave.NOT_TRACED, native))
+        with pytest.raises(CheckError, match="expected Python code to interleave") as caught:
+            check_op(Op(init, Native.apply), (3,))
+        assert caught.value.property == "threads"
+        check_op(Op(init, Native.apply), (3,), exempt=["threads"])
+
+
+def test_in_step_reports_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = Lock(), Lock()
+
+    def f(x: Array) -> Array:
+        first, second = locks if x is ONES else locks[::-1]
+        with first:
+            y = np.tanh(x)
+            with second:
+                return y
+
+    monkeypatch.setattr(interleave, "GIVE_UP", 1.0)
+    try:
+        with pytest.raises(TimeoutError, match=r"^expected the two calls to finish, got no step in 1 s: a deadlock\?$"):
+            runs(f)
+    finally:
+        for lock in locks:
+            lock.release()  # lets the threads end
+
+
+def test_in_step_raises_what_a_call_raises() -> None:
+    def f(x: Array) -> Array:
+        if x is TWOS:
+            raise ZeroDivisionError
+        return np.tanh(x)
+
+    with pytest.raises(ZeroDivisionError):
+        runs(f)
+
+
+def test_in_step_calls_have_the_callers_error_state() -> None:
+    with np.errstate(over="ignore"):
+        [run] = runs(lambda x: np.multiply(x * 1e200, 1e200))
+    assert np.isinf(run.results).all()
+
+
+def test_check_op_passes_a_shard_of_two_workers_and_what_it_shares_behind_a_lock() -> None:
+    lock, scratch = Lock(), dict[Any, Array]()
+
+    def apply(params: Any, x: Array) -> Any:
+        with lock:
+            kept = scratch.setdefault((x.shape, x.dtype), np.empty_like(x))
+            np.multiply(2, x, out=kept)
+            y = kept.copy()
+        return y, lambda dy, need_dx=True: ({}, 2 * dy)
+
+    locked: Op = Op(lambda key, shape: {}, apply, kind="locked")
+    for net in (shard(serial(dense(4), tanh, dense(2)), 2, 1), shard(serial(dense(4), locked), 2, 1)):
+        assert check_op(net, (3,), batch=5) < 1e-6
