@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from functools import cache, partial
 from math import prod
-from random import Random
+from random import Random, SystemRandom
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 from fnn import (
     Key,
@@ -109,19 +108,26 @@ def with_params(shape: Shape, keep: bool) -> list[Net]:
 
 
 class Nets(NamedTuple):
-    """Draws nets out of all operators and these combinators; with `keep`, such that give back the shape they take."""
+    """Draws nets from all operators and these combinators. With `keep`, their output has the shape of the input.
+
+    `favourite` is a kind of operator or combinator that is drawn more often than the others.
+    """
 
     rng: Random
     combinators: list[str]
+    favourite: str
 
     def leaf(self, shape: Shape, keep: bool) -> Net:
-        """An operator, every other time one with parameters."""
+        """An operator: any one, one with parameters or the favourite, each with the same probability."""
         some = leaves(shape, keep)
-        return self.rng.choice(self.rng.choice([some, with_params(shape, keep) or some]))
+        favourites = [net for net in some if net.op.kind == self.favourite]
+        return self.rng.choice(self.rng.choice([some, with_params(shape, keep) or some, favourites or some]))
 
     def net(self, shape: Shape, depth: int, keep: bool = False, symbols: bool = False) -> Net:
         """Any net, with combinators up to `depth` deep; with `symbols`, of integers that it embeds into the shape."""
         kind, few = self.rng.choice(["leaf", *self.combinators]) if depth else "leaf", self.rng.randint(1, 3)
+        if depth and self.favourite in self.combinators:
+            kind = self.rng.choice([kind, self.favourite])
         inner = partial(self.net, shape, depth - 1, symbols=symbols)
         if (symbols and kind in ("residual", "repeat", "shared")) or (kind == "positionwise" and len(shape) < 2):
             kind = "leaf"
@@ -191,35 +197,77 @@ def outcome(op: Op, params: Params, x: Array, key: int | None) -> Tree:
     return {"output": y, "input": dx, "params": dict(enumerate(tree_leaves(grads)))}
 
 
+KINDS = sorted({"noise", *TABLE})
+EACH = 14
+"""Nets that are drawn of each kind; of 38 kinds, 532."""
+
+RUN = 0 if settings().derandomize else SystemRandom().randrange(2**32)
+"""The same nets each time, or others with `--hypothesis-profile=hunt`.
+
+Hypothesis itself draws none of them: it takes some numbers from the source code of all modules that are loaded.
+"""
+
+
+class Drawn(NamedTuple):
+    """A net, and what it is checked with."""
+
+    net: Net
+    shape: Shape
+    x: Array
+    key: int | None
+    seed: int
+
+
+def draw(kind: str, number: int) -> Drawn:
+    """A net that is likely to have an operator of that kind in it."""
+    rng = Random(f"{RUN} {kind} {number}")
+    seed, shape, batch = rng.randrange(2**32), rng.choice(SHAPES), rng.randint(1, 4)
+    rekeyed, symbols = kind in REKEYED or rng.random() < 1 / 2, kind == "embedding" or rng.random() < 1 / 6
+    net = Nets(rng, KEYED + REKEYED * rekeyed, kind).chain(shape, depth=3, length=2, symbols=symbols)
+    numbers, taken = np.random.default_rng(seed), shape[:-1] if symbols else shape
+    x = numbers.integers(0, SYMBOLS, (batch, *taken)) if symbols else numbers.standard_normal((batch, *taken))
+    return Drawn(net, taken, x, rng.choice([None, seed]), seed)
+
+
+@cache
+def drawn(kind: str) -> list[Drawn]:
+    """Different nets, each with an operator of that kind in it."""
+    found: dict[str, Drawn] = {}
+    for number in range(100 * EACH):
+        one = draw(kind, number)
+        if kind in kinds(one.net.op):
+            found.setdefault(repr(one.net.op), one)
+        if len(found) == EACH:
+            break
+    return list(found.values())
+
+
+def test_random_nets_are_500_and_have_every_kind_of_operator() -> None:
+    nets = {repr(one.net.op): kinds(one.net.op) for kind in KINDS for one in drawn(kind)}
+    assert len(nets) >= 500
+    assert set().union(*nets.values()) == {"noise", *TABLE}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
-def test_random_nets_are_operators_and_equal_themselves_without_what_changes_no_result() -> None:
-    drawn: dict[str, set[str]] = {}
+def test_random_nets_are_operators_and_equal_themselves_without_what_changes_no_result(kind: str) -> None:
+    for one in drawn(kind):
+        try:
+            check(*one)
+        except Exception as error:
+            error.add_note(f"in the net {one.net.op!r}")
+            raise
 
-    @settings(max_examples=680, suppress_health_check=list(HealthCheck))
-    @given(st.integers(0, 2**32), st.sampled_from(SHAPES), st.integers(1, 4), st.booleans(), st.integers(0, 5))
-    def check(seed: int, shape: Shape, batch: int, rekeyed: bool, sixth: int) -> None:
-        nets = Nets(Random(f"{seed} {shape} {batch}"), KEYED + REKEYED * rekeyed)
-        symbols, key = not sixth, nets.rng.choice([None, seed])
-        net = nets.chain(shape, depth=3, length=2, symbols=symbols)
-        note(repr(net.op))
-        if repr(net.op) in drawn:  # hypothesis likes to draw again what it has drawn
-            return
-        has = kinds(net.op)
 
-        rng, taken = np.random.default_rng(seed), shape[:-1] if symbols else shape
-        x = rng.integers(0, SYMBOLS, (batch, *taken)) if symbols else rng.standard_normal((batch, *taken))
-        whole = ["batch independence"] if "batch_norm" in has and key is not None else []
-        fixed = constants(net.op, net.op.init(seed, taken))
-        check_op(net.op, taken, seed, x=x, key=key, exempt=whole, constants=fixed)
+def check(net: Net, shape: Shape, x: Array, key: int | None, seed: int) -> None:
+    """The net is an operator, and gives the same results without remat, microbatch, shard and named."""
+    has, init = kinds(net.op), net.op.init(seed, shape)
+    exempt = ["batch independence"] if "batch_norm" in has and key is not None else []
+    check_op(net.op, shape, seed, x=x, key=key, exempt=exempt, constants=constants(net.op, init))
 
-        params = tree_map(lambda a: a.astype(np.float64), net.op.init(seed, taken))
-        values = iter(tree_leaves(params))
-        renamed = tree_map(lambda _: next(values), net.plain.init(seed, taken))
-        key = None if has & set(REKEYED) else key
-        tolerance = 1e-9 if has & {"microbatch", "shard"} else 0
-        agree(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)
-        drawn[repr(net.op)] = has
-
-    check()
-    assert len(drawn) >= 500
-    assert set().union(*drawn.values()) == {"noise", *TABLE}
+    params = tree_map(lambda a: a.astype(np.float64), init)
+    values = iter(tree_leaves(params))
+    renamed = tree_map(lambda _: next(values), net.plain.init(seed, shape))
+    key = None if has & set(REKEYED) else key
+    tolerance = 1e-9 if has & {"microbatch", "shard"} else 0
+    agree(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)
