@@ -1,8 +1,10 @@
 """The checks are checked: what is wrong with each operator here must be found, and named."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -583,6 +585,28 @@ def test_the_table_runs_as_a_program() -> None:
     assert "batch_norm() (5, 3), with a key, without batch independence" in shown
     assert all(float(line.split()[0]) < 1e-6 for line in lines)
     assert last.startswith(f"{len(lines)} of {len(lines)} passed")
+
+
+@pytest.mark.parametrize("threadpoolctl", ["None", "Recorder()"])
+def test_importing_the_table_neither_warns_nor_limits_blas(threadpoolctl: str) -> None:
+    code = f"""
+import sys
+class Recorder:
+    calls = []
+    def threadpool_limits(self, *arguments):
+        self.calls.append(arguments)
+sys.modules["threadpoolctl"] = {threadpoolctl}
+from fnn.testing.table import TABLE
+shards = [row for rows in TABLE.values() for row in rows if repr(row).count("shard") or callable(row.source)]
+assert len(shards) == 3 and not Recorder.calls
+if sys.modules["threadpoolctl"]:
+    assert [row.op for row in shards] and Recorder.calls == [(1, "blas")]
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    here = Path(__file__).parent.parent
+    ran = subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 # Losses

@@ -4,13 +4,12 @@ import sys
 import warnings
 
 from fnn.testing.compare import CheckError
+from fnn.testing.table import TABLE
 
 
 def main() -> int:
     """Prints the table; returns 1 if an operator failed, and 0 if none did."""
     warnings.filterwarnings("ignore", "shard: BLAS", RuntimeWarning)  # to a few numbers it makes no difference
-    from fnn.testing.table import TABLE
-
     failed = 0
     examples = [example for several in TABLE.values() for example in several]
     for example in examples:
