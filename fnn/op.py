@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any, ParamSpec, Protocol, TypeAlias
@@ -246,6 +247,42 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
         elif value is not parameter.default:
             shown = value.__name__ if inspect.isfunction(value) else repr(value)
             yield shown if parameter.default is parameter.empty else f"{name}={shown}"
+
+
+def rebuild(op: Op, change: Callable[[Op], Op]) -> Op:
+    """Makes `op` again, with `change(part)` in the place of each operator among the arguments that it was made with.
+
+    Finds operators in tuples, lists and dicts of arguments as well. A constructor may return what another one made, for
+    example a block of layers: then `change` gets this operator as a whole. Returns `op` itself if it has no maker, or
+    no operators among its arguments.
+    """
+    if op.maker is None:
+        return op
+    found = False
+
+    def changed(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, Op):
+            found = True
+            return change(value)
+        if isinstance(value, dict):
+            return {key: changed(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            kind = type(value)
+            return getattr(kind, "_make", kind)(map(changed, value))
+        return value
+
+    def make(maker: Callable[..., Op], config: Mapping[str, Any]) -> Op:
+        bound = inspect.BoundArguments(inspect.signature(maker), OrderedDict(config))
+        return maker(*bound.args, **bound.kwargs)
+
+    made = make(op.maker, op.config)
+    if made.maker is None:
+        config = {name: changed(value) for name, value in op.config.items()}
+        return make(operator(op.maker), config) if found else op
+    again = copy(change(made))
+    again.kind, again.config, again.maker, again._arguments = op.kind, op.config, op.maker, op._arguments
+    return again
 
 
 def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:

@@ -2,16 +2,19 @@ import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from runs import after, bits, silent, task_of
 
 import fnn
-from fnn import dense, named, parallel, repeat, residual, run, serial, tanh
+from fnn import OpError, dense, named, parallel, repeat, residual, run, serial, tanh
+from fnn.mpi import spread
+from fnn.op import Shape
 from fnn.run import loop
 from fnn.run.faults import fault, sound, watched
+from fnn.testing.table import TABLE
 
 
 def broken(forward: bool) -> fnn.Op:
@@ -19,11 +22,11 @@ def broken(forward: bool) -> fnn.Op:
 
     def apply(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
         def vjp(dy: fnn.Array, need_dx: bool = True) -> tuple[fnn.Params, fnn.Array]:
-            return {"w": np.full(1, np.float32(1 if forward else np.inf))}, dy
+            return {"v": np.full(1, np.float32(1 if forward else np.inf))}, dy
 
         return (x + np.float32(np.inf) if forward else x), vjp
 
-    return fnn.Op(lambda key, shape: {"w": np.zeros(1, np.float32)}, apply, kind="broken")
+    return fnn.Op(lambda key, shape: {"v": np.zeros(1, np.float32)}, apply, kind="broken")
 
 
 def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
@@ -46,6 +49,135 @@ def test_a_nan_in_one_batch_ends_the_run_at_that_step_and_keeps_the_state_before
     assert bits(state) == bits(run.train(task, run.start(task), None, 1e9, after(4), silent))
 
 
+def elementwise(f: Callable[[fnn.Array], fnn.Array]) -> fnn.Op:
+    """An operator without parameters, whose vjp nobody calls."""
+    return fnn.Op(
+        lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy)), kind="elementwise"
+    )
+
+
+class Pair(NamedTuple):
+    """Two operators of a user."""
+
+    first: fnn.Op
+    second: fnn.Op
+
+
+@fnn.operator
+def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
+    """A user's combinator, which names its parts itself, and does not add these names to errors."""
+    ops = [*pair, *more["more"]]
+    parts = {f"{op.kind}-{i}": op for i, op in enumerate(ops)}
+
+    def init(key: fnn.Key, shape: Shape) -> fnn.Params:
+        return {name: op.init(key.fold(name), shape) for name, op in parts.items()}
+
+    def apply(params: fnn.Params, x: fnn.Array, key: fnn.Key | None) -> tuple[fnn.Array, Any]:
+        vjps = {}
+        for name, op in parts.items():
+            x, vjps[name] = op.apply(params[name], x, key)
+
+        def vjp(dy: fnn.Array, need_dx: bool = True) -> tuple[fnn.Params, fnn.Array]:
+            dparams = {}
+            for name in reversed(parts):
+                dparams[name], dy = vjps[name](dy)
+            return dparams, dy
+
+        return x, vjp
+
+    return fnn.Op(init, apply, parts=parts, draws=True)
+
+
+@fnn.operator
+def through(op: fnn.Op) -> fnn.Op:
+    """A user's combinator with the params of its part, and without a word about its parts."""
+    return fnn.Op(op.init, op.apply, draws=True)
+
+
+@fnn.operator
+def block(width: int, *, last: fnn.Op) -> fnn.Op:
+    """A user's block, made of the library's combinators."""
+    return residual(serial(dense(width), last))
+
+
+@fnn.operator
+def broken_block(forward: bool) -> fnn.Op:
+    """A user's block without operators among its arguments."""
+    return serial(tanh, broken(forward))
+
+
+AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
+    "finite": fnn.finite,
+    "freeze": fnn.freeze,
+    "microbatch": lambda op: fnn.microbatch(op, 2),
+    "named": lambda op: named("mine", op),
+    "parallel": lambda op: parallel(tanh, op),
+    "positionwise": lambda op: serial(fnn.reshape(1, 12), fnn.positionwise(op), fnn.flatten),
+    "remat": fnn.remat,
+    "repeat": lambda op: repeat(op, 2),
+    "residual": residual,
+    "serial": lambda op: serial(tanh, op, tanh),
+    "shard": lambda op: fnn.shard(op, 2, 2),
+    "shared": lambda op: fnn.shared(op, 2),
+    "spread": lambda op: spread(op, workers=1, size=2),
+    "twice": lambda op: twice(Pair(tanh, op), more={"more": [dense(12)]}),
+    "through": through,
+    "block": lambda op: block(12, last=op),
+}
+"""Combinators, each around one operator that keeps the shape (12,)."""
+
+
+def told_by(net: fnn.Op, forward: bool) -> str:
+    """What the watched net says of the operator in it that is broken, forward or in its vjp."""
+    params, x = net.init(0, (12,)), np.ones((4, 12), np.float32)
+
+    def step() -> None:
+        y, vjp = watched(net).apply(params, x)
+        assert not forward
+        vjp(np.ones_like(y))
+
+    with pytest.raises(OpError) as caught:
+        step()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("forward", [True, False])
+@pytest.mark.parametrize("inner", AROUND)
+@pytest.mark.parametrize("outer", AROUND)
+def test_watched_tells_the_full_path_inside_of_two_combinators(outer: str, inner: str, forward: bool) -> None:
+    net = serial(dense(12), AROUND[outer](AROUND[inner](broken(forward))), tanh)
+    paths = [path.removesuffix("/v") for path, _ in fnn.tree_items(net.init(0, (12,))) if path.endswith("/v")]
+    path, what = (paths[0], "the output has") if forward else (paths[-1], "the gradient of v has")
+    assert told_by(net, forward).startswith(f"{path}: {what} 0 nan and ")
+
+
+def test_watched_knows_every_combinator_of_the_table() -> None:
+    combinators = {name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.parts for row in rows)}
+    assert len(combinators) > 9
+    assert combinators <= AROUND.keys()
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_watched_tells_the_path_inside_of_a_block_without_operators_among_its_arguments(forward: bool) -> None:
+    assert told_by(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: the ")
+
+
+def test_watched_tells_an_operator_without_a_maker_as_one() -> None:
+    inner = serial(tanh, broken(True))
+    net = serial(dense(12), fnn.Op(inner.init, inner.apply, kind="mine", parts={"inner": inner}))
+    assert told_by(net, True).startswith("mine1: the output has 0 nan and 48 ")
+
+
+def test_watched_tells_a_single_operator_by_its_kind() -> None:
+    assert told_by(broken(True), True).startswith("broken: the output has 0 nan and 48 ")
+
+
+def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None:
+    huge = elementwise(lambda x: np.full_like(x, 3e38))
+    with np.errstate(over="ignore"):
+        assert told_by(serial(parallel(huge, huge), tanh), True).startswith("parallel1: the output has 0 nan and 48 ")
+
+
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize(
     ("path", "around"),
@@ -65,7 +197,7 @@ def test_the_operator_at_fault_is_told_by_its_path(
     if path.startswith("repeat") and not forward:
         path = "repeat1/broken2"  # the gradients come from the end
     task = task_of(net=net)
-    what = "the output has 0 nan and" if forward else "the gradient of w has 0 nan and 1 infinite of 1 numbers"
+    what = "the output has 0 nan and" if forward else "the gradient of v has 0 nan and 1 infinite of 1 numbers"
     with pytest.raises(run.NotFiniteError, match=rf"^step 1 \(epoch 1, batch 1\): {path}: {what}"):
         run.train(task, run.start(task), tell=silent)
 

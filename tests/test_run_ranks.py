@@ -59,3 +59,22 @@ def test_the_rank_that_has_the_fault_names_it_for_all() -> None:
         return str(error.value)
 
     assert together(2, part) == ["step 2 (epoch 1, batch 2): the input has 1 nan and 0 infinite of 3920 numbers"] * 2
+
+
+def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_other_ranks() -> None:
+    def spoil(images: fnn.Array, rng: Rng) -> fnn.Array:
+        images[0, 0, 3, 3] = 1e30 if as_key(rng).path[2:] == (1, 3) else 0
+        return images
+
+    square = fnn.Op(lambda key, shape: {}, lambda params, x: (x * x, lambda dy, need_dx=True: ({}, 2 * x * dy)))
+    net = fnn.serial(fnn.named("inner", fnn.residual(square)), fnn.flatten, fnn.dense(10))
+
+    def part(comm: Comm) -> str:
+        spread_net, ranks = run.over_ranks(net, comm, 1, 4)
+        task = task_of(net=spread_net, ranks=ranks, augment=spoil)
+        with pytest.raises(run.NotFiniteError) as error:
+            run.train(task, run.start(task), tell=silent)
+        return str(error.value)
+
+    told = "step 2 (epoch 1, batch 2): inner/op1: the output has 0 nan and 1 infinite of 2352 numbers, wanted none"
+    assert together(2, part) == [told] * 2

@@ -1,24 +1,19 @@
 """Numbers that are not finite: seen at the step that makes them, and traced to where they first came up."""
 
+import inspect
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from fnn.combine import named, parallel, repeat, residual, serial, shared
 from fnn.losses import Loss
-from fnn.op import Array, Op, OpError, Params
+from fnn.mpi import spread
+from fnn.op import Array, Op, OpError, Params, Vjp, locate, rebuild
 from fnn.random import Key
 from fnn.shard import shard
-from fnn.transform import finite, freeze, microbatch, remat
+from fnn.transform import finite
 from fnn.tree import Tree, tree_items, tree_leaves
-
-MADE_OF_OPS: dict[str, Callable[..., Op]] = {
-    make.__name__: make
-    for make in (freeze, microbatch, named, parallel, remat, repeat, residual, serial, shard, shared)
-}
-"""What makes operators of operators, by their kind."""
 
 
 class NotFiniteError(ValueError):
@@ -56,16 +51,51 @@ def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> 
     return None
 
 
-def watched(op: Op) -> Op:
-    """`op`, with `finite` around each operator that it is made of; its params are the same."""
-    config = dict(op.config)
-    if op.kind == "spread":
-        return shard(watched(config["op"]), config["workers"], config["size"])
-    if op.kind not in MADE_OF_OPS:
-        return finite(op)
-    if "op" in config:
-        return MADE_OF_OPS[op.kind](**config | {"op": watched(config["op"])})
-    return MADE_OF_OPS[op.kind](*map(watched, config.pop("ops")), **config)
+def watched(op: Op, report: Callable[[OpError], None] = lambda error: None) -> Op:
+    """`op` with `finite` around it and around each operator inside it; params, results and names stay the same.
+
+    The OpError of the first number that is not finite has the full path, also inside a combinator that does not add the
+    name of its part to errors. `report` is called with each error.
+
+    An operator that is spread over ranks runs on this rank alone, because the other ranks may have stopped already.
+    """
+    came: dict[OpError, tuple[str, int]] = {}
+
+    def watched_part(part: Op) -> Op:
+        name = " or ".join(name for name, other in op.parts.items() if other is part)
+        return watched(part, lambda error: came.update({error: (name, len(error.path))}))
+
+    def complete(error: OpError) -> None:
+        name, depth = came.pop(error, ("", 0))
+        if name and len(error.path) == depth:
+            locate(error, name)
+        error.kind = op.kind if error.kind == finite.__name__ else error.kind
+        report(error)
+
+    alone = op
+    if op.maker is inspect.unwrap(spread):
+        alone = shard(op.config["op"], op.config["workers"], op.config["size"])
+    checked = finite(rebuild(alone, watched_part))
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        try:
+            y, vjp = checked.apply(params, x, key)
+        except OpError as error:
+            complete(error)
+            raise
+
+        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            try:
+                return vjp(dy, need_dx)
+            except OpError as error:
+                complete(error)
+                raise
+
+        return y, pull
+
+    whole = Op(op.init, apply, kind=op.kind, parts=op.parts, draws=True, integers=op.integers)
+    whole.config, whole.maker = op.config, op.maker
+    return whole
 
 
 def not_finite(what: str, tree: Tree) -> str | None:
