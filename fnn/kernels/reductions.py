@@ -69,7 +69,7 @@ def wide_dot(x: Array, y: Array, axes: Axes = None, keepdims: bool = False) -> A
 def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = np.add.reduce(x if y is None else x * y, tuple(axes), float, keepdims=keepdims)
+        small: Array = (x if y is None else x * y).sum(tuple(axes), float, keepdims=keepdims)
         return small
     if x.dtype.itemsize < 4:
         x, y = x.astype(np.float32), None if y is None else y.astype(np.float32)

@@ -126,7 +126,7 @@ def _larger(case: Case) -> tuple[Params, Shape] | None:
 
 def _count_layers(case: Case) -> int:
     """How many layers' errors may add up: one for each weight and its bias, and for each operator without params."""
-    weights = sum(leaf.dtype.kind == "f" for leaf in tree_leaves(case.params))
+    weights: int = sum(leaf.dtype.kind == "f" for leaf in tree_leaves(case.params))
     return max(1, _count_operators(case.op), -(-weights // 2))
 
 
