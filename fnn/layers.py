@@ -54,9 +54,7 @@ def layers(net: Op, shape: Shape, params: Params | None = None) -> list[Layer]:
     try:
         x = np.empty((0, *shape), np.int64 if net.integers else dtypes[0] if dtypes else np.float32)
     except (TypeError, ValueError):
-        error = OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints of at least 0")
-        error.kind = net.kind
-        raise error from None
+        raise OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints of at least 0", net.kind) from None
     return list(_layers(net, params, x, _Place()))
 
 

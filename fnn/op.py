@@ -48,10 +48,10 @@ class OpVjp(Vjp, Protocol):
 class OpError(ValueError):
     """Bad input to an operator: says where in the network, what came and what was wanted."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.kind = ""
+        self.kind = kind
         self.path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -162,9 +162,7 @@ class Op:
             if not allowed.get():
                 return allow_underflow(vjp, dy, need_dx, wait)
             if not (isinstance(dy, np.ndarray) and dy.shape == shape and dy.dtype == dtype):
-                error = OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}")
-                error.kind = self.kind
-                raise error
+                raise OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}", self.kind)
             try:
                 pulled = pull(dy, need_dx)
                 return (pulled[0](), pulled[1]) if wait and callable(pulled[0]) else pulled
@@ -179,9 +177,8 @@ class Op:
         missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
         if missing or not isinstance(params, dict):
             came = f"hold {sorted(params)}" if isinstance(params, dict) else f"are {told(params)}"
-            told_error = OpError(f"params {came}, wanted {f'{error.args[0]!r} among them' if missing else 'a dict'}")
-            told_error.kind = self.kind
-            raise told_error from None
+            wanted = f"{error.args[0]!r} among them" if missing else "a dict"
+            raise OpError(f"params {came}, wanted {wanted}", self.kind) from None
 
 
 def apply_in_float32(

@@ -4,6 +4,7 @@ A layer is a dict of arrays in our params, and a prefix of names in a state dict
 where all of their names agree, `block/conv1` and `block.conv1`, and else by their order, as in `nn.Sequential`.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,13 +39,14 @@ def from_torch(state: State, like: Params) -> Params:
         layer.path: _ours(layer.arrays, modules[prefix], turned)
         for layer, prefix, turned in _paired(layers, modules, state)
     }
+    return _placed(found, like, "")
 
-    def place(node: Params, path: str) -> Params:
-        if path in found:
-            return found[path]
-        return {name: place(child, join("/", path, name)) for name, child in node.items()}
 
-    return place(like, "")
+def _placed(found: dict[str, Params], node: Params, path: str) -> Params:
+    """`node`, the part of a net's params at `path`, with the layers of `found`."""
+    if path in found:
+        return found[path]
+    return {name: _placed(found, child, join("/", path, name)) for name, child in node.items()}
 
 
 def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
@@ -77,26 +79,26 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
 
 def _layers(params: Params) -> list[Layer]:
     """The dicts of arrays, in their order."""
-    layers: list[Layer] = []
     faults: list[str] = []
-
-    def visit(node: Params, path: str, place: str) -> None:
-        arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
-        if not arrays:
-            for i, (name, child) in enumerate(node.items()):
-                visit(child, join("/", path, name), join(".", place, str(i)))
-            return
-        known = {name for names in ENTRIES.values() if _is_run(arrays, names) for name in names}
-        faults.extend(
-            f"{join('/', path, name)!r}, {told(child)}, has no place in a module of PyTorch's"
-            for name, child in node.items()
-            if name not in known
-        )
-        layers.append(Layer(path, place, arrays, _readings(path, arrays)))
-
-    visit(params if isinstance(params, dict) else {"params": params}, "", "")
+    layers = list(_layers_of(params if isinstance(params, dict) else {"params": params}, "", "", faults))
     refuse(faults)
     return layers
+
+
+def _layers_of(node: Params, path: str, place: str, faults: list[str]) -> Iterator[Layer]:
+    """The layers in `node`, the part of a net's params at `path`; adds what is wrong with them to `faults`."""
+    arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
+    if not arrays:
+        for i, (name, child) in enumerate(node.items()):
+            yield from _layers_of(child, join("/", path, name), join(".", place, str(i)), faults)
+        return
+    known = {name for names in ENTRIES.values() if _is_run(arrays, names) for name in names}
+    faults.extend(
+        f"{join('/', path, name)!r}, {told(child)}, has no place in a module of PyTorch's"
+        for name, child in node.items()
+        if name not in known
+    )
+    yield Layer(path, place, arrays, _readings(path, arrays))
 
 
 def _is_run(arrays: dict[str, Any], names: tuple[str, ...]) -> bool:

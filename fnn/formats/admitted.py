@@ -1,5 +1,6 @@
 """What a tree must be to go into a file, and to come out of one."""
 
+from collections.abc import Iterator
 from itertools import count
 from types import NoneType
 from typing import Any
@@ -16,25 +17,24 @@ more than a net needs, and the end of a dict that holds itself and of a few dict
 
 def admit(tree: Tree) -> None:
     """Raises the ValueError for the first thing in `tree` that is not admitted."""
-    entries = count()
+    _admit(tree, (), count())
 
-    def visit(node: Tree, path: tuple[str, ...]) -> None:
-        if next(entries) > ENTRIES:
-            raise _refused((), f"has more than {ENTRIES} entries, or dicts that hold the same dicts again and again")
-        if type(node) is not dict:
-            if not _is_leaf(node):
-                raise _refused(path, f"is {_told(node)}; wanted an array or scalar of numbers, a str, None or a dict")
-            if isinstance(node, np.ndarray) and node.dtype.char == "?" and node.view(np.uint8).max(initial=0) > 1:
-                raise _refused(path, "has bools that are neither 0 nor 1")  # with them, NumPy indexes out of bounds
-            return
-        if len(path) == DEPTH:
-            raise _refused(path, f"is nested more than {DEPTH} deep, or holds itself")
-        for name, child in node.items():
-            if type(name) is not str:
-                raise _refused(path, f"has a key of type {type(name).__name__}; wanted a str")
-            visit(child, (*path, name))
 
-    visit(tree, ())
+def _admit(node: Tree, path: tuple[str, ...], entries: Iterator[int]) -> None:
+    if next(entries) > ENTRIES:
+        raise _refused((), f"has more than {ENTRIES} entries, or dicts that hold the same dicts again and again")
+    if type(node) is not dict:
+        if not _is_leaf(node):
+            raise _refused(path, f"is {_told(node)}; wanted an array or scalar of numbers, a str, None or a dict")
+        if isinstance(node, np.ndarray) and node.dtype.char == "?" and node.view(np.uint8).max(initial=0) > 1:
+            raise _refused(path, "has bools that are neither 0 nor 1")  # with them, NumPy indexes out of bounds
+        return
+    if len(path) == DEPTH:
+        raise _refused(path, f"is nested more than {DEPTH} deep, or holds itself")
+    for name, child in node.items():
+        if type(name) is not str:
+            raise _refused(path, f"has a key of type {type(name).__name__}; wanted a str")
+        _admit(child, (*path, name), entries)
 
 
 def shown(path: tuple[str, ...]) -> str:

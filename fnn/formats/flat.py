@@ -72,15 +72,16 @@ def nested(flat: dict[str, Array]) -> Tree:
 def nested_like(flat: dict[str, Array], like: Tree) -> Tree:
     """What `flat` has of the leaves of `like`, in its dicts; all else beside them, under its whole path."""
     rest = dict(flat)
+    return _taken(rest, like, "") | rest if isinstance(like, dict) else rest
 
-    def place(like: dict[str, Tree], folder: str) -> dict[str, Tree]:
-        tree: dict[str, Tree] = {}
-        for name, child in like.items():
-            path = folder + name
-            if isinstance(child, dict):
-                tree[name] = place(child, f"{path}/")
-            elif path in rest:
-                tree[name] = rest.pop(path)
-        return tree
 
-    return place(like, "") | rest if isinstance(like, dict) else rest
+def _taken(flat: dict[str, Array], like: dict[str, Tree], folder: str) -> dict[str, Tree]:
+    """The arrays below `folder` in the dicts of `like`, removed from `flat`."""
+    tree: dict[str, Tree] = {}
+    for name, child in like.items():
+        path = folder + name
+        if isinstance(child, dict):
+            tree[name] = _taken(flat, child, f"{path}/")
+        elif path in flat:
+            tree[name] = flat.pop(path)
+    return tree

@@ -11,11 +11,15 @@ from fnn.op import Op, OpError, Params, Shape
 def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:
     """Raises the OpError for the first operator in `op` that has no translation, before any is applied."""
     if op.kind not in KINDS or not _ours(op):
-        error = OpError(f"there is no ONNX for this operator of the kind {op.kind!r}, wanted one of fnn.__all__")
-        error.kind, error.path = op.kind, path
-        raise error
+        raise _unknown(op.kind, path)
     for name, part in op.parts.items():
         check_kinds(part, (*path, name) if name else path)
+
+
+def _unknown(kind: str, path: tuple[str, ...]) -> OpError:
+    error = OpError(f"there is no ONNX for this operator of the kind {kind!r}, wanted one of fnn.__all__", kind)
+    error.path = path
+    return error
 
 
 def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:

@@ -59,9 +59,7 @@ def _check(net: Op, params: Params, shape: Shape) -> None:
 
 
 def _refused(message: str) -> OpError:
-    error = OpError(message)
-    error.kind = "export"
-    return error
+    return OpError(message, "export")
 
 
 def _model(graph: Graph, net: Op, shape: Shape, out: Shape) -> bytes:
