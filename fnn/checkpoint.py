@@ -49,7 +49,8 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     With a template `like`, such as a net's initial params, the tree has its dicts, types of scalars and byte orders,
     and its memory orders if the file is no pickle. Leaves that are missing, unexpected, or of another shape or dtype,
     are one CheckpointError that lists them by path. Without a template, the paths of .npz and .safetensors become
-    nested dicts, cut at their slashes, and their leaves are all arrays.
+    nested dicts, cut at their slashes, and their leaves are all arrays. They lack the dicts without leaves, such as
+    those of operators without parameters; nets, optimizers and exports take such params as they are.
 
     The file may come from anyone: it is read as data, and no name in it is imported or called. Pickles of protocols 2
     to 5 by NumPy 1 or 2 are read, and compressed arrays unless they inflate to more than 10 times the file. Raises

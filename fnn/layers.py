@@ -68,7 +68,7 @@ def _layers(op: Op, params: Params, x: Array, place: _Place) -> Iterator[Layer]:
         yield Layer(path, call, shape, None, None)
         for name, inputs in FEEDS[op.kind](op, params, x):
             part = _Place(f"{path}/{name}" if path else name, positions=positions)
-            times = [list(_layers(op.parts[name], params[name], given, part)) for given in inputs]
+            times = [list(_layers(op.parts[name], params.get(name, {}), given, part)) for given in inputs]
             yield from map(_together, zip(*times, strict=True))
     else:
         each = _multiply_adds(op, params, x, y)
@@ -96,7 +96,7 @@ def _together(times: tuple[Layer, ...]) -> Layer:
 def _in_turn(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
     for name, part in op.parts.items():
         yield name, [x]
-        x, _ = part.apply(params[name], x)
+        x, _ = part.apply(params.get(name, {}), x)
 
 
 def _side_by_side(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
@@ -108,7 +108,7 @@ def _again(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]
     [(name, part)] = op.parts.items()
     inputs = [x]
     while len(inputs) < op.config["n"]:
-        inputs.append(part.apply(params[name], inputs[-1])[0])
+        inputs.append(part.apply(params.get(name, {}), inputs[-1])[0])
     yield name, inputs
 
 

@@ -46,12 +46,16 @@ class OpVjp(Vjp, Protocol):
 
 
 class OpError(ValueError):
-    """Bad input to an operator: says where in the network, what came and what was wanted."""
+    """Bad input to an operator: says where in the network, what came and what was wanted.
 
-    def __init__(self, message: str, kind: str = "") -> None:
+    `missing` means that the params lack an entry.
+    """
+
+    def __init__(self, message: str, kind: str = "", missing: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind
+        self.missing = missing
         self.path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -78,7 +82,7 @@ class Op:
     `parts` what it is made of: enough for `repr`, a table of the network and an exporter.
     """
 
-    __slots__ = ("_apply", "_arguments", "_init", "config", "draws", "integers", "kind", "maker", "parts")
+    __slots__ = ("_apply", "_arguments", "_init", "_names", "config", "draws", "integers", "kind", "maker", "parts")
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Op:
     ) -> None:
         self._init, self._apply, self.kind, self.draws = init, apply, kind, draws
         self.parts: Mapping[str, Op] = dict(parts or {})
+        self._names = [name for name in self.parts if name]
         self.integers: bool = integers or next((part.integers for part in self.parts.values()), False)
         self.config: Mapping[str, Any] = {}
         self.maker: Callable[..., Op] | None = None
@@ -137,9 +142,14 @@ class Op:
         any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values as long as
         it is wanted; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
         dtype.
+
+        `params` may lack the empty dicts of operators without parameters, as params from a file do; `dparams` then
+        lacks them as well.
         """
         if not allowed.get():
             return allow_underflow(self.apply, params, x, key)
+        if self._names and isinstance(params, dict) and len(params) < len(self._names):
+            return self._apply_completed(params, x, key)
         try:
             if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):
                 wanted = "integers" if self.integers else "floats"
@@ -172,13 +182,29 @@ class Op:
 
         return y, vjp
 
+    def _apply_completed(self, params: Params, x: Array, key: Rng | None) -> tuple[Array, OpVjp]:
+        """`apply` with an empty dict for each part that `params` lacks."""
+        absent = [name for name in self._names if name not in params]
+        try:
+            y, vjp = self.apply(params | {name: {} for name in absent}, x, key)
+        except OpError as error:
+            if error.missing and error.path and error.path[0] in absent:  # the part is one with parameters
+                self._explain(KeyError(error.path[0]), params)
+            raise
+
+        def restricted(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
+            dparams, dx = vjp(dy, need_dx)
+            return {name: grads for name, grads in dparams.items() if name not in absent}, dx
+
+        return y, restricted
+
     def _explain(self, error: KeyError | TypeError | IndexError, params: Params) -> None:
         """Raises an OpError in the place of an error whose cause is that `params` are not this operator's."""
         missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
         if missing or not isinstance(params, dict):
             came = f"hold {sorted(params)}" if isinstance(params, dict) else f"are {told(params)}"
             wanted = f"{error.args[0]!r} among them" if missing else "a dict"
-            raise OpError(f"params {came}, wanted {wanted}", self.kind) from None
+            raise OpError(f"params {came}, wanted {wanted}", self.kind, missing) from None
 
 
 def apply_in_float32(

@@ -53,7 +53,8 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
     """The state dict, of arrays in C order, of the module of PyTorch's that has these params.
 
     Names are those of nested `nn.Sequential`s that have a module for each of our operators and no other: a net with a
-    `flatten` where the module has a Flatten is such a one. Or else `like`, the module's own state dict or a file of it,
+    `flatten` where the module has a Flatten is such a one. They count the dicts in `params`, so params from a file that
+    holds no empty dicts need a `like` here or in `load`. Or else `like`, the module's own state dict or a file of it,
     gives the names; layers and modules then go together as in `from_torch`. Load it by
 
         module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})

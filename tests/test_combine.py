@@ -292,7 +292,7 @@ doubled = Op(lambda key, shape: {}, lambda params, x: (x.astype(float), lambda d
         (lambda: parallel(relu, flatten, join="concat").init(0, (2, 1)), "parallel: outputs are float32 (0, 2, 1), fl"),
         (lambda: parallel(relu, join="concat").init(0, ()), "parallel: outputs are float32 (0,), wanted"),
         (lambda: shared(dense(3), 2).init(0, (2,)), "dense1: input"),
-        (lambda: residual(relu).apply({}, numbers(1, 2)), "residual: params hold [], wanted 'relu1' among them"),
+        (lambda: residual(dense(2)).apply({}, numbers(1, 2)), "residual: params hold [], wanted 'dense1' among them"),
     ],
 )
 def test_bad_input_is_refused_in_words(make: Callable[[], Op], message: str) -> None:

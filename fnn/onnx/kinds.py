@@ -39,7 +39,7 @@ def _ours(op: Op) -> bool:
 def _part(at: Place, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
     """What the part of that name does with `x`; of an operator that wraps another, the one named ""."""
     if name:
-        return translated(at.graph, at.op.parts[name], at.params[name], (*at.path, name), x, shape)
+        return translated(at.graph, at.op.parts[name], at.params.get(name, {}), (*at.path, name), x, shape)
     return translated(at.graph, at.op.parts[name], at.params, at.path, x, shape)
 
 
