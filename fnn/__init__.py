@@ -4,6 +4,7 @@ An operator is a pair of pure functions, `init(rng, shape) -> params` and `apply
 operator made of operators; training is a fold of a pure function over batches.
 """
 
+from fnn.calibration import UncalibratedWarning
 from fnn.checkpoint import CheckpointError, load, save
 from fnn.combine import named, parallel, repeat, residual, serial, shared
 from fnn.grad import value_and_grad
@@ -72,6 +73,7 @@ __all__ = [
     "Optimizer",
     "Params",
     "TreeError",
+    "UncalibratedWarning",
     "accurate_mean",
     "accurate_sum",
     "adagrad",

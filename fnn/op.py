@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.calibration import uncalibrated, warning_once
 from fnn.kernels.underflow import allow_underflow, allowed
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_leaves, tree_map
@@ -80,9 +81,15 @@ class Op:
     says that its input holds integers and no floats; what is made of parts takes what the first of them takes. `kind`
     and `config` (its hyper-parameters by name) say what it is, `maker` which function made it, by `operator`, and
     `parts` what it is made of: enough for `repr`, a table of the network and an exporter.
+
+    `statistics` names the params that `calibrate` estimates, with their initial values. Without a key, `apply` warns if
+    they still have these. As an attribute it holds them for all operators in this one, by their paths.
     """
 
-    __slots__ = ("_apply", "_arguments", "_init", "_names", "config", "draws", "integers", "kind", "maker", "parts")
+    __slots__ = (
+        *("_apply", "_arguments", "_init", "_names", "config", "draws", "integers", "kind", "maker", "parts"),
+        *("statistics", "warned"),
+    )
 
     def __init__(
         self,
@@ -93,6 +100,7 @@ class Op:
         parts: Mapping[str, Op] | None = None,
         draws: bool = False,
         integers: bool = False,
+        statistics: Mapping[str, float] | None = None,
     ) -> None:
         self._init, self._apply, self.kind, self.draws = init, apply, kind, draws
         self.parts: Mapping[str, Op] = dict(parts or {})
@@ -101,6 +109,10 @@ class Op:
         self.config: Mapping[str, Any] = {}
         self.maker: Callable[..., Op] | None = None
         self._arguments: tuple[str, ...] | None = None
+        self.statistics: dict[tuple[str, ...], dict[str, float]] = {(): dict(statistics)} if statistics else {}
+        for name, part in self.parts.items():
+            self.statistics |= {((name, *path) if name else path): own for path, own in part.statistics.items()}
+        self.warned = False
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.apply))
@@ -144,13 +156,17 @@ class Op:
         dtype.
 
         `params` may lack the empty dicts of operators without parameters, as params from a file do; `dparams` then
-        lacks them as well.
+        lacks them as well. Without a key and with a batch that is not empty, an UncalibratedWarning lists, once, the
+        batch_norms whose statistics still have their initial values.
         """
+        if self.statistics and key is None and (paths := uncalibrated(self, params, x)):
+            with warning_once(self, paths):
+                return self.apply(params, x, key)
         if not allowed.get():
             return allow_underflow(self.apply, params, x, key)
-        if self._names and isinstance(params, dict) and len(params) < len(self._names):
-            return self._apply_completed(params, x, key)
         try:
+            if self._names and len(params) < len(self._names):
+                return self._apply_completed(params, x, key)
             if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):
                 wanted = "integers" if self.integers else "floats"
                 raise OpError(f"input is {told(x)}, wanted an array of {wanted} with a batch axis")
@@ -255,6 +271,7 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         op.kind, op.config, op.maker = make.__name__, dict(bound.arguments), make
+        op.warned = False
         op._arguments = tuple(_arguments(signature, op.config))
         return op
 

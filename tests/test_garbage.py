@@ -53,8 +53,8 @@ from fnn.threads import MEANWHILE, later
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
 NET = serial(conv(4, 3), batch_norm(), relu, dense(3))
-PARAMS = NET.init(0, (1, 6, 6))
 X = np.random.default_rng(0).standard_normal((6, 1, 6, 6)).astype(np.float32)
+PARAMS = calibrate(NET, NET.init(0, (1, 6, 6)), [X])
 Y = np.arange(6) % 3
 STATE_DICT = to_torch(PARAMS)
 OPTIMIZER = averaged(masked(clip_by_global_norm(adam(), 1.0), lambda path: path.endswith("w"), sgd(0.1, 0.9)), 0.9)
@@ -207,11 +207,10 @@ def test_export_leaves_no_garbage(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     from fnn.onnx import export
 
-    params = calibrate(NET, PARAMS, [X])
     other = fnn.Op(NET.init, NET.apply, kind="other")
-    assert left_by(lambda: export(NET, params, (1, 6, 6), tmp_path / "model.onnx")) == []
-    assert left_by(refused(lambda: export(NET, params, (1, 6), tmp_path / "model.onnx"))) == []
-    assert left_by(refused(lambda: export(serial(other), {"other1": params}, (1, 6, 6), tmp_path / "m.onnx"))) == []
+    assert left_by(lambda: export(NET, PARAMS, (1, 6, 6), tmp_path / "model.onnx")) == []
+    assert left_by(refused(lambda: export(NET, PARAMS, (1, 6), tmp_path / "model.onnx"))) == []
+    assert left_by(refused(lambda: export(serial(other), {"other1": PARAMS}, (1, 6, 6), tmp_path / "m.onnx"))) == []
 
 
 def test_run_train_in_a_folder_leaves_no_garbage(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Example, nets
-from test_nesting import KEYED, REKEYED, SHAPES, Nets
+from test_nesting import KINDS, drawn
 
 from fnn import (
     Key,
@@ -145,10 +144,11 @@ def test_random_chains_take_their_params_from_files(folder: Path, example: Examp
 
 
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
-@given(st.integers(0, 2**32), st.sampled_from(SHAPES))
-def test_random_nets_take_their_params_from_files(folder: Path, seed: int, shape: Shape) -> None:
-    op = Nets(Random(seed), KEYED + REKEYED).chain(shape, depth=3, length=2).op
-    assert_loads(op, shape, np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32), None, folder)
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_nets_take_their_params_from_files(folder: Path, kind: str) -> None:
+    for one in drawn(kind)[:5]:
+        x = one.x if one.net.op.integers else one.x.astype(np.float32)
+        assert_loads(one.net.op, one.shape, x, None if one.key is None else Key(one.key), folder)
 
 
 NET = serial(

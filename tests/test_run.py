@@ -8,10 +8,25 @@ import pytest
 from runs import DATA, RATE, after, bits, silent, task_of, timeless
 
 import fnn
-from fnn import dense, run, serial, sgd
-from fnn.data import Dataset, as_float, compose, shift
+from fnn import (
+    adamw,
+    averaged,
+    batch_norm,
+    clip_by_global_norm,
+    conv,
+    dense,
+    dropout,
+    maxpool,
+    relu,
+    run,
+    serial,
+    sgd,
+    tanh,
+    tree_items,
+)
+from fnn.data import Dataset, as_float, batches, compose, shift
 from fnn.run import folder, loop
-from fnn.run.task import inputs
+from fnn.run.task import calibrated, inputs
 from fnn.shard import pieces
 
 
@@ -176,3 +191,108 @@ def test_no_two_steps_draw_the_same() -> None:
     run.train(task, run.start(task), tell=silent)
     keys = [key for key in drawn if key is not None]
     assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; the tests draw nothing
+
+
+NORMED = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), tanh, dense(10))
+OPTIMIZERS = {
+    "sgd": sgd(RATE, 0.9),
+    "decayed": sgd(RATE, 0.9, weight_decay=0.1),
+    "adamw": adamw(RATE),
+    "averaged": averaged(sgd(RATE, 0.9), 0.9),
+    "averaged and decayed": averaged(clip_by_global_norm(adamw(RATE), 1.0), 0.5),
+}
+
+
+def normed_task(**changes: object) -> run.Task:
+    """A task of a net with batch_norm; its shards have at least 2 examples."""
+    return task_of(**{"net": fnn.shard(NORMED, 1, 5), "shard_size": 5, "epochs": 2} | changes)
+
+
+def statistics(params: fnn.Params) -> fnn.Params:
+    return {name: {each: params[name][each] for each in ("mean", "var")} for name in ("batch_norm1", "batch_norm2")}
+
+
+def calibrated_by_hand(task: run.Task, params: fnn.Params, epoch: int, count: int) -> fnn.Params:
+    """The params, calibrated with the first batches of that epoch as training gets them."""
+    order = list(batches(70, task.batch_size, task.key.fold("epoch", epoch)))[:count]
+    some = [inputs(task, epoch, number, batch) for number, batch in enumerate(order)]
+    return fnn.calibrate(task.net, params, some, task.key.fold("calibrate", epoch))
+
+
+def same(one: fnn.Params, other: fnn.Params) -> bool:
+    return bits(one) == bits(other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_train_calibrates_before_each_test(tmp_path: Path, name: str) -> None:
+    task = normed_task(optimizer=OPTIMIZERS[name])
+    ends = [new for new, metrics in run.steps(task, run.start(task)) if metrics]
+    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    assert same(state, ends[-1])
+    for epoch, (end, line) in enumerate(zip(ends, run.read_metrics(tmp_path), strict=True), 1):
+        params = run.final(end)
+        assert same(params, calibrated_by_hand(task, params, epoch, 7))
+        assert all(np.ptp(leaf) > 0 and leaf.dtype == np.float32 for _, leaf in tree_items(statistics(params)))
+        loss, right = run.tested(task, params)
+        assert (line["test_loss"], line["test_accuracy"]) == (loss, right / 30)
+    best = fnn.load(tmp_path / "best.pkl")
+    assert run.tested(task, best)[1] / 30 == state["best"]
+    first = max(range(2), key=lambda epoch: run.read_metrics(tmp_path)[epoch]["test_accuracy"])
+    assert same(best, run.final(ends[first]))
+
+
+def test_calibration_changes_no_step(tmp_path: Path) -> None:
+    task = normed_task(optimizer=OPTIMIZERS["averaged and decayed"])
+    came = [new for new, _ in run.steps(task, run.start(task))][-1]
+    step, state = fnn.value_and_grad(task.net, task.loss), run.start(task)
+    params, memory = state["params"], state["optimizer"]
+    for epoch in 1, 2:
+        for number, batch in enumerate(batches(70, 10, task.key.fold("epoch", epoch))):
+            x, y = inputs(task, epoch, number, batch), DATA.train.labels[batch]
+            _, grads = step(params, x, y, task.key.fold("draw", epoch, number))
+            params, memory = task.optimizer.update(params, grads, memory)
+    learnt = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in params.items()}
+    there = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in came["params"].items()}
+    assert same(learnt, there)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "count"), [(1, 10, 1), (25, 10, 3), (30, 10, 3), (9999, 30, 2), (9999, 99, 1)]
+)
+def test_the_number_of_batches_for_calibration_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, examples: int, batch_size: int, count: int
+) -> None:
+    monkeypatch.setattr("fnn.run.task.CALIBRATION", examples)
+    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # of 70 images, 30 make two batches and a rest
+    *_, (state, metrics) = run.steps(task, run.start(task))
+    assert metrics
+    params = run.final(state)
+    assert same(params, calibrated_by_hand(task, params, 1, count))
+
+
+def test_a_net_with_batch_norm_goes_on_to_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
+    task = normed_task()
+    whole = run.train(task, run.start(task), tell=silent)
+    for workers, n in ((1, 3), (2, 7), (2, 8), (1, 9), (2, 15)):  # of 14 steps and 2 ends of epochs
+        there = tmp_path / str(n)
+        there.mkdir()
+        other = normed_task(net=fnn.shard(NORMED, workers, 5))
+        run.train(other, run.start(other), there, 1e9, after(n), silent)
+        assert bits(run.train(task, run.read_state(there, task), there, tell=silent)) == bits(whole)
+
+
+def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*args: object) -> None:
+        raise AssertionError("called")
+
+    monkeypatch.setattr("fnn.run.task.calibrate", called)
+    task = task_of(epochs=1)
+    *_, (state, metrics) = run.steps(task, run.start(task))
+    assert metrics
+    assert calibrated(task, state) is state
+
+
+def test_a_last_batch_of_one_example_ends_the_run_with_the_reason() -> None:
+    task = normed_task(net=NORMED, batch_size=23)  # of 70 images, three batches and a rest of one
+    with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
+        run.train(task, run.start(task), tell=silent)

@@ -6,7 +6,7 @@ from runs import NET, after, bits, silent, task_of
 from test_mpi import together
 
 import fnn
-from fnn import run
+from fnn import batch_norm, conv, dense, dropout, maxpool, relu, run, serial
 from fnn.mpi import Comm
 from fnn.random import Rng, as_key
 from fnn.run.task import inputs
@@ -78,3 +78,26 @@ def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_
 
     told = "step 2 (epoch 1, batch 2): inner/op1: the output has 0 nan and 1 infinite of 2352 numbers, wanted none"
     assert together(2, part) == [told] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_ranks_calibrate_as_one_process_does(count: int, tmp_path: Path) -> None:
+    net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), dense(10))
+    alone = task_of(net=fnn.shard(net, 1, 5), shard_size=5, batch_size=35, epochs=2)
+    whole = run.train(alone, run.start(alone), tell=silent)
+
+    def part(comm: Comm) -> run.State:
+        spread, ranks = run.over_ranks(net, comm, 1, 5)
+        task = alone._replace(net=spread, ranks=ranks)
+        return run.train(task, run.start(task), tmp_path if comm.rank == 0 else None, tell=silent)
+
+    states = together(count, part)
+    for state in states:
+        assert state_bits(run.final(state)) == state_bits(run.final(states[0]))
+        if count != 3:
+            assert state_bits(state) == state_bits(whole)
+    fnn.tree_map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), run.final(states[0]), run.final(whole)
+    )
+    best = fnn.load(tmp_path / "best.pkl")
+    assert fnn.tree_leaves(best["batch_norm1"]["mean"])[0].any()

@@ -476,3 +476,42 @@ def test_ten_thousand_images_of_mnist_are_enough_for_97_percent(run: Run) -> Non
     done = run("--data", os.environ["FNN_DATA"], "--limit", "10000", "--epochs", "5")
     found = re.findall(r"test acc: ([\d.]+)", done.stdout)
     assert float(found[-1]) >= 0.97
+
+
+NORMED = """
+import sys
+import train
+from fnn import batch_norm, conv, dense, maxpool, relu, serial
+
+net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(16), batch_norm(), relu, dense(10))
+train.NETS["cnn"] = net
+sys.exit(train.main())
+"""
+
+
+def test_a_net_with_batch_norm_is_tested_exported_and_drawn_with_calibrated_params(
+    environment: dict[str, str], few: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+
+    def run(*flags: object) -> str:
+        command = [sys.executable, "-W", "error::RuntimeWarning", "-c", NORMED, *map(str, flags)]
+        found = environment | {"PYTHONPATH": str(PROGRAM.parent)}
+        done = subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    folder, models = tmp_path / "a", [tmp_path / f"{name}.onnx" for name in "ab"]
+    trained = run("--data", few, "--epochs", 2, "--out", folder, "--export", models[0])
+    best = fnn.load(folder / "best.pkl")
+    for name in "batch_norm1", "batch_norm2":
+        assert np.ptp(best[name]["mean"]) > 0
+        assert np.ptp(best[name]["var"]) > 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["test_accuracy"] for line in lines]
+    assert f"test acc: {max(accuracies):.4f}" in run("--eval", folder, "--export", models[1])
+    assert f"test acc: {accuracies[-1]:.4f}" in trained
+    if accuracies[-1] > accuracies[0]:
+        assert models[0].read_bytes() == models[1].read_bytes()
+    pytest.importorskip("matplotlib")
+    run("--report", folder)

@@ -21,7 +21,8 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     The model takes "input", (batch, *shape), to "output", for a batch of any size, in float32; a net that takes
     integers has them as int64. Its nodes and tensors are named by our paths: `conv1`, `conv1/w`. It predicts, as
     `net.apply(params, x)` without a key does: dropout is the identity, and batch_norm goes by the statistics in params.
-    What is about training or the machine, such as `freeze` and `shard`, is left out. Opset 13, IR version 8.
+    Calibrate these first. What is about training or the machine, such as `freeze` and `shard`, is left out. Opset 13,
+    IR version 8.
 
     Every operator of `fnn.__all__` can be exported. What cannot is an OpError that says where: `fnn.mpi.spread`, in
     whose place to export what is in it; an operator of your own, also one that a function of yours with `@operator`

@@ -15,23 +15,28 @@ from fnn.random import Key, Rng, as_key
 from fnn.standardise import Axes, affine_init, all_but_channels, check_channels, positive
 from fnn.tree import tree_map
 
+INITIAL = {"mean": 0.0, "var": 1.0}
+"""The statistics before `calibrate`."""
+
 
 @operator
 def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
     """Normalises each channel of (batch, channels, ...): with a key by its statistics in the batch, without by params.
 
-    With a key it trains: by the batch's own mean and mean square. Without, it predicts: by `mean` and `var` (channels,)
-    from params, 0 and 1 until `calibrate` puts statistics there. Their gradients are zeros in both forms, and only what
-    heeds no gradient, such as weight decay, changes them in training: calibrate after it. `eps` is added to either
-    variance. Params `w` and `b` (channels,) are learnt. In a `shard` or `microbatch`, the batch is the piece. Ioffe &
-    Szegedy, "Batch Normalization", 2015.
+    With a key it trains and uses the mean and variance of the batch. A batch of one example is then an OpError; in
+    `shard`, `microbatch` and `per_example` the batch is the piece. Without a key it predicts and uses the params `mean`
+    and `var` (channels,). These are 0 and 1 until you call `calibrate` after training; predicting before that gives an
+    UncalibratedWarning. Their gradients are zeros. Weight decay still changes them.
+
+    `eps` is added to the variance. The params `w` and `b` (channels,) are learnt. Ioffe & Szegedy, "Batch
+    Normalization", 2015.
     """
     eps = positive(eps)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape:
             raise OpError("shape is (), wanted (channels, ...)")
-        statistics = {"mean": np.zeros(shape[0], np.float32), "var": np.ones(shape[0], np.float32)}
+        statistics = {name: np.full(shape[0], value, np.float32) for name, value in INITIAL.items()}
         return affine_init(key, shape[:1], w_init, b_init) | statistics
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -48,6 +53,12 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
 
             return z * w + b, vjp_predicting
 
+        if len(x) == 1 and not isinstance(key, _Calibration):
+            raise OpError(
+                "expected at least 2 examples in training, got 1, which has no statistics of a batch; use a larger "
+                "batch (in shard, microbatch and per_example: larger pieces), leave out a last batch of 1, or use "
+                "group_norm"
+            )
         y, pull = normalise_channels(x, w, b, axes, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
@@ -58,20 +69,20 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
 
         return y, vjp
 
-    return Op(init, apply, draws=True)
+    return Op(init, apply, draws=True, statistics=INITIAL)
 
 
 def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -> Params:
-    """`params` with the statistics of `batches` in every batch_norm of `net`, wherever it is: those it predicts by.
+    """Returns params with batch_norm's inference statistics estimated from batches; call it once after training.
 
-    They are the means, over the batches, of each batch's mean and unbiased variance in the training form, as PyTorch's
-    running statistics are with `momentum=None`. What draws in the net does so from `rng`. Raises ValueError if there
-    are no batches or an empty one, and where a batch, or a piece of it, has less than two numbers of a channel.
+    The statistics are the means, over the batches, of each batch's mean and unbiased variance in the training form, as
+    PyTorch's running statistics are with `momentum=None`. Random operators use `rng`. If a batch_norm is used several
+    times, as in `shared` or `shard`, all uses count alike. Inside `freeze`, statistics stay as they are: calibrate the
+    net without it. Raises ValueError if there are no batches or an empty one, and OpError if a batch, or a piece of it,
+    has one number per channel.
 
-    Keys go down to every operator, and cotangents come up to the place of the parameter that they belong to, however
-    combinators are nested. So the net is applied with a key by which a batch_norm knows that its vjp is asked for
-    statistics in the place of cotangents. Where one is used several times, as in `shared` or `shard`, all count alike;
-    where gradients do not come up, as out of `freeze`, the statistics stay as they are.
+    How: keys reach every operator, and gradients come back at the place of their parameter, however the net is nested.
+    So the net is applied with a special key, and a batch_norm that gets it returns statistics as its gradients.
     """
     key = as_key(rng)
     sums: Params | None = None
@@ -96,8 +107,10 @@ class _Calibration(Key):
 
 
 def _statistics(x: Array, axes: Axes) -> Params:
-    """A batch's statistics in the place of cotangents. They may be added up: `b` counts how many there are."""
+    """A batch's statistics as gradients. They may be added up: `b` counts the batches."""
     numbers = prod(x.shape[axis] for axis in axes)
+    if not len(x):  # an empty piece of a batch has none, and counts for nothing
+        return {name: np.zeros(x.shape[1], x.dtype) for name in ("w", "b", "mean", "var")}
     if numbers < 2:
         raise OpError(f"input is {told(x)}, wanted at least 2 numbers of each channel: fewer have no variance")
     mean = wide_mean(x, axes, True)

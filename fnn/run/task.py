@@ -16,11 +16,15 @@ from fnn.data.augment import Augmentation
 from fnn.grad import value_and_grad
 from fnn.losses import Loss
 from fnn.op import Array, Op, Params
+from fnn.ops import calibrate
 from fnn.optim import Optimizer, average
 from fnn.random import Key
 from fnn.run.faults import NotFiniteError, fault, not_finite, sound
 from fnn.schedules import Schedule
 from fnn.shard import pieces
+
+CALIBRATION = 2000
+"""At least so many training examples are used to calibrate batch_norm before a test, or all if there are fewer."""
 
 State: TypeAlias = dict[str, Any]
 """A tree: `params`; the optimizer's state as `optimizer`; the `best` test accuracy of all epochs, -1 before the first;
@@ -119,8 +123,31 @@ def hits(out: Array, labels: Array) -> int:
     return int(np.count_nonzero(out.argmax(1) == labels))
 
 
+def calibrated(task: Task, state: State) -> State:
+    """The state at an epoch's end with `final` params that are calibrated, for nets with batch_norm.
+
+    Statistics come from the first batches of that epoch, with the same order and augmentation as in training:
+    CALIBRATION examples or more if there are so many, and no smaller last batch unless it is the only one. They
+    replace the old ones in the state's params, or in their average if the optimizer keeps one. Training does not use
+    them.
+    """
+    if not task.net.statistics:
+        return state
+    epoch, batch_size = state["epoch"], min(task.batch_size, len(task.data.train.labels))
+    order = [batch for batch in _order(task, epoch) if len(batch) == batch_size][: -(-CALIBRATION // batch_size)]
+    some = (inputs(task, epoch, number, batch) for number, batch in enumerate(order))
+    with np.errstate(over="ignore", invalid="ignore"):  # the test's loss shows what they lead to
+        params = calibrate(task.net, final(state), some, task.key.fold("calibrate", epoch))
+    if "average" in state["optimizer"]:
+        return state | {"optimizer": state["optimizer"] | {"average": params}}
+    return state | {"params": params}
+
+
 def final(state: State) -> Params:
-    """The params to predict with: the averaged ones, where the optimizer keeps an average."""
+    """The params to predict with: the averaged ones, if the optimizer keeps an average.
+
+    Their batch_norms are calibrated at the end of each epoch.
+    """
     params: Params = average(state["optimizer"]) if "average" in state["optimizer"] else state["params"]
     return params
 
@@ -158,6 +185,7 @@ def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) 
 
 def _end(task: Task, state: State) -> tuple[State, Metrics]:
     began, epoch = perf_counter(), state["epoch"]
+    state = calibrated(task, state)
     test_loss, right = tested(task, final(state))
     if not isfinite(test_loss):
         raise NotFiniteError(f"step {state['step']} (the end of epoch {epoch}): the test's loss is {test_loss}")

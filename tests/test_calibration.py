@@ -1,0 +1,312 @@
+"""UncalibratedWarning: who predicts with a batch_norm's initial statistics is told, once for each net."""
+
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn import (
+    Key,
+    Op,
+    OpError,
+    UncalibratedWarning,
+    batch_norm,
+    calibrate,
+    conv,
+    cross_entropy,
+    dense,
+    dropout,
+    finite,
+    freeze,
+    load,
+    microbatch,
+    named,
+    operator,
+    parallel,
+    per_example,
+    positionwise,
+    relu,
+    remat,
+    repeat,
+    residual,
+    save,
+    serial,
+    shard,
+    shared,
+    summary,
+    tanh,
+    tree_map,
+    value_and_grad,
+)
+from fnn.mpi import spread
+from fnn.op import Array, Params, Shape, Vjp
+
+X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+
+
+def warned(call: Callable[[], object]) -> list[str]:
+    """The messages of the warnings of `call`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert all(warning.category is UncalibratedWarning for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def told(*paths: str) -> list[str]:
+    """The message of one warning about these operators."""
+    fix = "after training, call params = calibrate(net, params, batches)"
+    return [f"{', '.join(paths)}: predicting with the initial mean 0 and variance 1; {fix}"]
+
+
+def block() -> Op:
+    """A block that nothing has been warned of yet, with a batch_norm at its end."""
+    return serial(dense(4), tanh, batch_norm())
+
+
+def scale(op: Op, with_parts: bool = True) -> Op:
+    """A user's combinator, with params in the usual layout: the output of `op`, times a learned number."""
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        y, vjp = op.apply(params["inner"], x, key)
+
+        def pull(dy: Array, need_dx: bool = True) -> Any:
+            dparams, dx = vjp(dy * params["s"], need_dx)
+            return {"s": (y * dy).sum(), "inner": dparams}, dx
+
+        return y * params["s"], pull
+
+    def init(key: Key, shape: Shape) -> Params:
+        return {"s": np.ones((), np.float32), "inner": op.init(key, shape)}
+
+    return Op(init, apply, parts={"inner": op} if with_parts else None, draws=True, kind="scale")
+
+
+@operator
+def twice(op: Op) -> Op:
+    """A user's constructor."""
+    return serial(op, op)
+
+
+NETS: dict[str, tuple[Callable[[], Op], list[str]]] = {
+    "batch_norm": (batch_norm, ["batch_norm"]),
+    "serial": (block, ["batch_norm1"]),
+    "two": (lambda: serial(batch_norm(), relu, batch_norm()), ["batch_norm1", "batch_norm2"]),
+    "nested": (lambda: serial(block(), serial(block())), ["serial1/batch_norm1", "serial2/serial1/batch_norm1"]),
+    "residual": (lambda: residual(block()), ["serial1/batch_norm1"]),
+    "parallel": (lambda: parallel(block(), batch_norm()), ["serial1/batch_norm1", "batch_norm1"]),
+    "repeat": (lambda: repeat(block(), 2), ["serial1/batch_norm1", "serial2/batch_norm1"]),
+    "shared": (lambda: serial(shared(block(), 2)), ["shared1/serial1/batch_norm1"]),
+    "named": (lambda: serial(named("block", block())), ["block/batch_norm1"]),
+    "shard": (lambda: shard(block(), 1, 2), ["batch_norm1"]),
+    "shard, two threads": (lambda: shard(block(), 2, 2), ["batch_norm1"]),
+    "spread": (lambda: spread(block(), workers=1, size=2), ["batch_norm1"]),
+    "remat": (lambda: serial(remat(block())), ["serial1/batch_norm1"]),
+    "microbatch": (lambda: microbatch(block(), 2), ["batch_norm1"]),
+    "freeze": (lambda: serial(freeze(block()), dense(4)), ["serial1/batch_norm1"]),
+    "finite": (lambda: finite(residual(finite(block()))), ["serial1/batch_norm1"]),
+    "positionwise": (lambda: serial(positionwise(block())), ["serial1/batch_norm1"]),
+    "dropout": (lambda: serial(dropout(0.5), batch_norm()), ["batch_norm1"]),
+    "a user's combinator": (lambda: serial(scale(block())), ["scale1/inner/batch_norm1"]),
+    "one that does not tell of its parts": (lambda: serial(scale(block(), False)), ["batch_norm1"]),
+    "a user's constructor": (lambda: twice(block()), ["serial1/batch_norm1", "serial2/batch_norm1"]),
+}
+
+
+def batch_for(net: Op) -> Array:
+    return np.stack([X, X + 1], 1) if "positionwise" in repr(net) else X
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_apply_warns_once_about_uncalibrated_batch_norms(name: str) -> None:
+    make, paths = NETS[name]
+    net = make()
+    x = batch_for(net)
+    params = net.init(0, x.shape[1:])
+    assert warned(lambda: net.apply(params, x, 0)[1](np.ones_like(x))) == []
+
+    def predict() -> None:
+        y, vjp = net.apply(params, x)
+        vjp(y)
+
+    assert warned(predict) == told(*paths)
+    assert warned(predict) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name != "freeze"])
+def test_apply_does_not_warn_about_calibrated_params(name: str) -> None:
+    net = NETS[name][0]()
+    x = batch_for(net)
+    params = net.init(0, x.shape[1:])
+    calibrated = calibrate(net, params, [x])
+    assert warned(lambda: net.apply(calibrated, x)) == []
+    assert len(warned(lambda: net.apply(params, x))) == 1  # and still warns of others
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_init_and_empty_batches_do_not_warn(name: str) -> None:
+    net = NETS[name][0]()
+    shape = batch_for(net).shape[1:]
+    params = net.init(0, shape)
+    assert warned(lambda: net.output_shape(params, shape)) == []
+    assert warned(lambda: net.apply(params, np.empty((0, *shape), np.float32))) == []
+    assert warned(lambda: summary(net, shape, params)) == []
+
+
+def test_only_the_batch_norms_that_are_uncalibrated_are_named() -> None:
+    net = serial(block(), block())
+    params = net.init(0, (4,))
+    calibrated = calibrate(net, params, [X])
+    assert warned(lambda: net.apply({**calibrated, "serial2": params["serial2"]}, X)) == told("serial2/batch_norm1")
+
+
+def test_many_paths_are_cut() -> None:
+    net = repeat(batch_norm(), 6)
+    assert warned(lambda: net.apply(net.init(0, (4,)), X)) == told(
+        "batch_norm1", "batch_norm2", "batch_norm3", "batch_norm4 and 2 more"
+    )
+
+
+@pytest.mark.parametrize("name", ["mean", "var"])
+def test_statistics_are_calibrated_if_one_of_them_differs(name: str) -> None:
+    net = batch_norm()
+    params = net.init(0, (4,))
+    params[name][3] = 0.5
+    assert warned(lambda: net.apply(params, X)) == []
+
+
+def test_a_batch_norm_of_two_nets_warns_for_each() -> None:
+    norm = batch_norm()
+    one, other = serial(norm, tanh), residual(serial(dense(4), norm))
+    assert warned(lambda: one.apply(one.init(0, (4,)), X)) == told("batch_norm1")
+    assert warned(lambda: other.apply(other.init(0, (4,)), X)) == told("serial1/batch_norm1")
+    assert warned(lambda: serial(one).apply({"serial1": one.init(0, (4,))}, X)) == told("serial1/batch_norm1")
+
+
+def test_a_part_warns_before_the_net_and_both_are_told() -> None:
+    inner = block()
+    net = serial(inner, dense(3))
+    params = net.init(0, (4,))
+    assert warned(lambda: inner.apply(params["serial1"], X)) == told("batch_norm1")
+    assert warned(lambda: net.apply(params, X)) == told("serial1/batch_norm1")
+
+
+def test_an_operator_made_again_from_one_that_warned_warns_again() -> None:
+    net = block()
+    params = net.init(0, (4,))
+    assert warned(lambda: net.apply(params, X)) == told("batch_norm1")
+
+    @operator
+    def same() -> Op:
+        return net
+
+    assert warned(lambda: same().apply(params, X)) == told("batch_norm1")
+    assert warned(lambda: net.apply(params, X)) == []
+
+
+def test_the_warning_is_where_apply_was_called() -> None:
+    net = block()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net.apply(net.init(0, (4,)), X)
+    assert Path(caught[0].filename).name == Path(__file__).name
+    assert issubclass(UncalibratedWarning, RuntimeWarning)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, params, y: value_and_grad(net, cross_entropy)(params, X, y, None),
+        lambda net, params, y: per_example(net, cross_entropy)(params, X, y, None),
+    ],
+    ids=["value_and_grad", "per_example"],
+)
+def test_training_without_a_key_warns_once(call: Callable[..., object]) -> None:
+    net = block()
+    params = net.init(0, (4,))
+    assert warned(lambda: call(net, params, np.arange(8) % 4)) == told("batch_norm1")
+    assert warned(lambda: call(net, params, np.arange(8) % 4)) == []
+
+
+def test_a_warning_that_is_an_error_comes_each_time() -> None:
+    net = serial(block())
+    params = net.init(0, (4,))
+    for _ in range(2):
+        with pytest.raises(UncalibratedWarning, match=re.escape(told("serial1/batch_norm1")[0])):
+            net.apply(params, X)
+        with pytest.raises(UncalibratedWarning, match=r"^batch_norm1: "):
+            net.parts["serial1"].apply(params["serial1"], X)
+    assert warned(lambda: net.apply(params, X)) == told("serial1/batch_norm1")
+
+
+def test_an_error_comes_without_the_warning_which_comes_later() -> None:
+    net = serial(block())
+    params = net.init(0, (4,))
+
+    def fail() -> None:
+        with pytest.raises(OpError):
+            net.apply(params, X[:, :3])
+
+    assert warned(fail) == []
+    assert warned(lambda: net.apply(params, X)) == told("serial1/batch_norm1")
+
+
+@pytest.mark.parametrize("params", [None, {}, {"serial1": 3}, {"serial1": {"batch_norm1": {"mean": [0], "var": None}}}])
+def test_params_that_do_not_fit_are_an_error_and_no_warning(params: Any) -> None:
+    def fail() -> None:
+        with pytest.raises(OpError):
+            serial(block()).apply(params, X)
+
+    assert warned(fail) == []
+
+
+def test_params_from_files_are_warned_about(tmp_path: Path) -> None:
+    net = serial(tanh, block())
+    save(tmp_path / "params.npz", net.init(0, (4,)))
+    assert warned(lambda: net.apply(load(tmp_path / "params.npz"), X)) == told("serial1/batch_norm1")
+
+
+def test_threads_that_predict_at_once_warn_once() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(30):
+            net = serial(residual(block()), shard(block(), 2, 2))
+            params, start = net.init(0, (4,)), threading.Barrier(8)
+
+            def predict(net: Op = net, params: Params = params, start: threading.Barrier = start) -> None:
+                start.wait()
+                net.apply(params, X)
+
+            threads = [threading.Thread(target=predict) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert [str(warning.message) for warning in caught] == 30 * told(
+        "residual1/serial1/batch_norm1", "serial1/batch_norm1"
+    )
+
+
+def test_warning_changes_no_result() -> None:
+    net = serial(conv(3, 2), batch_norm(), relu, dense(2))
+    params, x = net.init(0, (1, 5, 5)), np.random.default_rng(0).standard_normal((4, 1, 5, 5)).astype(np.float32)
+
+    def outcome() -> Any:
+        y, vjp = net.apply(params, x)
+        return {"y": y, "vjp": vjp(y)[0]}
+
+    with pytest.warns(UncalibratedWarning):
+        first = outcome()
+    tree_map(np.testing.assert_array_equal, first, outcome())
+
+
+def test_nets_without_batch_norm_have_no_statistics() -> None:
+    assert serial(dense(3), tanh, residual(dropout(0.5))).statistics == {}
+    initial = {"mean": 0.0, "var": 1.0}
+    assert serial(shard(block(), 1), tanh).statistics == {("serial1", "batch_norm1"): initial}
+    assert remat(batch_norm()).statistics == {(): initial}
