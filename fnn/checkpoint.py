@@ -44,18 +44,21 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
 
 
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
-    """The tree in the file `path`, from `save` or another hand, in the format that its suffix says; arrays writable.
+    """Returns the tree in the file `path`, in the format that its suffix says; its arrays are writable.
 
-    With a template `like`, such as a net's initial params, the tree has its dicts, types of scalars and byte orders,
-    and its memory orders if the file is no pickle. Leaves that are missing, unexpected, or of another shape or dtype,
-    are one CheckpointError that lists them by path. Without a template, the paths of .npz and .safetensors become
-    nested dicts, cut at their slashes, and their leaves are all arrays. They lack the dicts without leaves, such as
-    those of operators without parameters; nets, optimizers and exports take such params as they are.
+    With a template `like`, such as a net's initial params, the tree has the dicts, types of scalars and byte orders of
+    the template, and its memory orders if the file is no pickle. Leaves that are missing, unexpected, or of another
+    shape or dtype are listed by path in one CheckpointError. Not detected is a layer of another kind with the same path
+    and shapes, for example `named("up", conv(...))` for `named("up", conv_transpose(...))`.
 
-    The file may come from anyone: it is read as data, and no name in it is imported or called. Pickles of protocols 2
-    to 5 by NumPy 1 or 2 are read, and compressed arrays unless they inflate to more than 10 times the file. Raises
-    CheckpointError, naming the file, for one that is damaged, foreign, not a regular file, or holds anything but what
-    `save` takes; and the plain OSError (FileNotFoundError, PermissionError) for one that cannot be read.
+    Without a template, the paths of .npz and .safetensors become nested dicts, cut at their slashes, and their leaves
+    are all arrays. They lack the dicts without leaves, such as those of operators without parameters; nets, optimizers
+    and exports take such params as they are.
+
+    Loading never executes code, so files from strangers are safe. Pickles of protocols 2 to 5 by NumPy 1 or 2 are read,
+    and compressed arrays unless they inflate to more than 10 times the file. Raises CheckpointError, naming the file,
+    if it is damaged, foreign, not a regular file, or holds anything but what `save` takes. Raises OSError
+    (FileNotFoundError, PermissionError) if it cannot be read.
     """
     path = _regular(path)
     form, data = _format(path), path.read_bytes()

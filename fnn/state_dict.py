@@ -1,7 +1,8 @@
 """PyTorch's state dicts: what their names say of modules and of the order that these are in."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,9 @@ from fnn.checkpoint import CheckpointError, load
 from fnn.formats.admitted import DEPTH
 from fnn.formats.fitting import listed
 from fnn.op import Array, told
+
+NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)
+"""A name that ends with a number."""
 
 State: TypeAlias = Mapping[str, Any] | str | os.PathLike[str]
 Modules: TypeAlias = dict[str, dict[str, Array]]
@@ -28,6 +32,24 @@ ENTRIES = {
 
 They are in the order in which its modules have them.
 """
+
+NAMES = {
+    "dense": ("dense", "fc", "lin", "linear"),
+    "embedding": ("emb", "embed", "embedding", "positionembedding", "posemb", "posembed", "posembedding"),
+    "conv": ("conv", "conv2d"),
+    "conv_transpose": ("convtranspose", "convtranspose2d", "deconv", "deconv2d"),
+    "batch_norm": ("batchnorm", "batchnorm1d", "batchnorm2d", "bn"),
+    "group_norm": ("gn", "groupnorm"),
+    "layer_norm": ("layernorm", "ln"),
+}
+"""What layers and modules of a kind are usually called, in lower case, without underscores and numbers."""
+
+CONFUSABLE = {
+    ("dense", "embedding"): "bias",
+    ("conv", "conv_transpose"): None,
+    ("batch_norm", "group_norm", "layer_norm"): "running_mean",
+}
+"""Kinds whose arrays may have the same names and shapes, with the entry that only the first of them can have."""
 
 COUNT = "num_batches_tracked"
 """What a state dict has beside running statistics, and we have not."""
@@ -77,6 +99,41 @@ def check_order(state: State, modules: Modules) -> None:
         if len(names) > 1 and not _numbers(names):
             shown = ", ".join(names)
             refuse([f"a file forgets the order of {shown}; wanted numbers, our layers' names, or a dict in order"])
+
+
+def check_numbers(layouts: Mapping[str, object], where: str) -> None:
+    """Raises the CheckpointError where numbers in names contradict the order, as when conv10 comes before conv2.
+
+    `layouts` holds what tells the arrays of a module from those of others, by its prefix. If these differ, their shapes
+    decide which order fits, and numbers may go down, as in the decoder of a U-Net.
+    """
+    beside: dict[tuple[str, str], dict[str, object]] = {}
+    for prefix, layout in layouts.items():
+        for parent, name in _steps(prefix):
+            beside.setdefault((parent, name), {})[prefix.removeprefix(join(".", parent, name))] = layout
+    last: dict[tuple[str, str, str], tuple[int, str]] = {}
+    faults = []
+    for (parent, name), below in beside.items():
+        if found := NUMBERED.fullmatch(name):
+            alike, number, path = (parent, found["stem"], repr(below)), int(found["number"]), join(".", parent, name)
+            before, other = last.get(alike, (0, ""))
+            if number < before:
+                faults.append(f"{other!r} is before {path!r} in {where}, but both fit in either place")
+            last[alike] = number, path
+    refuse(faults)
+
+
+def kind_of_name(name: str) -> str:
+    """The kind of layer that the last part of a name tells of, or an empty string."""
+    plain = name.replace("/", ".").rpartition(".")[2].lower().replace("_", "").rstrip("0123456789")
+    return next((kind for kind, names in NAMES.items() if plain in names), "")
+
+
+def contradict(kind: str, other: str, entries: Collection[str]) -> bool:
+    """Whether a module of these entries could be of either kind, and the kinds differ."""
+    return kind != other and any(
+        kind in kinds and other in kinds and telling not in entries for kinds, telling in CONFUSABLE.items()
+    )
 
 
 def _siblings(prefixes: Iterable[str]) -> dict[str, dict[str, int]]:

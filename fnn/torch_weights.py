@@ -10,7 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fnn.op import Array, Params, told
-from fnn.state_dict import COUNT, ENTRIES, Modules, State, check_order, join, modules_of, refuse
+from fnn.state_dict import (
+    COUNT,
+    ENTRIES,
+    NUMBERED,
+    Modules,
+    State,
+    check_numbers,
+    check_order,
+    contradict,
+    join,
+    kind_of_name,
+    modules_of,
+    refuse,
+)
 
 ALIKE = ("embedding", "position_embedding", "layer_norm")
 """The kinds whose matrices are the same here and there; those of all others are (in, out) here and (out, in) there."""
@@ -26,13 +39,24 @@ class Layer(NamedTuple):
 
 
 def from_torch(state: State, like: Params) -> Params:
-    """The params, of the structure, shapes, dtypes and memory orders of `like`, that a module of PyTorch's has.
+    """Returns the weights of a PyTorch module as params with the structure, shapes, dtypes and memory orders of `like`.
 
-    `state` is its state dict, of tensors or arrays, or a file of one that `load` takes, such as .safetensors. The
-    module's layers are those of the net, in its order; any without weights, a Flatten among them, do not count. Numbers
-    order modules as 0, 2, 10, and names as they come. A file forgets how they came, also for the dict that is loaded
-    from it: there, names are to be numbers, or all those of our own layers, which `named` gives. Raises CheckpointError
-    that lists what does not fit.
+    `state` is the module's state dict, of tensors or arrays, or the path of a file of one that `load` takes, such as
+    .safetensors. PyTorch is not needed. Layers and modules with weights are paired by name if all names agree
+    (`block/conv1` and `block.conv1`; `named` gives a layer a name). Otherwise they are paired in order: numbered
+    modules as 0, 2, 10, others as they come in the dict.
+
+    Raises CheckpointError that lists what does not fit: numbers of layers, entries, shapes and dtypes; a name that says
+    another kind, as `deconv` for a `conv`, or `fc` for an embedding, where both could have these arrays; a name of
+    another layer; `conv10` before `conv2` if they could be swapped; `state` or `like` whose order a file has lost.
+
+    These mistakes cannot be detected, because names and shapes fit. Compare an output with the module's:
+
+    - two modules of the same shapes whose order in the dict is not the order in which the net uses them;
+    - Conv2d for `conv_transpose` or the reverse, if the numbers of channels are equal and no name tells;
+    - LayerNorm of one axis for `group_norm` or the reverse, and nn.Embedding for `position_embedding`, likewise;
+    - a square matrix that somebody stored as (in, out) under PyTorch's names;
+    - hyper-parameters: stride, padding, groups, heads, eps.
     """
     layers, modules = _layers(like), modules_of(state)
     found = {
@@ -50,12 +74,12 @@ def _placed(found: dict[str, Params], node: Params, path: str) -> Params:
 
 
 def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
-    """The state dict, of arrays in C order, of the module of PyTorch's that has these params.
+    """Returns the state dict, with arrays in C order, of the PyTorch module that has these params.
 
-    Names are those of nested `nn.Sequential`s that have a module for each of our operators and no other: a net with a
-    `flatten` where the module has a Flatten is such a one. They count the dicts in `params`, so params from a file that
-    holds no empty dicts need a `like` here or in `load`. Or else `like`, the module's own state dict or a file of it,
-    gives the names; layers and modules then go together as in `from_torch`. Load it by
+    Without `like`, the names are those of nested `nn.Sequential`s with a module for each of our operators and no other,
+    for example a Flatten for each `flatten`. They count the dicts in `params`, so params from a file without empty
+    dicts need a `like`, here or in `load`. With `like`, the module's own state dict or a file of it, names are taken
+    from there; layers and modules are paired as in `from_torch`, with the same limits. Load the result by
 
         module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})
 
@@ -63,6 +87,7 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
     """
     layers = _layers(params)
     if like is None:
+        _check_order_of_params(layers)
         modules: Modules = {layer.place: {} for layer in layers}
         refuse([_ambiguous(layer) for layer in layers if len(layer.readings) > 1])
         pairs = [(layer, layer.place, layer.readings[0]) for layer in layers]
@@ -132,6 +157,8 @@ def _paired(layers: list[Layer], modules: Modules, state: State) -> list[tuple[L
         refuse([f"{len(layers)} layers with weights ({here}) for {len(prefixes)} modules ({there})"])
     if prefixes is not names:
         check_order(state, modules)
+        check_numbers({prefix: _layout(entries) for prefix, entries in modules.items()}, "the state dict")
+        _check_order_of_params(layers)
     pairs, faults = [], []
     for layer, prefix in zip(layers, prefixes, strict=True):
         misfits = {turned: _misfits(layer, prefix, modules[prefix], turned) for turned in layer.readings}
@@ -140,10 +167,39 @@ def _paired(layers: list[Layer], modules: Modules, state: State) -> list[tuple[L
             faults.append(_ambiguous(layer))
         elif fitting:
             pairs.append((layer, prefix, fitting[0]))
+            faults += _misnamed(layer, prefix, modules[prefix], names)
         else:
             faults += misfits[layer.readings[0]]
     refuse(faults)
     return pairs
+
+
+def _check_order_of_params(layers: list[Layer]) -> None:
+    """Raises the CheckpointError for params whose order is not the net's, as those from a .safetensors file."""
+    paths: dict[str, list[str]] = {}  # by dtype, because such a file sorts by dtype first
+    for layer in layers:
+        for name, array in layer.arrays.items():
+            paths.setdefault(array.dtype.str, []).append(join("/", layer.path, name))
+    # Layers begin with their weights, and "b" is before "w" in the alphabet. Weights alone do not tell.
+    several = [[*layer.arrays] for layer in layers if len(layer.arrays) > 1]
+    if len(layers) > 1 and several and all(names == sorted(names) for names in (*several, *paths.values())):
+        refuse(["the params are in alphabetical order, as from a file, not in the net's; load them with like=..."])
+    check_numbers({layer.path.replace("/", "."): _layout(layer.arrays) for layer in layers}, "the params")
+
+
+def _layout(arrays: dict[str, Array]) -> list[tuple[str, str]]:
+    return sorted((name, told(array)) for name, array in arrays.items())
+
+
+def _misnamed(layer: Layer, prefix: str, entries: dict[str, Array], names: list[str]) -> list[str]:
+    """What is wrong if a module's name says that it is another layer of the net, or of another kind, and it fits."""
+    ours, theirs = kind_of_name(layer.path), kind_of_name(prefix)
+    if contradict(ours, theirs, entries):
+        return [f"{prefix!r} is named like {theirs}, wanted {ours} for {layer.path!r}; if it is that, rename it"]
+    numbered = any(NUMBERED.fullmatch(name) for name in prefix.split("."))  # PyTorch's users begin at 0, and we at 1
+    if prefix in names and prefix != layer.path.replace("/", ".") and not numbered:
+        return [f"{prefix!r} stands where {layer.path!r} does in the net, but has the name of another layer"]
+    return []
 
 
 def _misfits(layer: Layer, prefix: str, entries: dict[str, Array], turned: bool) -> list[str]:

@@ -453,6 +453,210 @@ def test_a_file_of_weights_alone_forgets_their_order_as_well(tmp_path: Path) -> 
     )
 
 
+def state_of(**modules: Any) -> dict[str, Any]:
+    """The state dict of a module with these modules as attributes, in this order."""
+    return {f"{name}.{entry}": value for name, part in modules.items() for entry, value in part.state_dict().items()}
+
+
+def refuses(state: Any, net: Op, shape: Shape, *faults: str) -> None:
+    """Asserts that the weights do not fit, in either direction."""
+    like = net.init(0, shape)
+    assert fault(lambda: from_torch(state, like)) == list(faults)
+    assert fault(lambda: to_torch(like, state)) == list(faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "wanted", "named_like"),
+    [
+        ("conv1", conv_transpose(4, 3), "conv_transpose", "conv"),
+        ("Conv2d_1", conv_transpose(4, 3), "conv_transpose", "conv"),
+        ("deconv", conv(4, 3), "conv", "conv_transpose"),
+        ("ConvTranspose2d", conv(4, 3), "conv", "conv_transpose"),
+        ("conv_transpose1", conv(4, 3), "conv", "conv_transpose"),
+        ("up", named("deconv", conv_transpose(4, 3)), "", ""),
+        ("conv_transpose2", conv_transpose(4, 3), "", ""),
+        ("conv2", conv(4, 3, groups=1), "", ""),
+    ],
+)
+def test_from_torch_tells_conv_from_conv_transpose_by_their_names(
+    name: str, op: Op, wanted: str, named_like: str
+) -> None:
+    net, state = serial(op), state_of(**{name: nn.Conv2d(4, 4, 3)})
+    [path] = net.parts
+    if wanted:
+        message = f"{name!r} is named like {named_like}, wanted {wanted} for {path!r}"  # whatever it really is
+        refuses(state, net, (4, 6, 6), message, "if it is that, rename it")
+    else:
+        assert from_torch(state, net.init(0, (4, 6, 6)))[path]["w"].shape == (4, 4, 3, 3)
+
+
+def test_from_torch_tells_other_numbers_of_channels_by_their_shapes() -> None:
+    state = state_of(a=nn.Conv2d(2, 4, 3))
+    refuses(
+        state,
+        serial(conv_transpose(4, 3)),
+        (2, 6, 6),
+        "'a.weight' is float32 (4, 2, 3, 3), wanted float32 (2, 4, 3, 3) for 'conv_transpose1'",
+    )
+
+
+def test_from_torch_tells_linear_from_conv_of_one_pixel() -> None:
+    refuses(
+        state_of(a=nn.Linear(4, 4)),
+        serial(conv(4, 1)),
+        (4, 3, 3),
+        "'a.weight' is float32 (4, 4), wanted float32 (4, 4, 1, 1) for 'conv1'",
+    )
+    refuses(
+        state_of(a=nn.Conv2d(4, 4, 1)),
+        serial(dense(4)),
+        (4,),
+        "'a.weight' is float32 (4, 4, 1, 1), wanted float32 (4, 4) for 'dense1'",
+    )
+
+
+NORMS = {
+    "batch_norm": (batch_norm(), nn.BatchNorm1d(4)),
+    "layer_norm": (layer_norm(), nn.LayerNorm(4)),
+    "group_norm": (group_norm(1), nn.GroupNorm(1, 4)),
+}
+NORM_NAMES = {
+    "batch_norm": ["bn1", "BatchNorm2d"],
+    "layer_norm": ["ln", "LayerNorm"],
+    "group_norm": ["gn2", "group_norm1"],
+}
+
+
+@pytest.mark.parametrize("theirs", NORMS)
+@pytest.mark.parametrize("ours", NORMS)
+def test_from_torch_tells_norms_by_statistics_or_names(ours: str, theirs: str) -> None:
+    op, module = NORMS[ours][0], NORMS[theirs][1]
+    like = serial(op).init(0, (4,))
+    for name in NORM_NAMES[theirs]:
+        state = state_of(**{name: module})
+        if ours == theirs:
+            assert from_torch(state, like).keys() == like.keys()
+            continue
+        faults = fault(lambda state=state: from_torch(state, like))  # type: ignore[misc]
+        if "batch_norm" in (ours, theirs):
+            assert all("running_" in told for told in faults)
+        else:
+            assert faults[0] == f"{name!r} is named like {theirs}, wanted {ours} for '{ours}1'"
+    without = state_of(bn1=nn.BatchNorm1d(4, track_running_stats=False))
+    assert fault(lambda: from_torch(without, like))[0].startswith("'bn1")
+
+
+def test_from_torch_tells_embedding_from_dense_by_their_names() -> None:
+    net = serial(dense(4, bias=False))
+    refuses(
+        state_of(embed=nn.Embedding(4, 4)),
+        net,
+        (4,),
+        "'embed' is named like embedding, wanted dense for 'dense1'",
+        "if it is that, rename it",
+    )
+    refuses(
+        state_of(fc=nn.Linear(4, 4, bias=False)),
+        serial(embedding(4, 4)),
+        (2,),
+        "'fc' is named like dense, wanted embedding for 'embedding1'",
+        "if it is that, rename it",
+    )
+    biased = state_of(embed=nn.Linear(4, 4))  # an Embedding has no bias
+    assert from_torch(biased, serial(dense(4)).init(0, (4,))).keys() == {"dense1"}
+
+
+@pytest.mark.parametrize("names", [("conv2", "conv1"), ("layer10", "layer2"), ("c_3", "c_2"), ("10", "head", "9")])
+def test_from_torch_refuses_numbers_that_go_down(names: tuple[str, ...]) -> None:
+    net = serial(*(dense(4) for _ in names))
+    state = state_of(**{name: nn.Linear(4, 4) for name in names})
+    first, last = names[0], names[-1]
+    refuses(state, net, (4,), f"{first!r} is before {last!r} in the state dict, but both fit in either place")
+    blocks = state_of(**{name: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)) for name in names})
+    message = f"{first!r} is before {last!r} in the state dict, but both fit in either place"
+    refuses(blocks, serial(*(dense(4) for _ in names for _ in range(2))), (4,), message)
+    inside = {f"net.body.{name}": value for name, value in state.items()}
+    message = f"'net.body.{first}' is before 'net.body.{last}' in the state dict, but both fit in either place"
+    refuses(inside, net, (4,), message)
+
+
+def test_from_torch_takes_numbers_that_go_down_where_shapes_tell() -> None:
+    net = serial(dense(5), tanh, dense(6), tanh, dense(7))
+    state = state_of(up3=nn.Linear(4, 5), up2=nn.Linear(5, 6), up1=nn.Linear(6, 7))
+    params = from_torch(state, net.init(0, (4,)))
+    assert np.array_equal(params["dense3"]["w"].T, state["up1.weight"].numpy())
+
+
+def test_from_torch_takes_names_that_count_from_zero() -> None:
+    net = serial(dense(4), dense(4), dense(4))
+    state = state_of(dense0=nn.Linear(4, 4), dense1=nn.Linear(4, 4), dense2=nn.Linear(4, 4))
+    params = from_torch(state, net.init(0, (4,)))
+    assert np.array_equal(params["dense1"]["w"].T, state["dense0.weight"].numpy())
+
+
+def test_from_torch_takes_the_names_of_a_residual_net() -> None:
+    def conv3() -> Any:
+        return nn.Conv2d(4, 4, 3, padding=1)
+
+    def layer() -> Any:
+        return state_of(conv1=conv3(), bn1=nn.BatchNorm2d(4), conv2=conv3(), bn2=nn.BatchNorm2d(4))
+
+    state = state_of(conv1=conv3())
+    state |= {f"layer{i}.{j}.{name}": value for i in (1, 2) for j in (0, 1) for name, value in layer().items()}
+    state |= state_of(fc=nn.Linear(144, 3))
+    block = serial(conv(4, 3, padding=1), batch_norm(), relu, conv(4, 3, padding=1), batch_norm())
+    net = serial(conv(4, 3, padding=1), repeat(residual(block), 4), dense(3))
+    params = from_torch(state, net.init(0, (4, 6, 6)))
+    assert np.array_equal(
+        params["repeat1"]["residual3"]["serial1"]["conv2"]["w"], state["layer2.0.conv2.weight"].numpy()
+    )
+
+
+def test_from_torch_refuses_names_of_other_layers() -> None:
+    net = serial(named("down", dense(5)), tanh, named("up", dense(5)), dense(5))
+    state = state_of(up=nn.Linear(5, 5), down=nn.Linear(5, 5), head=nn.Linear(5, 5))
+    refuses(
+        state,
+        net,
+        (5,),
+        "'up' stands where 'down' does in the net, but has the name of another layer",
+        "'down' stands where 'up' does in the net, but has the name of another layer",
+    )
+
+
+def test_params_whose_order_a_file_has_lost_are_refused(tmp_path: Path) -> None:
+    net = serial(named("up", dense(5)), tanh, named("down", dense(5)))
+    params = net.init(0, (5,))
+    numbered = to_torch(params)
+    for suffix in ".npz", ".safetensors":
+        save(tmp_path / f"params{suffix}", params)
+    kept, lost = load(tmp_path / "params.npz"), load(tmp_path / "params.safetensors")
+    assert_same(to_torch(kept, numbered), numbered)
+    told = ["the params are in alphabetical order, as from a file, not in the net's", "load them with like=..."]
+    uses: list[Callable[[], object]] = [
+        lambda: to_torch(lost),
+        lambda: to_torch(lost, numbered),
+        lambda: from_torch(numbered, lost),
+    ]
+    for use in uses:
+        assert fault(use) == told
+    by_name = state_of(up=nn.Linear(5, 5), down=nn.Linear(5, 5))  # names need no order
+    assert np.array_equal(from_torch(by_name, lost)["up"]["w"].T, by_name["up.weight"].numpy())
+    assert np.array_equal(to_torch(lost, by_name)["up.weight"], params["up"]["w"].T)
+    assert list(to_torch(lost["up"])) == ["weight", "bias"]  # neither does a single layer
+    assert_same(to_torch(load(tmp_path / "params.safetensors", params)), numbered)
+
+
+def test_params_without_biases_whose_order_a_file_has_lost_are_told_by_their_numbers(tmp_path: Path) -> None:
+    net = serial(*(dense(4, bias=False) for _ in range(11)))
+    params = net.init(0, (4,))
+    save(tmp_path / "params.safetensors", params)
+    assert fault(lambda: to_torch(load(tmp_path / "params.safetensors"))) == [
+        "'dense11' is before 'dense2' in the params, but both fit in either place"
+    ]
+    assert_same(to_torch(load(tmp_path / "params.safetensors", params)), to_torch(params))
+
+
 def test_a_net_trained_in_pytorch_predicts_the_same_here_and_one_trained_here_there() -> None:
     torch.manual_seed(0)
     net = serial(
