@@ -219,7 +219,7 @@ def ones(key: Any, shape: Shape) -> Params:
     [
         (Op(lambda key, shape: {}, naive_norm), (4, 3, 3)),
         (Op(ones, naive_scale), (3, 4)),
-        (Op(ones, naive_scale), (30, 20)),
+        (Op(ones, naive_scale), (10, 6)),
         (Op(lambda key, shape: {}, naive_mean), (2, 5, 4)),
     ],
     ids=["norm", "scale", "scale of many", "mean"],

@@ -265,7 +265,8 @@ def test_random_nets_are_operators_and_equal_themselves_without_what_changes_no_
 def check(net: Net, shape: Shape, x: Array, key: int | None, seed: int) -> None:
     """The net is an operator, and gives the same results without remat, microbatch, shard and named."""
     has, init = kinds(net.op), net.op.init(seed, shape)
-    exempt = ["batch independence"] if "batch_norm" in has and key is not None else []
+    exempt = ["accuracy"]  # long sums are in the operators, which have their own tests: for 500 nets they take a minute
+    exempt += ["batch independence"] if "batch_norm" in has and key is not None else []
     check_op(net.op, shape, seed, x=x, key=key, exempt=exempt, constants=constants(net.op, init))
 
     params = tree_map(lambda a: a.astype(np.float64) + 0.01, init)  # moved, so that no batch_norm is uncalibrated

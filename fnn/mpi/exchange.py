@@ -40,9 +40,9 @@ def summed(grads: Params, params: Params, comm: Comm) -> Params:
     sums: dict[Any, Iterator[Array]] = {}
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
         these = [leaf for leaf in leaves if leaf.dtype == dtype]
-        message = np.concatenate([leaf.ravel() for leaf in these])
-        _add_up(message, comm)
-        sums[dtype] = iter(np.split(message, np.cumsum([leaf.size for leaf in these])[:-1]))
+        message = np.concatenate([leaf.ravel() for leaf in these], dtype=np.result_type(dtype, np.float32))
+        _add_up(message, comm)  # float16 in float32
+        sums[dtype] = iter(np.split(message.astype(dtype, copy=False), np.cumsum([leaf.size for leaf in these])[:-1]))
 
     def taken(param: Array, leaf: Array) -> Array:
         total = next(sums[leaf.dtype]).reshape(leaf.shape)
