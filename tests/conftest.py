@@ -2,7 +2,8 @@
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: shards have threads of their own
+# Read when NumPy is imported, here and in the programs that tests run. With more threads BLAS has other bits.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from hypothesis import settings
 

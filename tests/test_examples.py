@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import environment
 
 import fnn
 from examples import denoise, residual, transformer
@@ -43,5 +44,6 @@ def test_an_autoencoder_learns_to_take_noise_off(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("name", ["denoise", "residual", "transformer"])
 def test_it_finds_the_library_from_any_folder(name: str, tmp_path: Path) -> None:
     program = f"import runpy; runpy.run_path({str(ROOT / 'examples' / f'{name}.py')!r})"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    variables = environment() | {"PYTHONPATH": ""}
+    ran = subprocess.run([sys.executable, "-c", program], env=variables, cwd=tmp_path, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")

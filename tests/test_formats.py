@@ -1,7 +1,6 @@
 """The formats of files: what comes back, with a template and without, what does not fit, and what others make of it."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from programs import python
 from trees import DTYPES, GOOD, arrays, assert_same, axes, frozen
 
 from fnn import adam, averaged, conv, cross_entropy, dense, masked, maxpool, relu, serial, sgd, tanh, value_and_grad
@@ -393,8 +393,8 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_importing_fnn_imports_no_extra() -> None:
     extras = {"safetensors", "torch", "onnx", "mpi4py", "tqdm", "matplotlib"}
     code = f"import sys, fnn; print({extras} & {{*sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "set()", "")
 
 
 # In the hands of others

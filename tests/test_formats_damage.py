@@ -3,8 +3,8 @@
 import json
 import os
 import random
+import shlex
 import struct
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import python
 from trees import GOOD, assert_frugal, assert_same, frozen
 
 from fnn.checkpoint import CheckpointError, load, save
@@ -299,7 +300,7 @@ class Calls:
         self.canary = canary
 
     def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.canary}",)
+        return os.system, (f"touch {shlex.quote(str(self.canary))}",)
 
 
 def test_pickled_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
@@ -404,7 +405,8 @@ from fnn.checkpoint import CheckpointError, load
 import json, pickletools, zipfile, safetensors.numpy
 
 def kilobytes(name):  # of this process: getrusage tells the peak of the one that it was forked from, if that is more
-    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith(name)).split()[1])
 
 limit = kilobytes("VmSize") + (128 << 10)
 resource.setrlimit(resource.RLIMIT_AS, (limit << 10, limit << 10))
@@ -427,7 +429,7 @@ def test_hostile_files_are_refused_with_128_megabytes_to_spare(tmp_path: Path) -
     contents["axes.safetensors"] = tensors({"w": tensor(0, 0, shape=[0] * 500_000)})
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    done = subprocess.run([sys.executable, "-c", READ, tmp_path], capture_output=True, text=True, timeout=120)
+    done = python("-c", READ, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     grown = dict(line.split() for line in done.stdout.splitlines())
     assert grown.keys() == contents.keys()  # so that none was read

@@ -1,6 +1,5 @@
 """Exported nets run in onnxruntime as they do here, under the names that they have here."""
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import python
 from strategies import both, operators, seeds, sizes
 
 import fnn
@@ -427,4 +427,5 @@ def test_without_onnx_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
 
 def test_importing_imports_no_onnx() -> None:
     code = "import sys, fnn, fnn.onnx; sys.exit('onnx' in sys.modules or 'google.protobuf' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")

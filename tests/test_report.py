@@ -1,11 +1,11 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import python
 
 import fnn
 from fnn import CheckpointError, Op, conv, dense, freeze, maxpool, named, parallel, relu, residual, serial, shard, tanh
@@ -444,6 +444,5 @@ assert str(dict.items(matplotlib.rcParams)) == before
 
 
 def test_matplotlib_is_imported_when_needed_and_its_global_state_left_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", CHECK, str(run_in(tmp_path, line(1)))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(fnn.__file__).parent.parent)
+    done = python("-W", "error", "-c", CHECK, run_in(tmp_path, line(1)))
     assert (done.returncode, done.stderr) == (0, "")

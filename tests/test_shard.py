@@ -1,18 +1,17 @@
-import os
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import python
 
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, threads, value_and_grad
 from fnn.shard import pieces
+from fnn.threads import BLAS_THREADS
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -214,10 +213,7 @@ def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
 @pytest.mark.parametrize("threads", ["", "1"])
 def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str) -> None:
     code = "import sys; sys.modules['threadpoolctl'] = None; import fnn; fnn.shard(fnn.tanh, 2); fnn.shard(fnn.tanh, 2)"
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    environment = kept | ({"OPENBLAS_NUM_THREADS": threads} if threads else {})
-    here = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=here, capture_output=True, text=True)
+    done = python("-c", code, **dict.fromkeys(BLAS_THREADS, threads))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before NumPy is imported, or install fnn[threads]") == (
         not threads

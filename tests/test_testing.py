@@ -1,15 +1,12 @@
 """The checks are checked: what is wrong with each operator here must be found, and named."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import python
 
 from fnn import (
     Key,
@@ -577,7 +574,7 @@ def test_an_unknown_constant_is_refused() -> None:
 
 
 def test_the_table_runs_as_a_program() -> None:
-    ran = subprocess.run([sys.executable, "-m", "fnn.testing"], capture_output=True, text=True, check=False)
+    ran = python("-m", "fnn.testing")
     assert (ran.returncode, ran.stderr) == (0, "")
     *lines, last = ran.stdout.splitlines()
     shown = [line.split("  ")[-1] for line in lines]
@@ -602,10 +599,7 @@ assert len(shards) == 3 and not Recorder.calls
 if sys.modules["threadpoolctl"]:
     assert [row.op for row in shards] and Recorder.calls == [(1, "blas")]
 """
-    command = [sys.executable, "-W", "error", "-c", code]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
-    here = Path(__file__).parent.parent
-    ran = subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, check=False)
+    ran = python("-W", "error", "-c", code, OPENBLAS_NUM_THREADS="2")
     assert (ran.returncode, ran.stderr) == (0, "")
 
 

@@ -1,14 +1,12 @@
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import python
 
 from fnn.threads import MEANWHILE, each, later, spare
 
@@ -105,8 +103,7 @@ def test_what_is_done_meanwhile_is_kept_no_longer_than_it_takes() -> None:
 
 
 def in_python(code: str) -> str:
-    here = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=here, capture_output=True, text=True)
+    done = python("-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -128,15 +125,18 @@ each(lambda i: (later(slow, MEANWHILE), begun.wait()), 1, 2)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_the_child_of_a_fork_has_helpers_of_its_own() -> None:
     code = """
-import os, threading
+import os, sys, threading
 from fnn.threads import each
-def two(): return len(set(each(lambda i: (together.wait(), threading.current_thread())[1], 2, 2)))
+def two(): return len(set(each(lambda i: (together.wait(), threading.current_thread())[1], 2, 2))) == 2
 together = threading.Barrier(2, timeout=30)
-print(two(), flush=True)
+assert two()
 child = os.fork()
 together = threading.Barrier(2, timeout=30)
-print(two(), flush=True)
+assert two()
 if child:
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    print("both")
+else:
+    sys.exit(7)  # as every program, with what it does at its end
 """
-    assert in_python(code) == "2\n" * 3
+    assert in_python(code) == "both\n"

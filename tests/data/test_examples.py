@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from programs import python
 
 from fnn.data import as_float
 
@@ -41,5 +39,5 @@ def test_anything_else_is_refused(images: np.ndarray) -> None:
 def test_importing_the_package_is_light() -> None:
     heavy = ["urllib.request", "gzip", "hashlib", "numpy.random", "http.client", "tempfile"]
     code = f"import sys, numpy; had = {{*sys.modules}}; import fnn.data; print({{*{heavy}}} & {{*sys.modules}} - had)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "set()", "")
