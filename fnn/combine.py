@@ -12,7 +12,8 @@ from typing import ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
-from fnn.op import Array, Op, OpError, Params, Pull, Shape, Vjp, locate, operator, told
+from fnn.checks import check_int, params_error, shown
+from fnn.op import Array, Op, OpError, Params, Pull, Shape, Vjp, check_operator, locate, operator, told
 from fnn.random import Key
 from fnn.threads import spare
 from fnn.tree import tree_sum
@@ -36,7 +37,7 @@ def serial(*ops: Op) -> Op:
 def repeat(op: Op, n: int) -> Op:
     """`op` n times, one after the other, each with params of its own: `dense1`, `dense2`…, as in `serial`."""
     name, _ = _label(op)
-    return _chain({f"{name}{i}": op for i in range(1, _times(n) + 1)})
+    return _chain({f"{name}{i}": op for i in range(1, check_int("n", n, 1, OpError) + 1)})
 
 
 @operator
@@ -47,9 +48,10 @@ def shared(op: Op, n: int) -> Op:
     """
     parts = _by_name(op)
     [name] = parts
-    _times(n)
+    n = check_int("n", n, 1, OpError)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        _check_names(params, parts)
         vjps = []
         for i in range(n):
             x, vjp = _within(name, op.apply, params[name], x, key and key.fold(name, i))
@@ -79,9 +81,10 @@ def residual(op: Op) -> Op:
     [name] = parts
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        _check_names(params, parts)
         y, vjp = _within(name, op.apply, params[name], x, key and key.fold(name))
         if y.shape != x.shape or y.dtype != x.dtype:
-            raise OpError(f"{name} makes {told(y)} of the input {told(x)}, wanted the same shape and dtype")
+            raise OpError(f"expected {name} to keep its input's {told(x)}, got {told(y)}")
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             dparams, dx = _within(name, vjp, dy, need_dx)
@@ -100,12 +103,13 @@ def parallel(*ops: Op, join: str = "sum") -> Op:
     other along axis 1, where images have channels and a batch of features has these.
     """
     parts = _by_name(*ops)
-    if join not in tuple(JOINS) or not parts:
-        raise OpError(
-            f"join is {join!r}, of {len(parts)} operators; wanted {' or '.join(map(repr, JOINS))}, at least one"
-        )
+    if not parts:
+        raise OpError("expected at least one operator, got none")
+    if join not in tuple(JOINS):
+        raise OpError(f"join: expected {' or '.join(map(repr, JOINS))}, got {shown(join)}")
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        _check_names(params, parts)
         ys, vjps = [], []
         for name, op in parts.items():
             y, vjp = _within(name, op.apply, params[name], x, key and key.fold(name))
@@ -127,13 +131,13 @@ def parallel(*ops: Op, join: str = "sum") -> Op:
 
 def _added(ys: list[Array]) -> tuple[Array, Split]:
     if any(y.shape != ys[0].shape or y.dtype != ys[0].dtype for y in ys):
-        raise OpError(f"outputs are {', '.join(map(told, ys))}, wanted one shape and dtype to add up")
+        raise OpError(f"expected outputs of one shape and dtype, got {', '.join(map(told, ys))}")
     return reduce(np.add, ys), lambda dy: [dy] * len(ys)
 
 
 def _concatenated(ys: list[Array]) -> tuple[Array, Split]:
     if any(y.ndim < 2 or y[:, :0].shape != ys[0][:, :0].shape or y.dtype != ys[0].dtype for y in ys):
-        raise OpError(f"outputs are {', '.join(map(told, ys))}, wanted one dtype, and one shape but for axis 1")
+        raise OpError(f"expected outputs of one dtype and, but for axis 1, one shape, got {', '.join(map(told, ys))}")
     ends = np.cumsum([y.shape[1] for y in ys])
     return np.concatenate(ys, 1), lambda dy: np.split(dy, ends[:-1], 1)
 
@@ -147,12 +151,12 @@ def named(name: str, op: Op) -> Op:
     """`op`, which as a part of another has that very name; only `repeat` adds its ordinals to it. Params are `op`'s."""
     if not (isinstance(name, str) and name and "/" not in name):
         raise OpError(f"name is {name!r}, wanted a string that is not empty and has no slash")
-    return wrap(_checked(op), op.apply)
+    return wrap(op, check_operator(op).apply)
 
 
 def wrap(op: Op, apply: Callable[[Params, Array, Key | None], tuple[Array, Pull]]) -> Op:
     """An operator with the params of `op` and the name that it would have as a part, but another way to apply it."""
-    return Op(_checked(op).init, apply, parts={"": op}, draws=True)
+    return Op(check_operator(op).init, apply, parts={"": op}, draws=True)
 
 
 def _chain(parts: dict[str, Op]) -> Op:
@@ -167,6 +171,8 @@ def _chain(parts: dict[str, Op]) -> Op:
 
     # The loops make no call to `_within`, but have its `try`: a small net's step is little more than these loops.
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        if len(params) != len(parts) or not parts:
+            _check_names(params, parts)
         vjps = []
         try:
             for name, op in parts.items():
@@ -239,19 +245,13 @@ def _by_name(*ops: Op) -> dict[str, Op]:
 
 def _label(op: Op) -> tuple[str, bool]:
     """The name that the operator was given and True, or its kind and False."""
-    _checked(op)
+    check_operator(op)
     while op.kind != "named" and "" in op.parts:
         op = op.parts[""]
     return (op.config["name"], True) if op.kind == "named" else (op.kind, False)
 
 
-def _checked(op: Op) -> Op:
-    if not isinstance(op, Op):
-        raise OpError(f"a part is {getattr(op, '__name__', told(op))}, wanted an operator")
-    return op
-
-
-def _times(n: int) -> int:
-    if not (type(n) is int and n > 0):
-        raise OpError(f"n is {n!r}, wanted an int of at least 1")
-    return n
+def _check_names(params: Params, parts: dict[str, Op]) -> None:
+    """Raises OpError for params that no part has."""
+    if not isinstance(params, dict) or any(name not in parts for name in params):
+        raise params_error(params, parts)

@@ -5,26 +5,76 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fnn.checks import MISSING, makes, shown, told
 from fnn.kernels.underflow import allow_underflow
-from fnn.losses import Loss
-from fnn.op import Array, Op, Params
+from fnn.losses import Loss, LossError
+from fnn.op import Array, Op, OpError, Params, check_operator
 from fnn.random import Rng
 
 
-def value_and_grad(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Any, Array], Params]]:
-    """The function `(params, x, y, key=None) -> ((value, out), grads)`.
+def value_and_grad(net: Op, loss: Loss = MISSING) -> Callable[..., tuple[tuple[Any, Array], Params]]:
+    """The function `(params, x, y[, key]) -> ((value, out), grads)`.
 
     `value` is the loss of the network's output `out` for the batch `x` with targets `y`, and `grads` its gradient, a
-    tree like `params`. With a key, what draws in the network draws.
+    tree like `params`. Random operators such as dropout use the key. For a network that has one, a call without a key
+    raises OpError; `key=None` trains without randomness.
     """
+    _check_loss(net, loss)
 
     def step(params: Params, x: Array, y: Array, key: Rng | None) -> tuple[tuple[Any, Array], Params]:
         out, vjp = net.apply(params, x, key)
-        value, loss_vjp = loss(out, y)
+        result = loss(out, y)
+        try:
+            value, loss_vjp = result
+        except (TypeError, ValueError):
+            raise _result_error(loss, result) from None
+        if not callable(loss_vjp):
+            raise _result_error(loss, result)
         grads, _ = vjp(loss_vjp(), False)
         return (value, out), grads
 
-    def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Any, Array], Params]:
+    def of(params: Params, x: Array, y: Array, key: Rng | None = MISSING) -> tuple[tuple[Any, Array], Params]:
+        if key is MISSING:
+            check_needs_no_key(net)
+            key = None
         return allow_underflow(step, params, x, y, key)
 
     return of
+
+
+def check_needs_no_key(net: Op) -> None:
+    """Raises OpError, with the path, if an operator in the network needs a key in training."""
+    if net.needs_key:
+        error = OpError("expected a key in training, got none; pass a key, or key=None to train without randomness")
+        error.path, error.kind = _find_random(net)
+        raise error
+
+
+def _find_random(op: Op, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], str]:
+    """The path and the kind of the first operator in `op` that needs a key: of a part, or of `op` itself."""
+    for name, part in op.parts.items():
+        if part.needs_key:
+            return _find_random(part, (*path, name) if name else path)
+    return path, op.kind
+
+
+def _check_loss(net: Op, loss: Loss) -> None:
+    """Raises OpError or LossError for what is no net and no loss, and says how to fix it."""
+    if isinstance(loss, Op) and not isinstance(net, Op):
+        raise LossError("value_and_grad: expected (net, loss), got (loss, net); swap the arguments")
+    check_operator(net, "value_and_grad")
+    name = getattr(loss, "__name__", "")
+    if makes(loss, Loss, "Loss"):
+        came, fix = f"the function {name}", f"; call it: {name}(...)"
+    elif isinstance(loss, Op):
+        came, fix = f"the operator {loss!r}", ""
+    elif not callable(loss):
+        came, fix = "none" if loss is MISSING else shown(loss), ""
+    else:
+        return
+    raise LossError(f"value_and_grad: expected a loss such as cross_entropy, got {came}{fix}")
+
+
+def _result_error(loss: Loss, result: Any) -> LossError:
+    name = getattr(loss, "__name__", "loss")
+    return LossError(f"{name}: expected to return (value, vjp), got {told(result)}")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks import check_non_negative
 from fnn.random import Key
 
 Initialiser: TypeAlias = Callable[[Key, tuple[int, ...], int, int], NDArray[Any]]
@@ -56,6 +57,7 @@ def orthogonal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> N
 
 def truncated_normal(std: float) -> Initialiser:
     """The initialiser that draws from a normal distribution of deviation `std`, cut off at two of them either side."""
+    std = check_non_negative("std", std)
 
     def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
         generator = key.generator()
@@ -69,6 +71,7 @@ def truncated_normal(std: float) -> Initialiser:
 
 def constant(value: float) -> Initialiser:
     """The initialiser that sets every number to `value`."""
+    value = float(value)  # so that `repr` shows a number of Python's
 
     def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
         return np.full(shape, value, np.float32)

@@ -6,7 +6,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from fnn.op import Array, Op, OpError, Params, Shape
+from fnn.checks import check_shape
+from fnn.op import Array, Op, Params, Shape, check_operator
 from fnn.tree import tree_leaves, tree_size
 
 Feed: TypeAlias = Callable[[Op, Params, Array], Iterator[tuple[str, list[Array]]]]
@@ -49,12 +50,10 @@ def layers(net: Op, shape: Shape, params: Params | None = None) -> list[Layer]:
     attention, of queries, keys and values: padding counts as pixels do; biases, activations, pooling and normalisation
     do not count. Raises OpError for a shape that the net cannot take.
     """
+    shape = check_shape(shape, where=check_operator(net, "layers").kind)
     params = net.init(0, shape) if params is None else params
     dtypes = [leaf.dtype for leaf in tree_leaves(params) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"]
-    try:
-        x = np.empty((0, *shape), np.int64 if net.integers else dtypes[0] if dtypes else np.float32)
-    except (TypeError, ValueError):
-        raise OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints of at least 0", net.kind) from None
+    x = np.empty((0, *shape), np.int64 if net.integers else dtypes[0] if dtypes else np.float32)
     return list(_layers(net, params, x, _Place()))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy import ndarray
 
+from fnn.checks import FLOATS, INTEGERS, MISSING, array_fault, check_positive, check_real
 from fnn.kernels.reductions import accurate_mean, wide_dot, wide_mean
 from fnn.kernels.underflow import allow_underflow
 from fnn.op import Array, told
@@ -25,7 +26,7 @@ def _quiet(loss: Loss) -> Loss:
     """The loss without floating-point errors for numbers too small for their dtype: they become zero."""
 
     @wraps(loss)
-    def quiet(outputs: Array, targets: Array) -> tuple[Any, LossVjp]:
+    def quiet(outputs: Array = MISSING, targets: Array = MISSING) -> tuple[Any, LossVjp]:
         value, vjp = allow_underflow(loss, outputs, targets)
         return value, partial(allow_underflow, vjp)
 
@@ -33,15 +34,13 @@ def _quiet(loss: Loss) -> Loss:
 
 
 @_quiet
-def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
+def cross_entropy(logits: Array = MISSING, labels: Array = MISSING) -> tuple[Any, LossVjp]:
     """The mean of -log softmax(logits)[label] over logits (batch, ..., classes) and integer labels (batch, ...).
 
     The value is a scalar of the logits' dtype. Raises LossError for labels that are not integers from 0 to classes - 1,
     for another number of labels than logits, and for an empty batch, which has no mean.
     """
-    _check("cross_entropy", logits, labels, 2, -1)
-    if labels.dtype.kind not in "iu":
-        raise LossError(f"cross_entropy: labels are {told(labels)}, wanted integers")
+    logits, labels = _check_labels("cross_entropy", logits, labels)
     count, classes = labels.size, logits.shape[-1]
     flat = labels.ravel()
     if flat.min() < 0 or flat.max() >= classes:
@@ -69,15 +68,14 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
     Raises LossError unless `smoothing` is from 0 to 1. Szegedy et al., "Rethinking the Inception Architecture for
     Computer Vision", 2016.
     """
-    if not (isinstance(smoothing, Real) and 0 <= smoothing <= 1):
-        raise LossError(f"smoothed_cross_entropy: smoothing is {smoothing!r}, wanted a number from 0 to 1")
-    smoothing = float(smoothing)  # a NumPy scalar would turn float32 into float64
+    smoothing = check_real("smoothed_cross_entropy: smoothing", smoothing, at_least=0, at_most=1, error=LossError)
     if not smoothing:
         return cross_entropy  # below, a logit of -inf would give 0 times infinity
 
     # The targets add up to 1 as before. So only a linear term is added: the label's logit minus the mean logit.
     @_quiet
     def loss(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
+        logits, labels = _check_labels("cross_entropy", logits, labels)
         value, vjp = cross_entropy(_widen(logits), labels)
         at, share = labels[..., None], smoothing / labels.size
         lead = np.take_along_axis(_widen(logits), at, -1) - accurate_mean(_widen(logits), -1, True)
@@ -94,13 +92,13 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
 
 
 @_quiet
-def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
+def binary_cross_entropy(logits: Array = MISSING, targets: Array = MISSING) -> tuple[Any, LossVjp]:
     """The mean of -t log p - (1 - t) log(1 - p) over all numbers, where p = sigmoid(logit) and targets t are 0 to 1.
 
     The value is a scalar of the logits' dtype. Raises LossError for targets of another shape or dtype or not from 0 to
     1, and for an empty batch.
     """
-    _check_alike("binary_cross_entropy", logits, targets)
+    logits, targets = _check_alike("binary_cross_entropy", logits, targets)
     if not np.all((targets >= 0) & (targets <= 1)):
         raise LossError(f"binary_cross_entropy: targets from {targets.min()} to {targets.max()}, wanted 0 to 1")
     x, t = _widen(logits), _widen(targets)
@@ -123,13 +121,13 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
 
 
 @_quiet
-def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
+def mse(predictions: Array = MISSING, targets: Array = MISSING) -> tuple[Any, LossVjp]:
     """The mean of (predictions - targets)² over all numbers of a batch of any shape.
 
     The value is a scalar of the predictions' dtype. Raises LossError for targets of another shape or dtype, and for an
     empty batch.
     """
-    _check_alike("mse", predictions, targets)
+    predictions, targets = _check_alike("mse", predictions, targets)
     error = _widen(predictions) - _widen(targets)
     value = predictions.dtype.type(wide_dot(error, error) / error.size)
     return value, lambda: np.multiply(error, 2 / error.size).astype(predictions.dtype, copy=False)
@@ -141,13 +139,11 @@ def huber(delta: float = 1.0) -> Loss:
     Targets are as those of `mse`. Raises LossError unless `delta` is greater than 0. Huber, "Robust estimation
     of a location parameter", 1964.
     """
-    if not (isinstance(delta, Real) and 0 < delta < np.inf):
-        raise LossError(f"huber: delta is {delta!r}, wanted a number greater than 0")
-    delta = float(delta)  # a NumPy scalar would turn float32 into float64
+    delta = check_positive("huber: delta", delta, LossError)
 
     @_quiet
     def loss(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
-        _check_alike("huber", predictions, targets)
+        predictions, targets = _check_alike("huber", predictions, targets)
         error = _widen(predictions) - _widen(targets)
         near = np.clip(error, -delta, delta)
         value = predictions.dtype.type(wide_dot(near, error - near / 2) / near.size)
@@ -161,21 +157,62 @@ def _widen(x: Array) -> Array:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
-def _check_alike(loss: str, outputs: Array, targets: Array) -> None:
-    """Refuses targets that are not one number for each of the outputs, of the same dtype."""
-    _check(loss, outputs, targets)
-    if targets.dtype != outputs.dtype:
-        raise LossError(f"{loss}: targets are {told(targets)}, wanted the outputs' {told(outputs)}")
+def _check_alike(loss: str, outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Both as plain ndarrays. Raises LossError unless they are floats of one shape and dtype, at least one number."""
+    if (
+        type(outputs) is ndarray
+        and type(targets) is ndarray
+        and outputs.dtype in FLOATS
+        and outputs.size
+        and targets.shape == outputs.shape
+        and targets.dtype == outputs.dtype
+    ):
+        return outputs, targets
+    outputs = _check_outputs(loss, outputs, targets)
+    if isinstance(targets, ndarray) and targets.dtype != outputs.dtype and targets.dtype.kind in "fiub":
+        fix = f"use targets.astype(np.{outputs.dtype})"
+        raise LossError(f"{loss}: targets: expected {outputs.dtype} as the outputs are, got {told(targets)}; {fix}")
+    return outputs, _check_targets(loss, "targets", targets, outputs.shape)
 
 
-def _check(loss: str, outputs: Array, targets: Array, least: int = 0, shared: int | None = None) -> None:
-    """Refuses what no loss is defined for: outputs of `least` axes or more, of which targets share `[:shared]`."""
-    for name, array in (("outputs", outputs), ("targets", targets)):
-        if not isinstance(array, np.ndarray):
-            raise LossError(f"{loss}: {name} are {told(array)}, wanted an array")
-    if outputs.ndim < least or outputs.dtype.kind != "f" or not outputs.size:
-        axes = f" of at least {least} axes" if least else ""
-        raise LossError(f"{loss}: outputs are {told(outputs)}, wanted floats{axes}, at least one example")
-    shape = outputs.shape[:shared]
+def _check_labels(loss: str, logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Both as plain ndarrays. Raises LossError unless they are floats (batch, ..., classes), integers (batch, ...)."""
+    if (
+        type(logits) is ndarray
+        and type(labels) is ndarray
+        and logits.dtype in FLOATS
+        and logits.size
+        and logits.ndim > 1
+        and labels.shape == logits.shape[:-1]
+        and labels.dtype in INTEGERS
+    ):
+        return logits, labels
+    if isinstance(logits, ndarray) and isinstance(labels, ndarray) and logits.dtype.kind in "iu" and labels.ndim > 1:
+        raise LossError(f"{loss}: expected (logits, labels), got {told(logits)} first; swap the arguments")
+    logits = _check_outputs(loss, logits, labels)
+    if logits.ndim < 2:
+        raise LossError(f"{loss}: outputs: expected shape (batch, ..., classes), got {logits.shape}")
+    if isinstance(labels, ndarray) and labels.shape == logits.shape:
+        fix = "of one-hot rows use labels.argmax(-1)"
+        raise LossError(f"{loss}: labels: expected shape {logits.shape[:-1]}, got {labels.shape}; {fix}")
+    return logits, _check_targets(loss, "labels", labels, logits.shape[:-1], integers=True)
+
+
+def _check_outputs(loss: str, outputs: Array, targets: Array) -> Array:
+    if outputs is MISSING or targets is MISSING:
+        raise LossError(f"{loss}: expected outputs and targets, got a call without; {loss} itself is the loss")
+    if fault := array_fault("outputs", outputs):
+        raise LossError(f"{loss}: outputs: {fault}")
+    if not outputs.size:
+        raise LossError(f"{loss}: outputs: expected at least one example, got {told(outputs)}")
+    return np.asarray(outputs)
+
+
+def _check_targets(loss: str, name: str, targets: Array, shape: tuple[int, ...], integers: bool = False) -> Array:
+    if fault := array_fault(name, targets, integers):
+        raise LossError(f"{loss}: {name}: {fault}")
     if targets.shape != shape:
-        raise LossError(f"{loss}: targets are {told(targets)}, wanted the shape {shape} by outputs {told(outputs)}")
+        fixes = {(*targets.shape, 1): f"; use {name}[..., None]", targets.shape[:-1]: f"; use {name}[..., 0]"}
+        fix = fixes.get(shape, "") if 1 in (shape[-1:] + targets.shape[-1:]) else ""
+        raise LossError(f"{loss}: {name}: expected shape {shape}, got {targets.shape}{fix}")
+    return np.asarray(targets)

@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, ParamSpec, Protocol, TypeAlias
+from operator import is_
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy import ndarray
 
 from fnn.calibration import uncalibrated, warning_once
+from fnn.checks import FLOATS, INTEGERS, check_batch, check_cotangent, check_shape, makes, params_error, shown
+from fnn.checks import Array as Array
+from fnn.checks import OpError as OpError
+from fnn.checks import told as told
 from fnn.kernels.underflow import allow_underflow, allowed
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_leaves, tree_map
 
-Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 Params: TypeAlias = dict[str, Any]
 Grads: TypeAlias = Params | Callable[[], Params]
@@ -46,24 +51,6 @@ class OpVjp(Vjp, Protocol):
         """As a `Vjp`, or, with `wait` False, as a `Pull`."""
 
 
-class OpError(ValueError):
-    """Bad input to an operator: says where in the network, what came and what was wanted.
-
-    `missing` means that the params lack an entry.
-    """
-
-    def __init__(self, message: str, kind: str = "", missing: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.kind = kind
-        self.missing = missing
-        self.path: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        where = "/".join(self.path) or self.kind
-        return f"{where}: {self.message}" if where else self.message
-
-
 def locate(error: Exception, name: str) -> None:
     """Puts `name`, the part of a larger operator that `error` came from, in front of its path."""
     if isinstance(error, OpError):
@@ -75,20 +62,35 @@ def locate(error: Exception, name: str) -> None:
 class Op:
     """An operator: `init(rng, shape) -> params` and `apply(params, x) -> (y, vjp)`, unpacked by `init, apply = op`.
 
-    It is built from two such functions, and adds to them what holds for every operator: seeds become keys, what is no
-    shape or no batch is refused at the door, and errors say whose they are. `draws` says that the given `apply` takes
-    a third argument, the key that it draws from or None to draw nothing; any other never sees the key. `integers`
-    says that its input holds integers and no floats; what is made of parts takes what the first of them takes. `kind`
-    and `config` (its hyper-parameters by name) say what it is, `maker` which function made it, by `operator`, and
-    `parts` what it is made of: enough for `repr`, a table of the network and an exporter.
+    It is built from two such functions, `init(key, shape)` and `apply(params, x)`. Seeds become keys, shapes, inputs
+    and cotangents are checked, and errors name the operator.
 
-    `statistics` names the params that `calibrate` estimates, with their initial values. Without a key, `apply` warns if
-    they still have these. As an attribute it holds them for all operators in this one, by their paths.
+    `draws=True`: the given `apply` takes a third argument, a key; None means no randomness (prediction).
+    `parts`: the operators that it is made of, by their names in its params; "" for the one whose params are its own.
+    `needs_key=True`: it draws random numbers itself, beside its parts. Training without a key is then an error, as it
+    is for an operator without `parts` that takes a key, and for an operator with such a part.
+    `integers=True`: the input holds integers, not floats; an operator with parts takes what its first part takes.
+    `kind`, `config` (hyper-parameters by name) and `maker` (the constructor, set by `operator`) describe it: enough for
+    `repr`, a table of the network and an exporter.
+    `statistics`: the params that `calibrate` estimates, with their initial values. Without a key, `apply` warns if they
+    still have these. As an attribute it holds them for all operators in this one, by their paths.
     """
 
     __slots__ = (
-        *("_apply", "_arguments", "_init", "_names", "config", "draws", "integers", "kind", "maker", "parts"),
-        *("statistics", "warned"),
+        "_apply",
+        "_arguments",
+        "_dtypes",
+        "_init",
+        "_names",
+        "config",
+        "draws",
+        "integers",
+        "kind",
+        "maker",
+        "needs_key",
+        "parts",
+        "statistics",
+        "warned",
     )
 
     def __init__(
@@ -100,12 +102,16 @@ class Op:
         parts: Mapping[str, Op] | None = None,
         draws: bool = False,
         integers: bool = False,
+        needs_key: bool = False,
         statistics: Mapping[str, float] | None = None,
     ) -> None:
-        self._init, self._apply, self.kind, self.draws = init, apply, kind, draws
-        self.parts: Mapping[str, Op] = dict(parts or {})
+        self._init, self._apply, self.kind, self.draws = init, apply, kind, draws or needs_key
+        self.parts: Mapping[str, Op] = {name: check_operator(part) for name, part in (parts or {}).items()}
         self._names = [name for name in self.parts if name]
+        own = needs_key or (draws and parts is None)
+        self.needs_key: bool = own or any(part.needs_key for part in self.parts.values())
         self.integers: bool = integers or next((part.integers for part in self.parts.values()), False)
+        self._dtypes = INTEGERS if self.integers else FLOATS
         self.config: Mapping[str, Any] = {}
         self.maker: Callable[..., Op] | None = None
         self._arguments: tuple[str, ...] | None = None
@@ -116,6 +122,17 @@ class Op:
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.apply))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises OpError, which says what to write: an operator is not a function."""
+        applied = any(isinstance(value, ndarray | dict) for value in (*args, *kwargs.values()))
+        error = OpError(
+            "expected op.apply(params, x), got op(...)"
+            if applied
+            else f"expected {self!r} itself, got a call of it; it is an operator already, leave out the parentheses"
+        )
+        error.kind = self.kind
+        raise error
 
     def __repr__(self) -> str:
         if self._arguments is None:
@@ -129,31 +146,37 @@ class Op:
     def init(self, rng: Rng, shape: Shape) -> Params:
         """The initial parameters, float32, for inputs of `shape` (one example's, without the batch axis).
 
-        A shape that the operator cannot take is an OpError already here: its output's shape is found on the way.
+        Raises OpError for a shape that the operator cannot take.
         """
-        key = as_key(rng)
         try:
-            if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
-                raise OpError(f"shape is {shape!r}, wanted one example's: a tuple of ints, without the batch axis")
+            if isinstance(rng, tuple) and not isinstance(rng, Key):
+                raise OpError("expected init(rng, shape), got init(shape, rng); swap the arguments")
+            key, shape = as_key(rng), check_shape(shape)
             params = self._init(key, shape)
+            if not isinstance(params, dict):
+                raise OpError(f"expected init to return a dict of arrays, got {told(params)}")
         except OpError as error:
             error.kind = error.kind or self.kind
+            raise
+        except TypeError as error:
+            self._explain_call(error, "init(key, shape)", self._init, rng, shape)
             raise
         self.output_shape(params, shape)
         return params
 
     def output_shape(self, params: Params, shape: Shape) -> Shape:
         """The shape of one example's output, found by applying the operator to an empty batch."""
-        y, _ = self.apply(params, np.empty((0, *shape), np.int64 if self.integers else np.float32))
+        empty = np.empty((0, *check_shape(shape, where=self.kind)), np.int64 if self.integers else np.float32)
+        y, _ = self.apply(params, empty)
         return y.shape[1:]
 
     def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, OpVjp]:
         """`(y, vjp)` for a batch `x` of shape (batch, *shape); dtypes follow `x`, and nothing given is changed.
 
-        What draws in it draws from `key`, or not at all. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and may be called
-        any number of times, from any thread. It reads `x`, `params` and `y`, which must keep their values as long as
-        it is wanted; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
-        dtype.
+        Random operators use `key`; without one they are deterministic. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and
+        may be called any number of times, from any thread. It reads `x`, `params` and `y`, so do not change them before
+        the last call; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
+        dtype. Raises OpError for params and inputs that do not fit.
 
         `params` may lack the empty dicts of operators without parameters, as params from a file do; `dparams` then
         lacks them as well. Without a key and with a batch that is not empty, an UncalibratedWarning lists, once, the
@@ -165,35 +188,58 @@ class Op:
         if not allowed.get():
             return allow_underflow(self.apply, params, x, key)
         try:
-            if self._names and len(params) < len(self._names):
+            if self._names and type(params) is dict and len(params) < len(self._names):
                 return self._apply_completed(params, x, key)
-            if not (isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in ("iu" if self.integers else "f")):
-                wanted = "integers" if self.integers else "floats"
-                raise OpError(f"input is {told(x)}, wanted an array of {wanted} with a batch axis")
-            arguments = (params, x, key if key is None else as_key(key)) if self.draws else (params, x)
-            if x.dtype.itemsize > 2 and not self.integers:
-                y, pull = self._apply(*arguments)
+            if type(x) is not ndarray or x.dtype not in self._dtypes or not x.ndim:
+                if isinstance(x, dict) and not isinstance(params, dict):
+                    raise OpError("expected apply(params, x), got apply(x, params); swap the arguments")
+                x = check_batch(x, self.integers)
+            if key is not None:
+                key = as_key(key, "key")
+            arguments = (params, x, key) if self.draws else (params, x)
+            if self.parts or (x.dtype.itemsize > 2 and not self.integers):
+                result = self._apply(*arguments)
             else:
-                y, pull = apply_in_float32(self._apply, *arguments) if not self.parts else self._apply(*arguments)
+                result = apply_in_float32(self._apply, *arguments)
+            try:
+                y, pull = result
+            except (TypeError, ValueError):
+                raise OpError(f"expected apply to return (y, vjp), got {told(result)}") from None
+            if type(y) is not ndarray or not callable(pull):
+                y = _check_result(y, pull, result)
         except OpError as error:
             error.kind = error.kind or self.kind
             raise
         except (KeyError, TypeError, IndexError) as error:
-            self._explain(error, params)
+            self._explain_params(error, params)
+            wanted = "apply(params, x, key)" if self.draws else "apply(params, x)"
+            self._explain_call(error, wanted, self._apply, params, x, *[key] * self.draws)
             raise
 
-        shape, dtype = y.shape, y.dtype  # and not `y` itself, which an operator that needs it keeps, and only that
+        shape, dtype = y.shape, y.dtype  # not `y` itself, which would then be kept for operators that do not need it
 
         def vjp(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
             if not allowed.get():
                 return allow_underflow(vjp, dy, need_dx, wait)
-            if not (isinstance(dy, np.ndarray) and dy.shape == shape and dy.dtype == dtype):
-                raise OpError(f"cotangent is {told(dy)}, wanted the output's {dtype} {shape}", self.kind)
             try:
+                if type(dy) is not ndarray or dy.shape != shape or dy.dtype != dtype:
+                    dy = check_cotangent(dy, shape, dtype)
                 pulled = pull(dy, need_dx)
-                return (pulled[0](), pulled[1]) if wait and callable(pulled[0]) else pulled
+                try:
+                    dparams, dx = pulled
+                except (TypeError, ValueError):
+                    raise OpError(f"expected vjp to return (dparams, dx), got {told(pulled)}") from None
+                if not isinstance(dparams, dict):
+                    if not callable(dparams):
+                        raise OpError(f"expected vjp to return (dparams, dx), got {told(dparams)} as dparams")
+                    if wait:
+                        dparams = dparams()
+                return dparams, dx
             except OpError as error:
                 error.kind = error.kind or self.kind
+                raise
+            except TypeError as error:
+                self._explain_call(error, "vjp(dy, need_dx=True)", pull, dy, need_dx)
                 raise
 
         return y, vjp
@@ -205,7 +251,7 @@ class Op:
             y, vjp = self.apply(params | {name: {} for name in absent}, x, key)
         except OpError as error:
             if error.missing and error.path and error.path[0] in absent:  # the part is one with parameters
-                self._explain(KeyError(error.path[0]), params)
+                self._explain_params(KeyError(error.path[0]), params)
             raise
 
         def restricted(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
@@ -214,13 +260,39 @@ class Op:
 
         return y, restricted
 
-    def _explain(self, error: KeyError | TypeError | IndexError, params: Params) -> None:
+    def _explain_params(self, error: KeyError | TypeError | IndexError, params: Any) -> None:
         """Raises an OpError in the place of an error whose cause is that `params` are not this operator's."""
         missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
         if missing or not isinstance(params, dict):
-            came = f"hold {sorted(params)}" if isinstance(params, dict) else f"are {told(params)}"
-            wanted = f"{error.args[0]!r} among them" if missing else "a dict"
-            raise OpError(f"params {came}, wanted {wanted}", self.kind, missing) from None
+            names = [name for name in self.parts if name] or ([*params, error.args[0]] if missing else [])
+            explained = params_error(params, dict.fromkeys(names, True))
+            explained.kind = self.kind
+            raise explained from None
+
+    def _explain_call(self, error: Exception, wanted: str, f: Callable[..., Any], *args: Any) -> None:
+        """Raises an OpError in the place of an error whose cause is that `f` does not take these arguments."""
+        try:
+            signature = inspect.signature(f)
+        except ValueError:
+            return
+        try:
+            signature.bind(*args)
+        except TypeError:
+            name = wanted.partition("(")[0]
+            explained = OpError(f"expected {wanted}, got {name}({', '.join(signature.parameters)})")
+            explained.kind = self.kind
+            raise explained from error
+
+
+def _check_result(y: Any, pull: Any, result: Any) -> Array:
+    """`y` as a plain ndarray. Raises OpError unless `apply` returned an array and a function."""
+    if not isinstance(result, tuple):
+        raise OpError(f"expected apply to return (y, vjp), got {told(result)}")
+    if not callable(pull):
+        raise OpError(f"expected apply to return (y, vjp) with a function, got {told(pull)} as vjp")
+    if type(y) is not np.memmap:
+        raise OpError(f"expected apply to return (y, vjp) with a plain array, got {told(y)} as y")
+    return np.asarray(y)
 
 
 def apply_in_float32(
@@ -264,18 +336,32 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
     @functools.wraps(make)
     def construct(*args: P.args, **kwargs: P.kwargs) -> Op:
         try:
-            op = copy(make(*args, **kwargs))  # whatever it gives may be another's as well, with a name of its own
+            op = copy(check_operator(make(*args, **kwargs)))  # a copy, because others may have the same operator
         except OpError as error:
             error.kind = error.kind or make.__name__
             raise
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        op.kind, op.config, op.maker = make.__name__, dict(bound.arguments), make
+        config = {name: _as_python(value) for name, value in bound.arguments.items()}
+        op.kind, op.config, op.maker = make.__name__, config, make
         op.warned = False
         op._arguments = tuple(_arguments(signature, op.config))
         return op
 
     return construct
+
+
+def _as_python(value: Any) -> Any:
+    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
+    if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
+        number = value.item()
+        return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
+    if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
+        return tuple(value.tolist())
+    if type(value) in (list, tuple):
+        values = tuple(map(_as_python, value))
+        return value if isinstance(value, tuple) and all(map(is_, value, values)) else values
+    return value
 
 
 def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Iterator[str]:
@@ -325,24 +411,22 @@ def rebuild(op: Op, change: Callable[[Op], Op]) -> Op:
     return again
 
 
-def fitting(params: Params, name: str, shape: tuple[int | None, ...], dtype: Any = None) -> Array:
-    """`params[name]`; an OpError unless it is an array of that shape (None: of any length) and, where given, dtype."""
-    value: Array = params[name]
-    if isinstance(value, np.ndarray) and len(value.shape) == len(shape) and (dtype is None or value.dtype == dtype):
-        if value.shape == shape:
-            return value
-        for came, n in zip(value.shape, shape, strict=True):  # in half the time of all(...)
-            if n is not None and n != came:
-                break
-        else:
-            return value
-    wanted = str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
-    raise OpError(f"params hold {told(value)} as {name!r}, wanted {dtype or 'floats'} {wanted}")
-
-
-def told(value: Any) -> str:
-    """How an error names a value: an array by its dtype and shape, anything else by its type."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {value.shape}"
-    name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+def check_operator(value: Any, where: str = "") -> Op:
+    """`value` if it is an operator; else raises the OpError, of `where`, that says what it is and the fix."""
+    if isinstance(value, Op):
+        return value
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    came, fix = f"the function {name}" if callable(value) and name else shown(value), ""
+    if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), Op):  # NumPy's tanh, PyTorch's relu, 'tanh'
+        fix = f"; use fnn.{name}"
+    elif makes(value, Op, "Op"):
+        fix = f"; call it: {name}(...)"
+    elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
+        fix = "; write Op(init, apply)"
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes | ndarray | Mapping):
+        fix = "; unpack it with *"
+    elif callable(value):
+        fix = "; write an Op for it"
+    error = OpError(f"expected an operator, got {came}{fix}")
+    error.kind = where
+    raise error

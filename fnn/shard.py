@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fnn.checks import check_int
 from fnn.combine import wrap
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.random import Key
@@ -37,10 +38,8 @@ def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     several threads work, BLAS should keep to one thread: set OPENBLAS_NUM_THREADS=1 before NumPy is imported, or
     install the extra `threads`, by which `shard` sees to it.
     """
-    workers = cores() if workers is None else workers
-    most = SIZE if size is None else size
-    if not all(type(n) is int and n > 0 for n in (workers, most)):
-        raise OpError(f"workers is {workers!r} and size {most!r}, wanted ints of at least 1")
+    workers = cores() if workers is None else check_int("workers", workers, 1, OpError)
+    most = SIZE if size is None else check_int("size", size, 1, OpError)
     if workers > 1:
         hold_blas()
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TypeAlias
 
-import numpy as np
-
+from fnn.checks import get_params, input_error
 from fnn.init import Initialiser
-from fnn.op import Array, OpError, Params, Shape, fitting, told
+from fnn.op import Array, Params, Shape
 from fnn.random import Key
 
 Axes: TypeAlias = tuple[int, ...]
@@ -24,17 +22,10 @@ def all_but_channels(x: Array) -> Axes:
     return 0, *range(2, x.ndim)
 
 
-def check_channels(params: Params, x: Array, *names: str) -> None:
-    """Refuses `x` unless it is (batch, channels, ...), and `w` and the params of these names have one number each."""
-    w = fitting(params, "w", (None,))
-    for name in names:
-        fitting(params, name, w.shape, w.dtype)
+def check_channels(params: Params, x: Array, *names: str) -> Params:
+    """The params, as plain ndarrays. Raises OpError unless `x` is (batch, channels, ...) and they have that length."""
+    arrays = get_params(params, dict.fromkeys(names, ("channels",)))
+    w = arrays[0]
     if x.ndim < 2 or x.shape[1] != len(w) or x.dtype != w.dtype:
-        raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, {len(w)}, ...)")
-
-
-def positive(eps: float) -> float:
-    """`eps` as Python has it: a scalar of NumPy's would make float64 of float32."""
-    if not (isinstance(eps, Real) and 0 < eps < np.inf):
-        raise OpError(f"eps is {eps!r}, wanted a number greater than 0")
-    return float(eps)
+        raise input_error(x, w.dtype, {"channels": len(w), "...": None})
+    return dict(zip(names, arrays, strict=True))

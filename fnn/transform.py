@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from fnn.checks import MISSING, check_int
 from fnn.combine import wrap
-from fnn.grad import value_and_grad
+from fnn.grad import check_needs_no_key, value_and_grad
 from fnn.losses import Loss, LossError
 from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
 from fnn.random import Key, Rng, as_key
@@ -44,8 +45,7 @@ def microbatch(op: Op, size: int) -> Op:
     and those of products of another size, are all that differs from `op` itself. Each piece folds its number into the
     key. `op` must treat the examples of a batch independently of one another.
     """
-    if not (type(size) is int and size > 0):
-        raise OpError(f"size is {size!r}, wanted an int of at least 1")
+    size = check_int("size", size, 1, OpError)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         pieces = [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
@@ -86,7 +86,8 @@ def freeze(op: Op) -> Op:
         y, vjp = op.apply(params, x, key)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            return tree_map(np.zeros_like, params), vjp(dy, need_dx)[1] if need_dx else None
+            zeros = tree_map(lambda leaf: np.zeros_like(leaf, subok=False), params)  # of a memmap, plain ones
+            return zeros, vjp(dy, need_dx)[1] if need_dx else None
 
         return y, pull
 
@@ -126,22 +127,25 @@ def _check_finite(what: str, tree: Tree) -> None:
 
 
 def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array], Params]]:
-    """The function `(params, x, y, key=None) -> ((values, outs), grads)`: `value_and_grad` for each example by itself.
+    """The function `(params, x, y[, key]) -> ((values, outs), grads)`: `value_and_grad` for each example by itself.
 
     `values` are the examples' losses, `outs` the outputs, and `grads` is a tree like `params` whose arrays have the
     batch for a first axis; the mean over that is `value_and_grad`'s gradient. A batch of n costs what n batches of one
-    do. Each example folds its number into the key. Raises LossError when `y` has not one target for each example of
-    `x`, or there is no example. What is done with their norms: Abadi et al., "Deep learning with differential privacy",
-    2016.
+    do. Each example folds its number into the key. Raises OpError where a key is missing, as `value_and_grad` does, and
+    LossError unless `y` has one target for each example of `x`, at least one. What is done with their norms: Abadi et
+    al., "Deep learning with differential privacy", 2016.
     """
     one = value_and_grad(net, loss)
 
-    def of(params: Params, x: Array, y: Array, key: Rng | None = None) -> tuple[tuple[Array, Array], Params]:
+    def of(params: Params, x: Array, y: Array, key: Rng | None = MISSING) -> tuple[tuple[Array, Array], Params]:
+        if key is MISSING:
+            check_needs_no_key(net)
+            key = None
         if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[:1] == y.shape[:1] > (0,)):
             raise LossError(
-                f"per_example: targets are {told(y)}, wanted one for each example of {told(x)}, at least one"
+                f"per_example: expected a target for each example, at least one, got {told(y)} for {told(x)}"
             )
-        rng = None if key is None else as_key(key)
+        rng = None if key is None else as_key(key, "key")
         values, outs = [], []
         grads: Params = {}
         for i in range(len(x)):

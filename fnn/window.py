@@ -1,20 +1,42 @@
 """The arithmetic of windows that slide over images, one axis at a time."""
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
+from fnn.checks import as_int, check_int, shown
 from fnn.op import OpError, Shape
 
 Pair: TypeAlias = tuple[int, int]
 
 
-def pair(name: str, value: int | Sequence[int] | str, least: int) -> Pair:
-    """`value` for height and width: an int means both. Raises OpError for anything but ints of at least `least`."""
-    both = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(both) != 2 or not all(type(n) is int and n >= least for n in both):
-        raise OpError(f"{name} is {value!r}, wanted an int or a pair of ints, at least {least}")
+def pair(name: str, value: Any, least: int) -> Pair:
+    """`value` for height and width, as ints of Python's: an int, a pair or an array of two.
+
+    Raises OpError unless they are ints of at least `least`.
+    """
+    one_each = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    both = [n for n in map(as_int, value if one_each else (value, value)) if n is not None and n >= least]
+    if len(both) != 2 or (one_each and len(value) != 2):
+        raise OpError(f"{name}: expected an int or a pair of ints of at least {least}, got {shown(value)}")
     return both[0], both[1]
+
+
+def check_out_channels(out_channels: Any, groups: Any) -> Pair:
+    """Both as ints of Python's. Raises OpError unless `out_channels` is a multiple of `groups`, both of at least 1."""
+    out_channels = check_int("out_channels", out_channels, 1, OpError)
+    groups = check_int("groups", groups, 1, OpError)
+    if out_channels % groups:
+        raise OpError(f"out_channels: expected a multiple of groups={groups}, got {out_channels}")
+    return out_channels, groups
+
+
+def check_image_shape(shape: Shape, groups: int = 1) -> None:
+    """Raises OpError unless the shape is (channels, height, width) with a multiple of `groups` channels, at least 1."""
+    if len(shape) != 3 or not shape[0] or shape[0] % groups:
+        multiple = f" with a multiple of {groups} channels" if groups > 1 else ""
+        raise OpError(f"expected shape (channels, height, width){multiple}, got {shape}")
 
 
 class Axis(NamedTuple):

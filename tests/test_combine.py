@@ -268,31 +268,43 @@ doubled = Op(lambda key, shape: {}, lambda params, x: (x.astype(float), lambda d
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: serial(dense(2), dense), "serial: a part is dense, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: residual(conv), "residual: a part is conv, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: parallel(relu, 3), "parallel: a part is an int, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: repeat([relu], 2), "repeat: a part is a list, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: named("x", dense), "named: a part is dense, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: remat(dense), "remat: a part is dense, wanted an operator"),  # type: ignore[arg-type]
-        (lambda: parallel(relu, join="mean"), "parallel: join is 'mean', of 1 operators; wanted 'sum' or 'concat'"),
-        (lambda: parallel(), "parallel: join is 'sum', of 0 operators; wanted"),
-        (lambda: repeat(relu, 0), "repeat: n is 0, wanted an int of at least 1"),
-        (lambda: shared(relu, 1.5), "shared: n is 1.5, wanted an int of at least 1"),  # type: ignore[arg-type]
-        (lambda: residual(dense(3)).init(0, (2,)), "residual: dense1 makes float32 (0, 3) of the input float32 (0, 2)"),
-        (lambda: residual(doubled).init(0, (2,)), "residual: op1 makes float64 (0, 2) of the input float32 (0, 2)"),
-        (lambda: parallel(relu, doubled).init(0, (2,)), "parallel: outputs are float32 (0, 2), float64 (0, 2), wanted"),
+        (lambda: serial(dense(2), dense), "serial: expected an operator, got the function dense; call it: dense(...)"),  # type: ignore[arg-type]
+        (lambda: residual(conv), "residual: expected an operator, got the function conv"),  # type: ignore[arg-type]
+        (lambda: parallel(relu, 3), "parallel: expected an operator, got 3"),  # type: ignore[arg-type]
+        (lambda: repeat([relu], 2), "repeat: expected an operator, got a list; unpack it with *"),  # type: ignore[arg-type]
+        (lambda: named("x", dense), "named: expected an operator, got the function dense"),  # type: ignore[arg-type]
+        (lambda: remat(dense), "remat: expected an operator, got the function dense"),  # type: ignore[arg-type]
+        (lambda: parallel(relu, join="mean"), "parallel: join: expected 'sum' or 'concat', got 'mean'"),
+        (lambda: parallel(), "parallel: expected at least one operator, got none"),
+        (lambda: repeat(relu, 0), "repeat: n: expected an int of at least 1, got 0"),
+        (lambda: shared(relu, 1.5), "shared: n: expected an int of at least 1, got 1.5"),  # type: ignore[arg-type]
+        (
+            lambda: residual(dense(3)).init(0, (2,)),
+            "residual: expected dense1 to keep its input's float32 (0, 2), got float32 (0, 3)",
+        ),
+        (
+            lambda: residual(doubled).init(0, (2,)),
+            "residual: expected op1 to keep its input's float32 (0, 2), got float64 (0, 2)",
+        ),
+        (
+            lambda: parallel(relu, doubled).init(0, (2,)),
+            "parallel: expected outputs of one shape and dtype, got float32 (0, 2), float64 (0, 2)",
+        ),
         (
             lambda: parallel(relu, doubled, join="concat").init(0, (2,)),
-            "parallel: outputs are float32 (0, 2), float64 (0, 2), wanted one dtype",
+            "parallel: expected outputs of one dtype and, but for axis 1, one shape, got float32 (0, 2), float64",
         ),
         (
             lambda: serial(parallel(dense(3), relu)).init(0, (2,)),
-            "parallel1: outputs are float32 (0, 3), float32 (0, 2)",
+            "parallel1: expected outputs of one shape and dtype, got float32 (0, 3), float32 (0, 2)",
         ),
-        (lambda: parallel(relu, flatten, join="concat").init(0, (2, 1)), "parallel: outputs are float32 (0, 2, 1), fl"),
-        (lambda: parallel(relu, join="concat").init(0, ()), "parallel: outputs are float32 (0,), wanted"),
-        (lambda: shared(dense(3), 2).init(0, (2,)), "dense1: input"),
-        (lambda: residual(dense(2)).apply({}, numbers(1, 2)), "residual: params hold [], wanted 'dense1' among them"),
+        (lambda: parallel(relu, flatten, join="concat").init(0, (2, 1)), "parallel: expected outputs of one dtype and"),
+        (lambda: parallel(relu, join="concat").init(0, ()), "parallel: expected outputs of one dtype and"),
+        (lambda: shared(dense(3), 2).init(0, (2,)), "dense1: expected 2 input features, got 3"),
+        (
+            lambda: residual(dense(2)).apply({}, numbers(1, 2)),
+            "residual: expected params 'dense1', got none; 'dense1' is missing",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_words(make: Callable[[], Op], message: str) -> None:

@@ -74,12 +74,18 @@ def test_what_is_not_a_number_stays_visible() -> None:
         (np.array([0, -1, 4]), "label -1 came with 4 classes, wanted 0 to 3"),
         (np.array([0, 2**40, 1]), "label 1099511627776 came with 4 classes, wanted 0 to 3"),
         (np.array([0, 255, 1], np.uint8), "label 255 came with 4 classes, wanted 0 to 3"),
-        (np.array([0.0, 1.0, 2.0]), "labels are float64 (3,), wanted integers"),
-        (np.array([True, False, True]), "labels are bool (3,), wanted integers"),
-        (np.array([0, 1]), "targets are int64 (2,), wanted the shape (3,) by outputs float32 (3, 4)"),
-        (np.array([[0], [1], [2]]), "targets are int64 (3, 1), wanted the shape (3,) by outputs float32 (3, 4)"),
-        (np.eye(4)[:3], "targets are float64 (3, 4), wanted the shape (3,) by outputs float32 (3, 4)"),
-        ([0, 1, 2], "targets are a list, wanted an array"),
+        (
+            np.array([0.0, 1.0, 2.0]),
+            "labels: expected an array of integers, got float64 (3,); use labels.astype(np.int64)",
+        ),
+        (
+            np.array([True, False, True]),
+            "labels: expected an array of integers, got bool (3,); use labels.astype(np.int64)",
+        ),
+        (np.array([0, 1]), "labels: expected shape (3,), got (2,)"),
+        (np.array([[0], [1], [2]]), "labels: expected shape (3,), got (3, 1); use labels[..., 0]"),
+        (np.eye(4)[:3], "labels: expected shape (3,), got (3, 4); of one-hot rows use labels.argmax(-1)"),
+        ([0, 1, 2], "labels: expected an array of integers, got a list; use np.array(labels, np.int64)"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
@@ -91,13 +97,16 @@ def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (LOGITS[0], "outputs are float32 (4,), wanted floats of at least 2 axes, at least one example"),
-        (LOGITS[None], "targets are int64 (3,), wanted the shape (1, 3) by outputs float32 (1, 3, 4)"),
-        (LOGITS[:0], "outputs are float32 (0, 4), wanted floats of at least 2 axes, at least one example"),
-        (LOGITS[:, :0], "outputs are float32 (3, 0), wanted floats of at least 2 axes, at least one example"),
-        (LOGITS.astype(np.int64), "outputs are int64 (3, 4), wanted floats of at least 2 axes, at least one example"),
-        ([[1.0]], "outputs are a list, wanted an array"),
-        (1.0, "outputs are a float, wanted an array"),
+        (LOGITS[0], "outputs: expected shape (batch, ..., classes), got (4,)"),
+        (LOGITS[None], "labels: expected shape (1, 3), got (3,)"),
+        (LOGITS[:0], "outputs: expected at least one example, got float32 (0, 4)"),
+        (LOGITS[:, :0], "outputs: expected at least one example, got float32 (3, 0)"),
+        (
+            LOGITS.astype(np.int64),
+            "outputs: expected an array of floats, got int64 (3, 4); use outputs.astype(np.float32)",
+        ),
+        ([[1.0]], "outputs: expected an array of floats, got a list; use np.array(outputs, np.float32)"),
+        (1.0, "outputs: expected an array of floats, got a float"),
     ],
 )
 def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
@@ -109,14 +118,26 @@ def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("predictions", "targets", "message"),
     [
-        (LOGITS, LOGITS[0], "targets are float32 (4,), wanted the shape (3, 4) by outputs float32 (3, 4)"),
-        (LOGITS, LOGITS.T, "targets are float32 (4, 3), wanted the shape (3, 4) by outputs float32 (3, 4)"),
-        (LOGITS, LOGITS.astype(float), "targets are float64 (3, 4), wanted the outputs' float32 (3, 4)"),
-        (LOGITS, LOGITS.astype(int), "targets are int64 (3, 4), wanted the outputs' float32 (3, 4)"),
-        (LOGITS[:0], LOGITS[:0], "outputs are float32 (0, 4), wanted floats, at least one example"),
-        (LOGITS.astype(int), LOGITS, "outputs are int64 (3, 4), wanted floats, at least one example"),
-        (LOGITS, 1.0, "targets are a float, wanted an array"),
-        (1.0, LOGITS, "outputs are a float, wanted an array"),
+        (LOGITS, LOGITS[0], "targets: expected shape (3, 4), got (4,)"),
+        (LOGITS, LOGITS.T, "targets: expected shape (3, 4), got (4, 3)"),
+        (
+            LOGITS,
+            LOGITS.astype(float),
+            "targets: expected float32 as the outputs are, got float64 (3, 4); use targets.astype(np.float32)",
+        ),
+        (
+            LOGITS,
+            LOGITS.astype(int),
+            "targets: expected float32 as the outputs are, got int64 (3, 4); use targets.astype(np.float32)",
+        ),
+        (LOGITS[:0], LOGITS[:0], "outputs: expected at least one example, got float32 (0, 4)"),
+        (
+            LOGITS.astype(int),
+            LOGITS,
+            "outputs: expected an array of floats, got int64 (3, 4); use outputs.astype(np.float32)",
+        ),
+        (LOGITS, 1.0, "targets: expected an array of floats, got a float"),
+        (1.0, LOGITS, "outputs: expected an array of floats, got a float"),
     ],
 )
 def test_mse_refuses_what_does_not_match(predictions: Array, targets: Array, message: str) -> None:

@@ -131,10 +131,13 @@ def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> 
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (np.zeros(2), "targets are float64 (2,), wanted the outputs' float32 (2,)"),
-        (np.zeros(2, int), "targets are int64 (2,), wanted the outputs' float32 (2,)"),
-        (np.zeros((2, 1), np.float32), "targets are float32 (2, 1), wanted the shape (2,) by outputs float32 (2,)"),
-        ([0, 0], "targets are a list, wanted an array"),
+        (np.zeros(2), "targets: expected float32 as the outputs are, got float64 (2,); use targets.astype(np.float32)"),
+        (
+            np.zeros(2, int),
+            "targets: expected float32 as the outputs are, got int64 (2,); use targets.astype(np.float32)",
+        ),
+        (np.zeros((2, 1), np.float32), "targets: expected shape (2,), got (2, 1); use targets[..., 0]"),
+        ([0, 0], "targets: expected an array of floats, got a list; use np.array(targets, np.float32)"),
     ],
 )
 def test_targets_unlike_the_outputs_are_refused(loss: Loss, name: str, targets: Any, message: str) -> None:
@@ -145,19 +148,23 @@ def test_targets_unlike_the_outputs_are_refused(loss: Loss, name: str, targets: 
 
 @pytest.mark.parametrize("loss", [binary_cross_entropy, huber()])
 def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
-    with pytest.raises(LossError, match=r"wanted floats, at least one example$"):
+    with pytest.raises(LossError, match="outputs: expected at least one example"):
         loss(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
 @pytest.mark.parametrize(
     ("make", "value", "message"),
     [
-        (huber, 0, "huber: delta is 0, wanted a number greater than 0"),
-        (huber, np.nan, "huber: delta is nan, wanted a number greater than 0"),
-        (huber, None, "huber: delta is None, wanted a number greater than 0"),
-        (smoothed_cross_entropy, "much", "smoothed_cross_entropy: smoothing is 'much', wanted a number from 0 to 1"),
-        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing is 1.5, wanted a number from 0 to 1"),
-        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing is nan, wanted a number from 0 to 1"),
+        (huber, 0, "huber: delta: expected a finite number above 0, got 0"),
+        (huber, np.nan, "huber: delta: expected a finite number above 0, got nan"),
+        (huber, None, "huber: delta: expected a finite number above 0, got None"),
+        (
+            smoothed_cross_entropy,
+            "much",
+            "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got 'much'",
+        ),
+        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got 1.5"),
+        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got nan"),
     ],
 )
 def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], Loss], value: Any, message: str) -> None:

@@ -457,28 +457,28 @@ def test_frozen_is_an_optimizer_too() -> None:
 # What is refused
 
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: sgd(-0.1), "learning_rate must be a finite number, 0 or more, got -0.1"),
-    (lambda: sgd(nan), "learning_rate must be a finite number, 0 or more, got nan"),
-    (lambda: sgd("fast"), "learning_rate must be a finite number, 0 or more, got 'fast'"),  # type: ignore[arg-type]
-    (lambda: sgd(0.1, momentum=1), "momentum must be a finite number, 0 or more and below 1, got 1"),
-    (lambda: sgd(0.1, momentum=-0.1), "momentum must be a finite number, 0 or more and below 1, got -0.1"),
+    (lambda: sgd(-0.1), "learning_rate: expected a finite number of at least 0, got -0.1"),
+    (lambda: sgd(nan), "learning_rate: expected a finite number of at least 0, got nan"),
+    (lambda: sgd("fast"), "learning_rate: expected a finite number of at least 0, got 'fast'"),  # type: ignore[arg-type]
+    (lambda: sgd(0.1, momentum=1), "momentum: expected a finite number of at least 0 and below 1, got 1"),
+    (lambda: sgd(0.1, momentum=-0.1), "momentum: expected a finite number of at least 0 and below 1, got -0.1"),
     (lambda: sgd(0.1, nesterov=True), "nesterov wants a momentum above 0, got 0.0"),
-    (lambda: sgd(0.1, weight_decay=-1), "weight_decay must be a finite number, 0 or more, got -1"),
-    (lambda: rmsprop(decay=1.0), "decay must be a finite number, 0 or more and below 1, got 1.0"),
-    (lambda: rmsprop(momentum=1.5), "momentum must be a finite number, 0 or more and below 1, got 1.5"),
-    (lambda: rmsprop(eps=0), "eps must be a finite number, above 0, got 0"),
-    (lambda: rmsprop(weight_decay=inf), "weight_decay must be a finite number, 0 or more, got inf"),
-    (lambda: adagrad(-1), "learning_rate must be a finite number, 0 or more, got -1"),
-    (lambda: adagrad(eps=-1), "eps must be a finite number, above 0, got -1"),
-    (lambda: adagrad(weight_decay=-1), "weight_decay must be a finite number, 0 or more, got -1"),
-    (lambda: adam(-1), "learning_rate must be a finite number, 0 or more, got -1"),
-    (lambda: adam(b1=1), "b1 must be a finite number, 0 or more and below 1, got 1"),
-    (lambda: adam(b2=-0.5), "b2 must be a finite number, 0 or more and below 1, got -0.5"),
-    (lambda: adamw(eps=0), "eps must be a finite number, above 0, got 0"),
-    (lambda: adamw(weight_decay=-1), "weight_decay must be a finite number, 0 or more, got -1"),
-    (lambda: clip_by_global_norm(adam(), 0), "max_norm must be a finite number, above 0, got 0"),
-    (lambda: averaged(adam(), 1), "decay must be a finite number, 0 or more and below 1, got 1"),
-    (lambda: masked(adam(), {"w": True}), "where must be a function of a parameter's path, got a dict"),  # type: ignore[arg-type]
+    (lambda: sgd(0.1, weight_decay=-1), "weight_decay: expected a finite number of at least 0, got -1"),
+    (lambda: rmsprop(decay=1.0), "decay: expected a finite number of at least 0 and below 1, got 1.0"),
+    (lambda: rmsprop(momentum=1.5), "momentum: expected a finite number of at least 0 and below 1, got 1.5"),
+    (lambda: rmsprop(eps=0), "eps: expected a finite number above 0, got 0"),
+    (lambda: rmsprop(weight_decay=inf), "weight_decay: expected a finite number of at least 0, got inf"),
+    (lambda: adagrad(-1), "learning_rate: expected a finite number of at least 0, got -1"),
+    (lambda: adagrad(eps=-1), "eps: expected a finite number above 0, got -1"),
+    (lambda: adagrad(weight_decay=-1), "weight_decay: expected a finite number of at least 0, got -1"),
+    (lambda: adam(-1), "learning_rate: expected a finite number of at least 0, got -1"),
+    (lambda: adam(b1=1), "b1: expected a finite number of at least 0 and below 1, got 1"),
+    (lambda: adam(b2=-0.5), "b2: expected a finite number of at least 0 and below 1, got -0.5"),
+    (lambda: adamw(eps=0), "eps: expected a finite number above 0, got 0"),
+    (lambda: adamw(weight_decay=-1), "weight_decay: expected a finite number of at least 0, got -1"),
+    (lambda: clip_by_global_norm(adam(), 0), "max_norm: expected a finite number above 0, got 0"),
+    (lambda: averaged(adam(), 1), "decay: expected a finite number of at least 0 and below 1, got 1"),
+    (lambda: masked(adam(), {"w": True}), "where: expected a function of a parameter's path, got a dict"),  # type: ignore[arg-type]
 ]
 
 
@@ -491,7 +491,7 @@ def test_bad_hyper_parameters_are_refused_at_construction(make: Callable[[], obj
 @every_optimizer
 def test_a_schedules_bad_value_is_refused_with_its_step(make: Make) -> None:
     optimizer, params = make(lambda step: 0.1 - 0.1 * step), random_params()
-    with pytest.raises(ValueError, match=r"learning_rate at step 2 must be a finite number, 0 or more, got -0.1"):
+    with pytest.raises(ValueError, match=r"learning_rate at step 2: expected a finite number of at least 0, got -0.1"):
         steps(optimizer, params, optimizer.init(params), 3)
 
 
@@ -506,16 +506,16 @@ def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
 @pytest.mark.parametrize(
     ("gradient", "told"),
     [
-        (np.ones((1, 3)), r"float64 \(1, 3\)"),
-        (np.ones(3), r"float64 \(3,\)"),
-        (np.ones((2, 2, 3)), r"float64 \(2, 2, 3\)"),
-        (np.ones((2, 3), complex), r"complex128 \(2, 3\)"),
-        (1.0, "a float"),
+        (np.ones((1, 3)), r"shape \(2, 3\) as the parameter has, got float64 \(1, 3\)"),
+        (np.ones(3), r"shape \(2, 3\) as the parameter has, got float64 \(3,\)"),
+        (np.ones((2, 2, 3)), r"shape \(2, 3\) as the parameter has, got float64 \(2, 2, 3\)"),
+        (np.ones((2, 3), complex), r"an array of floats, got complex128 \(2, 3\)"),
+        (1.0, "an array of floats, got a float"),
     ],
 )
 def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradient: Any, told: str) -> None:
     optimizer, params = make(0.1), {"a": {"b": np.ones(2), "w": np.ones((2, 3))}}
-    with pytest.raises(ValueError, match=rf"a/w: gradient is {told}, the parameter float64 \(2, 3\)"):
+    with pytest.raises(ValueError, match=rf"^a/w: gradient: expected {told}"):
         optimizer.update(params, {"a": {"b": np.ones(2), "w": gradient}}, optimizer.init(params))
 
 
@@ -524,25 +524,25 @@ def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradi
     ("leaf", "told"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), "a float32")]
 )
 def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, leaf: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=f"a/w: parameter is {told}, wanted an array of floats"):
+    with pytest.raises(ValueError, match=f"^a/w: expected an array of floats, got {told}"):
         make(0.1).init({"a": {"w": leaf}})
 
 
 @every_optimizer
 @pytest.mark.parametrize(
     ("state", "told"),
-    [({"step": 0, "other": 1}, r"holds \['other', 'step'\], wanted \["), (None, "is a NoneType, wanted")],
+    [({"step": 0, "other": 1}, r"expected \[.*\], got \['other', 'step'\]"), (None, r"expected \[.*\], got None")],
 )
 def test_another_optimizers_state_is_refused(make: Make, state: Any, told: str) -> None:
     params = random_params()
-    with pytest.raises(ValueError, match=f"optimizer state {told}"):
+    with pytest.raises(ValueError, match=f"^optimizer state: {told}"):
         make(0.1).update(params, params, state)
 
 
 @pytest.mark.parametrize("make", [adam, lambda rate: sgd(rate, momentum=0.5), adagrad, rmsprop])
 def test_the_state_of_another_net_is_refused_with_the_path(make: Make) -> None:
     optimizer, params = make(0.1), {"a": np.ones(4)}
-    with pytest.raises(ValueError, match=r"a: \w+ is float64 \(1,\), the parameter float64 \(4,\)"):
+    with pytest.raises(ValueError, match=r"^a: \w+: expected shape \(4,\) as the parameter has, got float64 \(1,\)"):
         optimizer.update(params, params, optimizer.init({"a": np.ones(1)}))
 
 

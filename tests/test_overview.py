@@ -92,5 +92,5 @@ def test_ascii_is_enough_to_print_it() -> None:
 
 
 def test_a_shape_that_the_net_cannot_take_is_refused_as_init_does() -> None:
-    with pytest.raises(OpError, match=r"^conv1: shape is \(3, 28\), wanted \(channels, height, width\)"):
+    with pytest.raises(OpError, match=r"^conv1: expected shape \(channels, height, width\), got \(3, 28\)$"):
         summary(serial(conv(6, 3), dense(10)), (3, 28))

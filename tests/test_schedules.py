@@ -102,32 +102,32 @@ def test_numpy_steps_give_the_same_plain_floats(schedule: Schedule) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES[1:])
 @pytest.mark.parametrize("step", [-1, 1.0, "1", None])
 def test_what_is_no_step_is_refused(schedule: Schedule, step: Any) -> None:
-    with pytest.raises(ValueError, match=rf"step must be an int, 0 or more, got {step!r}"):
+    with pytest.raises(ValueError, match=rf"step: expected an int of at least 0, got {step!r}"):
         schedule(step)
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: constant(-1), "value must be a finite number, 0 or more, got -1"),
+    (lambda: constant(-1), "value: expected a finite number of at least 0, got -1"),
     (lambda: constant(nan), "got nan"),
-    (lambda: constant("1"), "value must be a finite number, 0 or more, got '1'"),  # type: ignore[arg-type]
+    (lambda: constant("1"), "value: expected a finite number of at least 0, got '1'"),  # type: ignore[arg-type]
     (lambda: piecewise([10], [1]), "1 boundaries want 2 values, got 1"),
     (lambda: piecewise([3, 3], [1, 2, 3]), r"boundaries must increase, got \[3, 3\]"),
-    (lambda: piecewise([0], [1, 2]), "a boundary must be an int, 1 or more, got 0"),
-    (lambda: piecewise([1.5], [1, 2]), "a boundary must be an int, 1 or more, got 1.5"),  # type: ignore[list-item]
-    (lambda: piecewise([1], [1, -2]), "a value must be a finite number, 0 or more, got -2"),
-    (lambda: linear(1, 2, 0), "steps must be an int, 1 or more, got 0"),
-    (lambda: linear(-1, 2, 1), "start must be a finite number, 0 or more, got -1"),
-    (lambda: cosine(1, -2, 1), "end must be a finite number, 0 or more, got -2"),
-    (lambda: cosine(1, 2, 2.5), "steps must be an int, 1 or more, got 2.5"),  # type: ignore[arg-type]
-    (lambda: exponential(1, 0, 5), "end must be a finite number, above 0, got 0"),
-    (lambda: exponential(inf, 1, 5), "start must be a finite number, above 0, got inf"),
-    (lambda: warmup(1, 0), "steps must be an int, 1 or more, got 0"),
-    (lambda: warmup(-1, 5), "rate must be a finite number, 0 or more, got -1"),
-    (lambda: warmup(lambda step: -1.0, 5), "rate at step 0 must be a finite number, 0 or more, got -1.0"),
-    (lambda: one_cycle(1, 1), "steps must be an int, 2 or more, got 1"),
-    (lambda: one_cycle(1, 9, rise=1), "rise must be a finite number, 0 or more and below 1, got 1"),
-    (lambda: one_cycle(1, 9, div_factor=0), "div_factor must be a finite number, above 0, got 0"),
-    (lambda: one_cycle(1, 9, final_div_factor=-1), "final_div_factor must be a finite number, above 0, got -1"),
+    (lambda: piecewise([0], [1, 2]), "boundaries: expected an int of at least 1, got 0"),
+    (lambda: piecewise([1.5], [1, 2]), "boundaries: expected an int of at least 1, got 1.5"),  # type: ignore[list-item]
+    (lambda: piecewise([1], [1, -2]), "values: expected a finite number of at least 0, got -2"),
+    (lambda: linear(1, 2, 0), "steps: expected an int of at least 1, got 0"),
+    (lambda: linear(-1, 2, 1), "start: expected a finite number of at least 0, got -1"),
+    (lambda: cosine(1, -2, 1), "end: expected a finite number of at least 0, got -2"),
+    (lambda: cosine(1, 2, 2.5), "steps: expected an int of at least 1, got 2.5"),  # type: ignore[arg-type]
+    (lambda: exponential(1, 0, 5), "end: expected a finite number above 0, got 0"),
+    (lambda: exponential(inf, 1, 5), "start: expected a finite number above 0, got inf"),
+    (lambda: warmup(1, 0), "steps: expected an int of at least 1, got 0"),
+    (lambda: warmup(-1, 5), "rate: expected a finite number of at least 0, got -1"),
+    (lambda: warmup(lambda step: -1.0, 5), "rate at step 0: expected a finite number of at least 0, got -1.0"),
+    (lambda: one_cycle(1, 1), "steps: expected an int of at least 2, got 1"),
+    (lambda: one_cycle(1, 9, rise=1), "rise: expected a finite number of at least 0 and below 1, got 1"),
+    (lambda: one_cycle(1, 9, div_factor=0), "div_factor: expected a finite number above 0, got 0"),
+    (lambda: one_cycle(1, 9, final_div_factor=-1), "final_div_factor: expected a finite number above 0, got -1"),
 ]
 
 
@@ -144,5 +144,5 @@ def test_a_number_becomes_a_constant_and_a_schedule_stays_itself() -> None:
 
 
 def test_a_rate_that_cannot_be_is_refused_with_its_step() -> None:
-    with pytest.raises(ValueError, match=r"rate at step 7 must be a finite number, 0 or more, got nan"):
+    with pytest.raises(ValueError, match=r"rate at step 7: expected a finite number of at least 0, got nan"):
         as_schedule("rate", lambda step: nan)(7)

@@ -360,7 +360,7 @@ def test_a_scalar_of_numpy_is_as_good_a_gradient_as_an_array_without_axes() -> N
 
 def test_float64_initial_values_are_found() -> None:
     double = Op(lambda key, shape: {"w": np.ones((*shape, 2))}, lambda params, x: dense(2, bias=False).apply(params, x))
-    with pytest.raises(OpError, match="wanted float64"):
+    with pytest.raises(OpError, match="expected float64 input as the params are"):
         double.init(0, (4,))
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -546,9 +546,11 @@ def test_an_input_may_be_given_where_not_all_numbers_will_do() -> None:
     assert check_op(log, (4,), x=np.linspace(0.5, 2, 12).reshape(3, 4)) < 1e-6
 
 
-@pytest.mark.parametrize("options", [{"x": [[1.0] * 4]}, {"x": np.ones((3, 5))}, {"x": np.ones(())}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "options", [{"x": [[1.0] * 4]}, {"x": np.ones((3, 5))}, {"x": np.ones(())}, {"x": np.ones((0, 4))}]
+)
 def test_an_input_that_is_no_batch_of_examples_of_the_shape_is_refused(options: Any) -> None:
-    with pytest.raises(ValueError, match=r"^x is .*, wanted an array of at least one example of shape \(4,\)$"):
+    with pytest.raises(ValueError, match=r"^x: expected an array of at least one example of shape \(4,\), got"):
         check_op(tanh, (4,), **options)
 
 

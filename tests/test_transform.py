@@ -242,7 +242,7 @@ def test_per_example_draws_for_each_example_by_its_number() -> None:
     params, x, y = net.init(0, (3,)), numbers(4, 3), numbers(4, 2, seed=1)
     (values, _), _ = per_example(net, mse)(params, x, y, 9)
     assert values[2] == value_and_grad(net, mse)(params, x[2:3], y[2:3], Key(9).fold(2))[0][0]
-    assert values[2] != per_example(net, mse)(params, x, y)[0][0][2]
+    assert values[2] != per_example(net, mse)(params, x, y, None)[0][0][2]
 
 
 def test_per_example_holds_hardly_more_than_it_returns() -> None:
@@ -265,13 +265,15 @@ def test_norms_and_clipping_are_one_tree_map() -> None:
     [(numbers(3, 2), numbers(2, 2)), (numbers(), numbers()), (numbers(0, 2), numbers(0, 2)), (numbers(2, 2), 3)],
 )
 def test_per_example_wants_one_target_for_each_example(x: Array, y: Any) -> None:
-    with pytest.raises(LossError, match=r"^per_example: targets are .*, wanted one for each example of float32"):
+    with pytest.raises(
+        LossError, match=r"^per_example: expected a target for each example, at least one, got .* for float32"
+    ):
         per_example(dense(2), mse)({}, x, y)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, None])
 def test_microbatch_refuses_what_is_no_size(size: Any) -> None:
-    with pytest.raises(OpError, match=f"^microbatch: size is {size!r}, wanted an int of at least 1"):
+    with pytest.raises(OpError, match=f"^microbatch: size: expected an int of at least 1, got {size!r}"):
         microbatch(relu, size)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -70,13 +71,13 @@ def test_a_window_that_does_not_fit_is_refused() -> None:
         Axis.over(2, 3, 1, 2, 1)
 
 
-@pytest.mark.parametrize("value", [3, (3, 3), [3, 3]])
+@pytest.mark.parametrize("value", [3, (3, 3), [3, 3], np.int64(3), (np.int8(3), 3), np.array([3, 3])])
 def test_an_int_means_height_and_width(value: Any) -> None:
-    assert pair("n", value, 1) == (3, 3)
+    assert repr(pair("n", value, 1)) == "(3, 3)"
 
 
 @pytest.mark.parametrize("value", [0, (1, 0), 1.0, (1,), (1, 1, 1), "11", "same", None, True, (True, 1)])
 def test_what_is_neither_an_int_nor_a_pair_is_refused(value: Any) -> None:
     with pytest.raises(OpError) as caught:
         pair("n", value, 1)
-    assert str(caught.value) == f"n is {value!r}, wanted an int or a pair of ints, at least 1"
+    assert str(caught.value) == f"n: expected an int or a pair of ints of at least 1, got {value!r}"

@@ -8,12 +8,12 @@ work for all images at full speed.
 
 from collections.abc import Callable
 from math import radians, sqrt
-from numbers import Integral, Real
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fnn.checks import array_fault, check_int, check_real
 from fnn.memory import from_wchn, to_wchn
 from fnn.op import Array, told
 from fnn.random import Rng, as_key
@@ -42,7 +42,7 @@ def shift(pixels: int) -> Augmentation:
 
     Images must be at least `pixels` wide and high.
     """
-    pixels = _whole("pixels", pixels)
+    pixels = check_int("pixels", pixels)
 
     def shifted(images: Images, rng: Rng) -> Images:
         framed = _framed(_at_least(pixels, images), pixels, pixels)
@@ -59,8 +59,9 @@ def affine(degrees: float = 0, scale: float = 0, shear: float = 0) -> Augmentati
     Width and height are each multiplied by 1 - scale up to 1 + scale; a pixel further down comes up to `shear` pixels
     further right or left; the image is turned by up to `degrees` either way.
     """
-    degrees = _number("degrees", degrees, 0, 180)
-    scale, shear = _number("scale", scale, 0, 0.9), _number("shear", shear, 0, 1)
+    degrees = check_real("degrees", degrees, at_least=0, at_most=180)
+    scale = check_real("scale", scale, at_least=0, at_most=0.9)
+    shear = check_real("shear", shear, at_least=0, at_most=1)
 
     def transformed(images: Images, rng: Rng) -> Images:
         turn, slant, wider, higher = _spread(rng, 4, len(_checked(images)))
@@ -77,7 +78,8 @@ def elastic(strength: float, smoothness: float) -> Augmentation:
     convolutional neural networks applied to visual document analysis", 2003, whose sigma is `smoothness`; their alpha
     of 34 with a sigma of 4 is a strength of 1.4.
     """
-    strength, smoothness = _number("strength", strength, 0, 1000), _number("smoothness", smoothness, 0.1, 1000)
+    strength = check_real("strength", strength, at_least=0, at_most=1000)
+    smoothness = check_real("smoothness", smoothness, at_least=0.1, at_most=1000)
 
     def distorted(images: Images, rng: Rng) -> Images:
         n, _, height, width = _checked(images).shape
@@ -97,7 +99,7 @@ def erase(size: int) -> Augmentation:
     After Zhong et al., "Random erasing data augmentation", 2017, which fills it with noise. Images must be at least
     `size` pixels wide and high.
     """
-    size = _whole("size", size)
+    size = check_int("size", size)
 
     def erased(images: Images, rng: Rng) -> Images:
         n, _, height, width = _at_least(size, images).shape
@@ -182,10 +184,12 @@ def _spread(rng: Rng, *shape: int) -> Images:
 
 
 def _checked(images: Images) -> Images:
-    """The images themselves, if that is what they are."""
-    if not (isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.float32):
-        raise ValueError(f"images are {told(images)}, wanted float32 (N, C, H, W) as as_float gives them")
-    return images
+    """The images as a plain ndarray. Raises ValueError unless they are float32 (N, C, H, W)."""
+    fault = array_fault("images", images)
+    if fault or images.ndim != 4 or images.dtype != np.float32:
+        wanted = "expected float32 (N, C, H, W) as as_float gives them"
+        raise ValueError(f"images: {fault or f'{wanted}, got {told(images)}'}")
+    return np.asarray(images)
 
 
 def _at_least(pixels: int, images: Images) -> Images:
@@ -194,15 +198,3 @@ def _at_least(pixels: int, images: Images) -> Images:
     if pixels > min(height, width):
         raise ValueError(f"images are {height} x {width}, wanted at least {pixels} x {pixels}")
     return images
-
-
-def _number(name: str, value: float, low: float, high: float) -> float:
-    if not (isinstance(value, Real) and low <= value <= high):
-        raise ValueError(f"{name} is {value!r}, wanted a number from {low} to {high}")
-    return float(value)
-
-
-def _whole(name: str, value: int) -> int:
-    if not (isinstance(value, Integral) and value >= 0):
-        raise ValueError(f"{name} is {value!r}, wanted a whole number, 0 or more")
-    return int(value)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks import check_int
 from fnn.random import Rng, as_key
 
 
@@ -12,12 +13,9 @@ def batches(n: int, size: int, rng: Rng) -> Iterator[NDArray[np.intp]]:
     """The indices 0 to n - 1, shuffled by the key, as arrays of `size` at a time; the last may be shorter.
 
     Equal keys give equal batches, so fold the epoch's number into the key. Raises ValueError, at the call and not at
-    the first batch, for a negative n or a size below 1.
+    the first batch, unless n is an int of at least 0 and the size one of at least 1.
     """
-    if n < 0:
-        raise ValueError(f"the number of examples must be 0 or more, got {n}")
-    if size < 1:
-        raise ValueError(f"the size of a batch must be 1 or more, got {size}")
+    n, size = check_int("n", n), check_int("size", size, 1)
     starts = range(0, n, size)
     order = as_key(rng).generator().permutation(n).astype(np.intp, copy=False)
     return (order[start : start + size] for start in starts)

@@ -4,12 +4,12 @@ Draws, comparisons, +, -, *, / and the square root are all that makes the pixels
 way, so equal keys give equal bytes on every machine, which sines, exponentials and matrix products do not promise.
 """
 
-from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks import check_int
 from fnn.data.examples import Examples
 from fnn.random import Rng, as_key
 
@@ -40,10 +40,9 @@ Floats = NDArray[np.float32]
 def digits(n: int, rng: Rng) -> Examples:
     """`n` images of the ten digits as if by many hands, as often one digit as another to within one, in random order.
 
-    Equal keys give equal images. Raises ValueError for a negative n, TypeError for an n that is no int.
+    Equal keys give equal images. Raises ValueError unless n is an int of at least 0.
     """
-    if index(n) < 0:
-        raise ValueError(f"the number of examples must be 0 or more, got {n}")
+    n = check_int("n", n)
     generator = as_key(rng).generator()
     images, labels = np.empty((n, 28, 28), np.uint8), np.empty(n, np.int64)
     places = generator.permutation(n)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks import array_fault, told
 from fnn.memory import from_wchn
 
 
@@ -33,8 +34,8 @@ def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Behind the view lies contiguous (W, C, H, N) memory, batch innermost, which convolutions read as it stands.
     Raises ValueError for anything but uint8 images: an already scaled image must not be scaled again.
     """
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise ValueError(f"images must be uint8 (N, height, width), got {images.dtype} of shape {images.shape}")
+    if array_fault("images", images, integers=True) or images.dtype != np.uint8 or images.ndim != 3:
+        raise ValueError(f"images: expected uint8 (N, height, width), got {told(images)}")
     levels = np.ascontiguousarray(images.transpose(2, 1, 0))  # while they are bytes, a quarter of the floats to move
     pixels = np.divide(levels, 127.5, dtype=np.float32)
     pixels -= 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fnn.checks import check_int
 from fnn.combine import wrap
 from fnn.losses import Loss, LossError, LossVjp
 from fnn.mpi.exchange import everyones, gathered, summed, turned
@@ -27,13 +28,18 @@ def shards(n: int, size: int = 64, comm: Comm | None = None) -> dict[int, slice]
     rank has as many as any other, or one more.
     """
     comm = world() if comm is None else comm
-    return dict(_dealt(n, size, comm.size)[comm.rank])
+    return dict(_dealt(*_counts(n, size), comm.size)[comm.rank])
 
 
 def part(n: int, size: int = 64, comm: Comm | None = None) -> slice:
     """The examples that belong to this rank, of a batch of n: all that are in its `shards`."""
     comm = world() if comm is None else comm
-    return _parts(n, size, comm.size)[comm.rank]
+    return _parts(*_counts(n, size), comm.size)[comm.rank]
+
+
+def _counts(n: int, size: int) -> tuple[int, int]:
+    """Both as ints of Python's. Raises OpError unless they are ints of at least 0 and 1."""
+    return check_int("n", n, 0, OpError), check_int("size", size, 1, OpError)
 
 
 @operator
@@ -51,9 +57,8 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
     the same order. OpError, on all ranks, where one has another part than `part` says or other params than the first.
     """
     comm = world() if comm is None else comm
-    workers = cores_each(comm) if workers is None else workers
-    if not all(type(n) is int and n > 0 for n in (workers, size)):
-        raise OpError(f"workers is {workers!r} and size {size!r}, wanted ints of at least 1")
+    workers = cores_each(comm) if workers is None else check_int("workers", workers, 1, OpError)
+    size = check_int("size", size, 1, OpError)
     if workers > 1 or comm.size > 1:
         hold_blas()
 
@@ -100,8 +105,6 @@ def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
 @functools.lru_cache(maxsize=100)
 def _dealt(n: int, size: int, ranks: int) -> list[dict[int, slice]]:
     """The `shards` of each rank."""
-    if not (type(n) is int and type(size) is int and n >= 0 < size):
-        raise OpError(f"n is {n!r} and size {size!r}, wanted ints of at least 0 and 1")
     every = pieces(n, size, least=ranks)
     firsts = [len(every) * rank // ranks for rank in range(ranks + 1)]
     return [{i: every[i] for i in range(first, end)} for first, end in pairwise(firsts)]

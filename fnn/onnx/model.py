@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 
+from fnn.checks import check_shape
 from fnn.disk import regular, replacing
 from fnn.onnx.kinds import check_kinds, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
-from fnn.op import Op, OpError, Params, Shape, told
+from fnn.op import Op, OpError, Params, Shape, check_operator, told
 from fnn.tree import tree_items
 
 OPSET, IR_VERSION = 13, 8
@@ -36,7 +37,9 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
         path = regular(path)
     except ValueError as error:
         raise _refused(str(error)) from None
-    _check(net, params, shape)
+    check_operator(net, "export")
+    shape = check_shape(shape, 1, "export")
+    _check(params)
     check_kinds(net)
     graph = Graph()
     y, out = translated(graph, net, params, (), INPUT, shape)
@@ -48,12 +51,8 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
         file.write(data)
 
 
-def _check(net: Op, params: Params, shape: Shape) -> None:
+def _check(params: Params) -> None:
     """Raises the OpError for what `apply` would take and a model cannot have."""
-    if not isinstance(net, Op):
-        raise _refused(f"net is {getattr(net, '__name__', told(net))}, wanted an operator")
-    if not (isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)):
-        raise _refused(f"shape is {shape!r}, wanted one example's: a tuple of ints over 0, without the batch axis")
     for where, leaf in tree_items(params):
         if isinstance(leaf, np.ndarray) and leaf.dtype != np.float32:
             raise _refused(f"params hold {told(leaf)} as {where!r}, wanted float32: tree_map(np.float32, params)")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, pi, sqrt
-from numbers import Real
+from math import pi, sqrt
 
 import numpy as np
 
+from fnn.checks import check_no_params, check_real, input_error
 from fnn.kernels.masks import keep
 from fnn.kernels.reductions import accurate_sum, wide_sum
-from fnn.op import Array, Op, OpError, Params, Vjp, operator, told
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
@@ -22,6 +22,7 @@ def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Callable[[], Arr
     """
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        check_no_params(params)
         y, slope = rule(x)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
@@ -40,6 +41,7 @@ def _tanh(x: Array) -> tuple[Array, Callable[[], Array]]:
 
 
 def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
+    check_no_params(params)
     y = np.zeros_like(x)
     np.maximum(x, y, out=y)  # half the time of np.maximum(x, 0), for which NumPy has no vector loop
     return y, lambda dy, need_dx=True: ({}, keep(dy, y > 0))
@@ -95,7 +97,7 @@ softplus = elementwise("softplus", _softplus)
 @operator
 def leaky_relu(slope: float = 0.01) -> Op:
     """The input x where it is positive, and `slope` times x elsewhere. Maas, Hannun & Ng, 2013."""
-    slope = _finite("slope", slope)
+    slope = check_real("slope", slope, error=OpError)
 
     def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
         positive, dtype = x > 0, x.dtype
@@ -113,7 +115,7 @@ def leaky_relu(slope: float = 0.01) -> Op:
 @operator
 def elu(alpha: float = 1.0) -> Op:
     """The input x where it is positive, and `alpha` (exp(x) - 1) elsewhere. Clevert, Unterthiner & Hochreiter, 2016."""
-    alpha = _finite("alpha", alpha)
+    alpha = check_real("alpha", alpha, error=OpError)
 
     def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
         low = np.minimum(x, 0)
@@ -122,20 +124,16 @@ def elu(alpha: float = 1.0) -> Op:
     return elementwise("elu", rule)
 
 
-def _finite(name: str, value: float) -> float:
-    """`value` as Python has it: a scalar of NumPy's would make float64 of float32."""
-    if not (isinstance(value, Real) and isfinite(value)):
-        raise OpError(f"{name} is {value!r}, wanted a finite number")
-    return float(value)
-
-
-def _check_classes(x: Array) -> None:
-    if x.ndim < 2 or not x.shape[-1]:
-        raise OpError(f"input is {told(x)}, wanted (batch, ..., classes), at least one class")
+def _check_classes(params: Params, x: Array) -> None:
+    check_no_params(params)
+    if x.ndim < 2:
+        raise input_error(x, None, {"...": None, "classes": None})
+    if not x.shape[-1]:
+        raise OpError(f"expected at least one class, got {x.shape}")
 
 
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(x)
+    _check_classes(params, x)
     y = np.exp(x - x.max(-1, keepdims=True))
     y /= accurate_sum(y, -1, True)
 
@@ -148,7 +146,7 @@ def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(x)
+    _check_classes(params, x)
     y = x - x.max(-1, keepdims=True)
     e = np.exp(y)
     total = wide_sum(e, -1, True)

@@ -7,11 +7,14 @@ from math import sqrt
 
 import numpy as np
 
+from fnn.checks import check_int, get_params, input_error
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.kernels.reductions import accurate_sum
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.products import product
 from fnn.random import Key
+
+SHAPES = {**{f"w{name}": ("features", "features") for name in "qkvo"}, **{f"b{name}": ("features",) for name in "qkvo"}}
 
 
 @operator
@@ -24,22 +27,24 @@ def attention(
     the heads side by side. Params: `wq`, `wk`, `wv`, `wo` (in, out) and `bq`, `bk`, `bv`, `bo`. If `causal`, no
     position reads a later one. Vaswani et al., "Attention is all you need", 2017.
     """
-    if not (type(heads) is int and heads > 0):
-        raise OpError(f"heads is {heads!r}, wanted an int of at least 1")
+    heads = check_int("heads", heads, 1, OpError)
 
     def init(key: Key, shape: Shape) -> Params:
         if len(shape) != 2 or not shape[1] or shape[1] % heads:
-            raise OpError(f"shape is {shape}, wanted (time, features), features a multiple of {heads}")
+            multiple = f" with a multiple of {heads} features" if heads > 1 else ""
+            raise OpError(f"expected shape (time, features){multiple}, got {shape}")
         fans = (shape[1], shape[1])
         w = {f"w{name}": w_init(key.fold(f"w{name}"), fans, *fans) for name in "qkvo"}
         return w | {f"b{name}": b_init(key.fold(f"b{name}"), fans[:1], *fans) for name in "qkvo"}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        features, dtype = len(fitting(params, "wo", (None, None))), params["wo"].dtype
-        if x.ndim != 3 or x.shape[2] != features or x.dtype != dtype or not features or features % heads:
-            raise OpError(f"input is {told(x)}, wanted {dtype} (batch, time, {features}) for {heads} heads")
-        w = {name: fitting(params, f"w{name}", (features, features), dtype) for name in "qkvo"}
-        b = {name: fitting(params, f"b{name}", (features,), dtype) for name in "qkvo"}
+        arrays = get_params(params, SHAPES)
+        w, b = dict(zip("qkvo", arrays[:4], strict=True)), dict(zip("qkvo", arrays[4:], strict=True))
+        features = len(b["o"])
+        if not features or features % heads:
+            raise OpError(f"expected params of a multiple of {heads} features, got {features}")
+        if x.ndim != 3 or x.shape[2] != features or x.dtype != b["o"].dtype:
+            raise input_error(x, b["o"].dtype, {"time": None, "features": features})
         rows = x.reshape(x.shape[0] * x.shape[1], features)
         q, k, v = (_split(rows @ w[name] + b[name], x.shape, heads) for name in "qkv")
         of_heads, pull = _attend(q, k, v, causal)

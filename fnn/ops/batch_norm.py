@@ -7,12 +7,13 @@ from math import prod
 
 import numpy as np
 
+from fnn.checks import check_positive
 from fnn.init import Initialiser, ones, zeros
 from fnn.kernels.normalise import normalise_channels
 from fnn.kernels.reductions import accurate_sum, wide_mean, wide_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
 from fnn.random import Key, Rng, as_key
-from fnn.standardise import Axes, affine_init, all_but_channels, check_channels, positive
+from fnn.standardise import Axes, affine_init, all_but_channels, check_channels
 from fnn.tree import tree_map
 
 INITIAL = {"mean": 0.0, "var": 1.0}
@@ -31,16 +32,16 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
     `eps` is added to the variance. The params `w` and `b` (channels,) are learnt. Ioffe & Szegedy, "Batch
     Normalization", 2015.
     """
-    eps = positive(eps)
+    eps = check_positive("eps", eps, OpError)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape:
-            raise OpError("shape is (), wanted (channels, ...)")
+            raise OpError("expected shape (channels, ...), got ()")
         statistics = {name: np.full(shape[0], value, np.float32) for name, value in INITIAL.items()}
         return affine_init(key, shape[:1], w_init, b_init) | statistics
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        check_channels(params, x, "b", "mean", "var")
+        params = check_channels(params, x, "w", "b", "mean", "var")
         axes = all_but_channels(x)
         w, b, mean, var = (np.expand_dims(params[name], axes) for name in ("w", "b", "mean", "var"))
         statistics = {name: np.zeros_like(params[name]) for name in ("mean", "var")}

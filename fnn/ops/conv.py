@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fnn.checks import get_params, input_error, shown
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.kernels.reductions import accurate_sum
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, operator
 from fnn.random import Key
 from fnn.threads import later
-from fnn.window import Axis, pair
+from fnn.window import Axis, check_image_shape, check_out_channels, pair
 
 
 @operator
@@ -37,25 +38,23 @@ def conv(
     if isinstance(padding, str) and padding in ("same", "valid"):
         margins = (padding, padding)
     elif isinstance(padding, str):
-        raise OpError(f"padding is {padding!r}, wanted 'same', 'valid' or a size")
+        raise OpError(f"padding: expected 'same', 'valid' or a size, got {shown(padding)}")
     else:
         margins = pair("padding", padding, 0)
-    if not all(type(n) is int and n > 0 for n in (out_channels, groups)) or out_channels % groups:
-        raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
+    out_channels, groups = check_out_channels(out_channels, groups)
+    shapes = {"w": (out_channels, None, *kernel), "b": (out_channels,) if bias else None}
 
     def init(key: Key, shape: Shape) -> Params:
-        if len(shape) != 3 or not shape[0] or shape[0] % groups:
-            raise OpError(f"shape is {shape}, wanted (channels, height, width), channels a multiple of {groups}")
+        check_image_shape(shape, groups)
         size = (out_channels, shape[0] // groups, *kernel)
         fans = (size[1] * kernel[0] * kernel[1], out_channels // groups * kernel[0] * kernel[1])
         w = w_init(key.fold("w"), size, *fans)
         return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Pull]:
-        w = fitting(params, "w", (out_channels, None, *kernel))
-        b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
+        w, b = get_params(params, shapes)
         if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != groups * w.shape[1]:
-            raise OpError(f"input {told(x)}, wanted {w.dtype} (batch, {groups * w.shape[1]}, height, width)")
+            raise input_error(x, w.dtype, {"channels": groups * w.shape[1], "height": None, "width": None})
         down, across = Axis.pair(x.shape[2:], kernel, steps, gaps, margins)
         h = to_wchn(x)
         y = correlate(h, w, b, down, across, groups)

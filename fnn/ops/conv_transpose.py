@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fnn.checks import get_params, input_error
 from fnn.correlate import correlate, correlate_input, correlate_weights
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.kernels.reductions import accurate_sum
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, operator
 from fnn.random import Key
 from fnn.threads import later
-from fnn.window import Axis, pair
+from fnn.window import Axis, check_image_shape, check_out_channels, pair
 
 
 @operator
@@ -37,23 +38,23 @@ def conv_transpose(
     kernel, steps, gaps = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1), pair("dilation", dilation, 1)
     margins, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)
     if not all(extra < max(step, gap) for extra, step, gap in zip(extras, steps, gaps, strict=True)):
-        raise OpError(f"output_padding is {extras}, wanted less than stride, {steps}, or dilation, {gaps}")
-    if not all(type(n) is int and n > 0 for n in (out_channels, groups)) or out_channels % groups:
-        raise OpError(f"out_channels is {out_channels!r}, wanted a positive multiple of groups, {groups!r}")
+        raise OpError(f"output_padding: expected less than the stride {steps} or the dilation {gaps}, got {extras}")
+    out_channels, groups = check_out_channels(out_channels, groups)
+    shapes = {"w": (None, out_channels // groups, *kernel), "b": (out_channels,) if bias else None}
 
     def init(key: Key, shape: Shape) -> Params:
-        if len(shape) != 3 or not shape[0] or shape[0] % groups:
-            raise OpError(f"shape is {shape}, wanted (channels, height, width), channels a multiple of {groups}")
+        check_image_shape(shape, groups)
         size = (shape[0], out_channels // groups, *kernel)
         fans = (shape[0] // groups * kernel[0] * kernel[1], size[1] * kernel[0] * kernel[1])
         w = w_init(key.fold("w"), size, *fans)
         return {"w": w, "b": b_init(key.fold("b"), (out_channels,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Pull]:
-        w = fitting(params, "w", (None, out_channels // groups, *kernel))
-        b = fitting(params, "b", (out_channels,), w.dtype) if bias else None
-        if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != len(w) or len(w) % groups:
-            raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, {len(w)}, height, width)")
+        w, b = get_params(params, shapes)
+        if len(w) % groups:
+            raise OpError(f"w: expected a multiple of groups={groups} input channels, got {len(w)}")
+        if x.ndim != 4 or x.dtype != w.dtype or x.shape[1] != len(w):
+            raise input_error(x, w.dtype, {"channels": len(w), "height": None, "width": None})
         windows = zip(x.shape[2:], kernel, steps, gaps, margins, extras, strict=True)
         down, across = (_spread(*axis) for axis in windows)
         h = to_wchn(x)

@@ -6,10 +6,11 @@ from math import prod
 
 import numpy as np
 
+from fnn.checks import check_int, get_params, input_error
 from fnn.init import Initialiser, glorot_uniform, zeros
 from fnn.kernels.reductions import accurate_sum
 from fnn.memory import from_features, to_columns, to_features
-from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, fitting, operator, told
+from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, operator
 from fnn.products import product
 from fnn.random import Key
 from fnn.threads import later
@@ -24,8 +25,8 @@ def dense(
     Takes (batch, *shape) to (batch, out_features); params `w` (prod(shape), out_features) and, with bias, `b`
     (out_features,).
     """
-    if not (type(out_features) is int and out_features > 0):
-        raise OpError(f"out_features is {out_features!r}, wanted an int of at least 1")
+    out_features = check_int("out_features", out_features, 1, OpError)
+    shapes = {"w": (None, out_features), "b": (out_features,) if bias else None}
 
     def init(key: Key, shape: Shape) -> Params:
         fans = (prod(shape), out_features)
@@ -33,10 +34,10 @@ def dense(
         return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
 
     def apply(params: Params, x: Array) -> tuple[Array, Pull]:
-        w, h = fitting(params, "w", (None, out_features)), to_features(x)
-        b = fitting(params, "b", (out_features,), w.dtype) if bias else None
+        w, b = get_params(params, shapes)
+        h = to_features(x)
         if h.shape[1] != w.shape[0] or x.dtype != w.dtype:
-            raise OpError(f"input {told(x)} has {h.shape[1]} features, wanted {w.dtype} and {w.shape[0]}")
+            raise input_error(x, w.dtype, {"features": w.shape[0]}, flat=True)
         in_rows = h.flags.c_contiguous
         y = product(h, w) if in_rows else product(w.T, h.T).T
         if b is not None:

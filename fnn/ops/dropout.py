@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 
+from fnn.checks import check_fraction, check_no_params
 from fnn.kernels.masks import keep
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.random import Key
@@ -18,11 +17,10 @@ def dropout(rate: float) -> Op:
     The mask is a function of the key, of the shape of an example and of its position in the batch: what comes after an
     example does not change its mask. Srivastava et al., "Dropout", JMLR 2014.
     """
-    if not (isinstance(rate, Real) and 0 <= rate < 1):
-        raise OpError(f"rate is {rate!r}, wanted the probability of dropping, from 0 up to but not including 1")
-    rate = float(rate)  # so that a scalar of NumPy's drops what a number of Python's does
+    rate = check_fraction("rate", rate, OpError)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        check_no_params(params)
         if key is None:
             return x, lambda dy, need_dx=True: ({}, dy)
         kept = np.empty_like(x, bool)  # in the memory order of x, while the draws come example by example

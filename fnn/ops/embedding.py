@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from fnn.checks import check_int, get_params, input_error
 from fnn.init import Initialiser, lecun_normal
 from fnn.kernels.reductions import accurate_sum
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
 
@@ -16,16 +17,16 @@ def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
 
     Initially the rows are of variance 1, a symbol being one input.
     """
-    if not all(type(size) is int and size > 0 for size in (n, features)):
-        raise OpError(f"n is {n!r} and features {features!r}, wanted ints of at least 1")
+    n, features = check_int("n", n, 1, OpError), check_int("features", features, 1, OpError)
+    shapes = {"w": (n, features)}
 
     def init(key: Key, shape: Shape) -> Params:
         return {"w": w_init(key.fold("w"), (n, features), 1, features)}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w = fitting(params, "w", (n, features))
+        [w] = get_params(params, shapes)
         if x.size and not 0 <= x.min() <= x.max() < n:
-            raise OpError(f"input holds integers from {x.min()} to {x.max()}, wanted 0 to {n - 1}")
+            raise OpError(f"expected integers from 0 to {n - 1}, got {x.min()} to {x.max()}")
         rows = x.astype(np.intp)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
@@ -48,13 +49,15 @@ def position_embedding(w_init: Initialiser = lecun_normal) -> Op:
 
     def init(key: Key, shape: Shape) -> Params:
         if len(shape) != 2:
-            raise OpError(f"shape is {shape}, wanted (time, features)")
+            raise OpError(f"expected shape (time, features), got {shape}")
         return {"w": w_init(key.fold("w"), shape, 1, shape[1])}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w = fitting(params, "w", (None, None))
-        if x.ndim != 3 or x.dtype != w.dtype or x.shape[1] > len(w) or x.shape[2] != w.shape[1]:
-            raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, up to {len(w)}, {w.shape[1]})")
+        [w] = get_params(params, {"w": (None, None)})
+        if x.ndim != 3 or x.dtype != w.dtype or x.shape[2] != w.shape[1]:
+            raise input_error(x, w.dtype, {"time": None, "features": w.shape[1]})
+        if x.shape[1] > len(w):
+            raise OpError(f"expected at most {len(w)} positions, got {x.shape[1]}")
         time = x.shape[1]
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:

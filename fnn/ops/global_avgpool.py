@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from fnn.checks import check_no_params, input_error
 from fnn.kernels.reductions import accurate_mean
 from fnn.memory import from_wchn
-from fnn.op import Array, Op, OpError, Params, Vjp, told
+from fnn.op import Array, Op, OpError, Params, Vjp
 
 
 def _global_avgpool(params: Params, x: Array) -> tuple[Array, Vjp]:
-    if x.ndim != 4 or not x.shape[2] * x.shape[3]:
-        raise OpError(f"input is {told(x)}, wanted (batch, channels, height, width), at least one pixel")
+    check_no_params(params)
+    if x.ndim != 4:
+        raise input_error(x, None, {"channels": None, "height": None, "width": None})
+    if not x.shape[2] * x.shape[3]:
+        raise OpError(f"expected at least one pixel, got {x.shape[2]} x {x.shape[3]}")
     batch, channels, height, width = x.shape
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:

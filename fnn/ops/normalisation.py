@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from fnn.checks import check_int, check_positive, get_params, input_error
 from fnn.init import Initialiser, ones, zeros
 from fnn.kernels.normalise import normalise_channels, normalise_examples
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, fitting, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
-from fnn.standardise import affine_init, check_channels, positive
+from fnn.standardise import affine_init, check_channels
 
 
 @operator
@@ -18,20 +19,19 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
     The variance is the mean square, plus `eps`. Params `w` and `b` have the shape of the axes that are normalised over.
     Ba, Kiros & Hinton, "Layer Normalization", 2016.
     """
-    if not (type(axes) is int and axes > 0):
-        raise OpError(f"axes is {axes!r}, wanted the number of last axes, an int of at least 1")
-    eps = positive(eps)
+    axes, eps = check_int("axes", axes, 1, OpError), check_positive("eps", eps, OpError)
+    names = tuple(f"axis {axis}" for axis in range(-axes, 0))
+    shapes = {"w": names, "b": names}
 
     def init(key: Key, shape: Shape) -> Params:
         if len(shape) < axes:
-            raise OpError(f"shape is {shape}, wanted at least {axes} axes")
+            raise OpError(f"expected a shape of at least {axes} axes, got {shape}")
         return affine_init(key, shape[-axes:], w_init, b_init)
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w = fitting(params, "w", (None,) * axes)
-        b = fitting(params, "b", w.shape, w.dtype)
+        w, b = get_params(params, shapes)
         if x.ndim <= axes or x.shape[-axes:] != w.shape or x.dtype != w.dtype:
-            raise OpError(f"input is {told(x)}, wanted {w.dtype} (batch, ...), the last axes {w.shape}")
+            raise input_error(x, w.dtype, {"...": None, **dict(zip(names, w.shape, strict=True))})
         first = tuple(range(x.ndim - axes))
         w, b = np.expand_dims(w, first), np.expand_dims(b, first)
         y, pull = normalise_examples(x, w, b, tuple(range(x.ndim - axes, x.ndim)), eps)
@@ -52,22 +52,21 @@ def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_ini
     As PyTorch's GroupNorm: the variance is the mean square, plus `eps`. Params `w` and `b` (channels,). Wu & He, "Group
     Normalization", 2018.
     """
-    if not (type(groups) is int and groups > 0):
-        raise OpError(f"groups is {groups!r}, wanted an int of at least 1")
-    eps = positive(eps)
+    groups = check_int("groups", groups, 1, OpError)
+    eps = check_positive("eps", eps, OpError)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape or shape[0] % groups:
-            raise OpError(f"shape is {shape}, wanted (channels, ...), channels a multiple of {groups}")
+            multiple = f" with a multiple of {groups} channels" if groups > 1 else ""
+            raise OpError(f"expected shape (channels, ...){multiple}, got {shape}")
         return affine_init(key, shape[:1], w_init, b_init)
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        check_channels(params, x, "b")
+        params = check_channels(params, x, "w", "b")
         if x.shape[1] % groups:
-            raise OpError(f"input is {told(x)}, wanted a number of channels that is a multiple of {groups}")
-        shape = (groups, x.shape[1] // groups) + (1,) * (
-            x.ndim - 2
-        )  # of the channels, beside (batch, groups, channels, ...)
+            raise OpError(f"expected a multiple of {groups} channels, got {x.shape[1]}")
+        # The channels of (batch, groups, channels / groups, ...).
+        shape = (groups, x.shape[1] // groups) + (1,) * (x.ndim - 2)
         grouped = x.reshape(len(x), *shape[:2], *x.shape[2:])
         w, b = params["w"].reshape(1, *shape), params["b"].reshape(1, *shape)
         y, pull = normalise_channels(grouped, w, b, tuple(range(2, grouped.ndim)), eps)

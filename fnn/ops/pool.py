@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fnn.checks import check_no_params, input_error
 from fnn.kernels.masks import drop_kept, keep
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.window import Axis, pair
 
 Sizes: TypeAlias = int | Sequence[int]
@@ -48,11 +49,12 @@ def _pool(
     step = kernel if stride is None else pair("stride", stride, 1)
     top, left = margins = pair("padding", padding, 0)
     if 2 * top > kernel[0] or 2 * left > kernel[1]:
-        raise OpError(f"padding is {margins}, wanted at most half the kernel's size, {kernel}")
+        raise OpError(f"padding: expected at most half of the kernel size {kernel}, got {margins}")
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        check_no_params(params)
         if x.ndim != 4:
-            raise OpError(f"input is {told(x)}, wanted (batch, channels, height, width)")
+            raise input_error(x, None, {"channels": None, "height": None, "width": None})
         down, across = Axis.pair(x.shape[2:], kernel, step, (1, 1), margins)
         h = to_wchn(x)
         if top or left:

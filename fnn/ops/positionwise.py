@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator, told
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, check_operator, operator
 from fnn.random import Key
 
 
@@ -14,17 +14,16 @@ def positionwise(op: Op) -> Op:
     a linear map of the last axis of (batch, time, features). The term is that of Vaswani et al., "Attention is all you
     need", 2017.
     """
-    if not isinstance(op, Op):
-        raise OpError(f"op is {getattr(op, '__name__', told(op))}, wanted an operator")
+    check_operator(op)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape:
-            raise OpError("shape is (), wanted (time, ...)")
+            raise OpError("expected shape (time, ...), got ()")
         return op.init(key, shape[1:])
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         if x.ndim < 2:
-            raise OpError(f"input is {told(x)}, wanted (batch, time, ...)")
+            raise OpError(f"expected shape (batch, time, ...), got {x.shape}")
         positions = x.shape[:2]
         flat = x.reshape(positions[0] * positions[1], *x.shape[2:])
         y, vjp = op.apply(params, flat, key)

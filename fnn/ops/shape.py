@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+from fnn.checks import check_int, check_no_params, shown
 from fnn.memory import from_features, to_features
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 
 def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
+    check_no_params(params)
+
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
         return {}, from_features(to_features(dy), x.shape[1:])
 
@@ -25,14 +28,18 @@ def reshape(*shape: int) -> Op:
 
     One size may be -1, which is then whatever takes all numbers.
     """
-    if not all(type(n) is int and n >= -1 for n in shape) or shape.count(-1) > 1:
-        raise OpError(f"shape is {shape}, wanted ints of at least 0, or -1 for one of them")
+    if len(shape) == 1 and isinstance(shape[0], tuple | list):
+        raise OpError(f"expected reshape(*sizes), got reshape({shown(shape[0])}); unpack it with *")
+    shape = tuple(check_int("shape", n, -1, OpError) for n in shape)
+    if shape.count(-1) > 1:
+        raise OpError(f"shape: expected at most one -1, got {shape}")
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        check_no_params(params)
         size, known = prod(x.shape[1:]), prod(n for n in shape if n >= 0)
         rest = size // known if -1 in shape and known else 1
         if known * rest != size:
-            raise OpError(f"an example of shape {x.shape[1:]} has {size} numbers, which do not fill {shape}")
+            raise OpError(f"expected examples of as many numbers as {shape}, got {size} in {x.shape[1:]}")
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
             return {}, from_features(to_features(dy), x.shape[1:])

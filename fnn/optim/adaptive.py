@@ -5,8 +5,9 @@ from math import sqrt
 
 import numpy as np
 
+from fnn.checks import check_fraction, check_positive
 from fnn.optim.base import Array, Optimizer, State, blend, descent, plus
-from fnn.schedules import Schedule, fraction, positive
+from fnn.schedules import Schedule
 from fnn.tree import Tree, tree_map
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -25,7 +26,8 @@ def rmsprop(
     Momentum and weight decay act as in `sgd`. Raises ValueError for hyper-parameters out of range. Tieleman & Hinton,
     "Lecture 6.5: rmsprop", Coursera: Neural Networks for Machine Learning, 2012.
     """
-    decay, eps, momentum = fraction("decay", decay), positive("eps", eps), fraction("momentum", momentum)
+    decay, momentum = check_fraction("decay", decay), check_fraction("momentum", momentum)
+    eps = check_positive("eps", eps)
     average, scaled = _blend_squares(1 - decay), _over_root(eps)
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
@@ -45,7 +47,7 @@ def adagrad(learning_rate: float | Schedule = 1e-2, eps: float = 1e-10, weight_d
     Weight decay acts as in `sgd`. Raises ValueError for hyper-parameters out of range. Duchi, Hazan & Singer,
     "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 12, 2011.
     """
-    add, scaled = plus(1.0), _over_root(positive("eps", eps))
+    add, scaled = plus(1.0), _over_root(check_positive("eps", eps))
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
         total = tree_map(lambda total, g: add(total, np.square(g)), state["sum"], grads)
@@ -88,7 +90,7 @@ def adamw(
 def _adam(
     learning_rate: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float, decoupled: bool
 ) -> Optimizer:
-    b1, b2, eps = fraction("b1", b1), fraction("b2", b2), positive("eps", eps)
+    b1, b2, eps = check_fraction("b1", b1), check_fraction("b2", b2), check_positive("eps", eps)
     average, average_squares = blend(1 - b1), _blend_squares(1 - b2)
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:

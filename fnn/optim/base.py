@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
+from fnn.checks import FLOATS, array_fault, check_non_negative, makes, shown
 from fnn.kernels.underflow import allow_underflow
 from fnn.op import told
-from fnn.schedules import Schedule, as_schedule, non_negative
+from fnn.schedules import Schedule, as_schedule
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 Array: TypeAlias = NDArray[Any]
@@ -24,7 +26,8 @@ class Optimizer(NamedTuple):
 
     Both are pure: they change none of their arguments. Parameters keep their dtype and their order in memory. The state
     of float16 parameters is float32, and so are all steps of the update but the last one. Gradients have the structure
-    and shapes of the parameters; anything else raises a ValueError that names the path.
+    and shapes of the parameters; anything else raises a ValueError that names the path. The two
+    cannot be told apart: you get no error for parameters and gradients in the wrong order.
     """
 
     init: Callable[[Tree], State]
@@ -44,12 +47,13 @@ def descent(
     tree of arrays like the parameters that begins at zero. Weight decay adds its share of the parameters to the
     gradients, or, decoupled, to the direction.
     """
-    rate, weight_decay = as_schedule("learning_rate", learning_rate), non_negative("weight_decay", weight_decay)
-    names = ("step", *slots)
+    rate, weight_decay = as_schedule("learning_rate", learning_rate), check_non_negative("weight_decay", weight_decay)
+    slots = tuple(slots)
+    names = {"step", *slots}
 
     def init(params: Tree) -> State:
         check_params(params)
-        return {"step": 0} | {slot: tree_map(np.zeros_like, widen(params)) for slot in names[1:]}
+        return {"step": 0} | {slot: tree_map(np.zeros_like, widen(params)) for slot in slots}
 
     def move(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         step, given, params, grads = state["step"], params, widen(params), widen(grads)
@@ -62,12 +66,15 @@ def descent(
         return moved if params is given else round_like(given, moved), {"step": step + 1, **memory}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
-        check_state(state, names)
+        check_state(state, names, params, grads)
+        if not _are_plain(params, grads):
+            check_params(params)
+            check_fit(params, "gradient", grads)
         try:
             return allow_underflow(move, params, grads, state)
         except (AttributeError, TypeError, ValueError):
             check_params(params)
-            for name, tree in [("gradient", grads), *((slot, state[slot]) for slot in names[1:])]:
+            for name, tree in [("gradient", grads), *((slot, state[slot]) for slot in slots)]:
                 check_fit(params, name, tree)
             raise
 
@@ -114,21 +121,55 @@ def round_like(like: Tree, tree: Tree) -> Tree:
 
 
 def check_params(params: Tree) -> None:
-    """Raises ValueError for the first leaf that no optimizer can move."""
+    """Raises ValueError for the first leaf that is not a plain array of floats."""
     for path, leaf in tree_items(params):
-        if not (isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"):
-            raise ValueError(f"{path or 'params'}: parameter is {told(leaf)}, wanted an array of floats")
+        if fault := array_fault(path.rpartition("/")[2] or "params", leaf):
+            raise ValueError(f"{path or 'params'}: {fault}")
 
 
 def check_fit(params: Tree, name: str, tree: Tree) -> None:
-    """Raises ValueError for the first leaf of `tree` that is not an array of floats of its parameter's shape."""
+    """Raises ValueError for the first leaf of `tree` that is not a plain array of floats of its parameter's shape."""
     for path, (leaf, other) in tree_items(tree_map(lambda leaf, other: (leaf, other), params, tree)):
-        if not (isinstance(other, np.ndarray | np.generic) and other.dtype.kind == "f" and other.shape == leaf.shape):
-            raise ValueError(f"{path or 'params'}: {name} is {told(other)}, the parameter {told(leaf)}")
+        array = np.asarray(other) if isinstance(other, np.generic) else other  # NumPy's sums over all axes are scalars
+        fault = array_fault(name, array)
+        if fault or array.shape != leaf.shape:
+            came = fault or f"expected shape {leaf.shape} as the parameter has, got {told(array)}"
+            raise ValueError(f"{path or 'params'}: {name}: {came}")
 
 
-def check_state(state: State, names: Iterable[str]) -> None:
-    """Raises ValueError for what another optimizer's `init` made."""
-    if not isinstance(state, dict) or state.keys() != set(names):
-        came = f"holds {sorted(state)}" if isinstance(state, dict) else f"is {told(state)}"
-        raise ValueError(f"optimizer state {came}, wanted {sorted(names)}: whose is it?")
+def check_state(state: State, names: Set[str], params: Tree = None, grads: Tree = None) -> None:
+    """Raises ValueError for what another optimizer's `init` made, and for arguments of `update` in another order."""
+    if isinstance(state, dict) and state.keys() == names:
+        return
+    for place, tree in (("first", params), ("second", grads)):
+        if isinstance(tree, dict) and tree.keys() == names:
+            raise ValueError(f"expected update(params, grads, state), got the state as the {place} argument")
+    came = shown(sorted(state)) if isinstance(state, dict) else shown(state)
+    raise ValueError(f"optimizer state: expected {sorted(names)}, got {came}; is it another optimizer's?")
+
+
+def check_optimizer(value: Optimizer) -> Optimizer:
+    """`value` if it is an optimizer; else raises the ValueError that says what it is and the fix."""
+    if isinstance(value, Optimizer):
+        return value
+    name = getattr(value, "__name__", "")
+    came, fix = (
+        (f"the function {name}", f"; call it: {name}(...)")
+        if makes(value, Optimizer, "Optimizer")
+        else (shown(value), "")
+    )
+    raise ValueError(f"expected an optimizer such as adam(), got {came}{fix}")
+
+
+def _are_plain(params: Tree, grads: Tree) -> bool:
+    """Whether both are dicts of plain arrays of floats: a fast check in each step, before the one that explains."""
+    if type(params) is not dict or type(grads) is not dict:
+        return False
+    for name, param in params.items():
+        grad = grads.get(name)
+        if type(param) is ndarray and type(grad) is ndarray:
+            if param.dtype not in FLOATS or (grad.dtype is not param.dtype and grad.dtype not in FLOATS):
+                return False
+        elif not _are_plain(param, grad):
+            return False
+    return True

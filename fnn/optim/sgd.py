@@ -1,7 +1,8 @@
 """Stochastic gradient descent."""
 
+from fnn.checks import check_fraction
 from fnn.optim.base import Optimizer, State, descent, plus
-from fnn.schedules import Schedule, fraction
+from fnn.schedules import Schedule
 from fnn.tree import Tree, tree_map
 
 
@@ -14,7 +15,7 @@ def sgd(
     ValueError for hyper-parameters out of range. Sutskever et al., "On the Importance of Initialization and Momentum
     in Deep Learning", ICML 2013, in PyTorch's form, whose velocity is not scaled by the rate.
     """
-    momentum = fraction("momentum", momentum)
+    momentum = check_fraction("momentum", momentum)
     if nesterov and not momentum:
         raise ValueError("nesterov wants a momentum above 0, got 0.0")
     if not momentum:

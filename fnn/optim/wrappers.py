@@ -5,11 +5,21 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
+from fnn.checks import check_fraction, check_positive
 from fnn.kernels.reductions import square_sum
 from fnn.kernels.underflow import allow_underflow
 from fnn.op import told
-from fnn.optim.base import Array, Optimizer, State, blend, check_fit, check_params, check_state, widen
-from fnn.schedules import fraction, positive
+from fnn.optim.base import (
+    Array,
+    Optimizer,
+    State,
+    blend,
+    check_fit,
+    check_optimizer,
+    check_params,
+    check_state,
+    widen,
+)
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
 
@@ -20,9 +30,11 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
     they are, so that you can see them. The state is that of `optimizer`. Pascanu, Mikolov & Bengio, "On the Difficulty
     of Training Recurrent Neural Networks", ICML 2013.
     """
-    max_norm = positive("max_norm", max_norm)
+    check_optimizer(optimizer)
+    max_norm = check_positive("max_norm", max_norm)
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
+        check_params(params)
         check_fit(params, "gradient", grads)
         norm = _norm(tree_leaves(grads)) + 1e-6
         if max_norm < norm < inf:
@@ -53,8 +65,10 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
     `masked(adamw(), lambda path: path.endswith("/w"), adam())` decays the weights alone. Each sees only its own part,
     as the same nested dicts without the other leaves. Raises ValueError, at `init`, when `where` chooses none.
     """
+    check_optimizer(optimizer)
+    check_optimizer(otherwise)
     if not callable(where):
-        raise ValueError(f"where must be a function of a parameter's path, got {told(where)}")
+        raise ValueError(f"where: expected a function of a parameter's path, got {told(where)}")
 
     def split(tree: Tree) -> tuple[Tree, Tree]:
         return _only(where, True, tree), _only(where, False, tree)
@@ -66,7 +80,7 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
         return {"chosen": optimizer.init(chosen), "others": otherwise.init(others)}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
-        check_state(state, ("chosen", "others"))
+        check_state(state, {"chosen", "others"}, params, grads)
         (chosen, others), (chosen_grads, other_grads) = split(params), split(grads)
         chosen, chosen_state = optimizer.update(chosen, chosen_grads, state["chosen"])
         others, other_state = otherwise.update(others, other_grads, state["others"])
@@ -104,7 +118,8 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
     After n updates the parameters of k updates before weigh `decay**k * (1 - decay) / (1 - decay**n)`: the average
     begins at the first update's parameters, not at the initial ones. Kingma & Ba, "Adam", ICLR 2015, section 7.2.
     """
-    decay = fraction("decay", decay)
+    check_optimizer(optimizer)
+    decay = check_fraction("decay", decay)
 
     def init(params: Tree) -> State:
         check_params(params)
@@ -112,7 +127,7 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
         return {"step": 0, "average": start, "optimizer": optimizer.init(params)}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
-        check_state(state, ("step", "average", "optimizer"))
+        check_state(state, {"step", "average", "optimizer"}, params, grads)
         params, inner = optimizer.update(params, grads, state["optimizer"])
         count = state["step"] + 1
         mix = blend((1 - decay) / (1 - decay**count))

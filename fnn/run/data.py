@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fnn.checks import check_int
 from fnn.data import DataError, Dataset, Examples, MissingDataError, digits, mnist
 from fnn.random import Key
 from fnn.run.folder import Config, RunError
@@ -19,6 +20,7 @@ def read(source: str | None, limit: int | None, tell: Callable[[str], None]) -> 
 
     Only the first `limit` examples are to train on. Raises DataError as `mnist` does, and where there are no examples.
     """
+    limit = None if limit is None else check_int("limit", limit, 1)
     try:
         data = None if source == "digits" else mnist(source)
     except MissingDataError as error:

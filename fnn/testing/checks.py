@@ -5,8 +5,9 @@ from copy import deepcopy
 
 import numpy as np
 
+from fnn.checks import check_int, check_shape
 from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, Shape, told
+from fnn.op import Array, Op, Shape, check_operator, told
 from fnn.random import Rng, as_key
 from fnn.testing.accuracy import check_accuracy
 from fnn.testing.case import Case, prepared
@@ -36,12 +37,13 @@ def check_op(
     """
     if unknown := sorted(set(exempt) - set(PROPERTIES)):
         raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
-    rng, key = as_key(rng), None if key is None else as_key(key)
+    shape = check_shape(shape, where=check_operator(op, "check_op").kind)
+    rng, key = as_key(rng), None if key is None else as_key(key, "key")
     drawn = x is None
     if x is None:
-        x = rng.fold("x").generator().standard_normal((batch, *shape))
-    if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == tuple(shape)):
-        raise ValueError(f"x is {told(x)}, wanted an array of at least one example of shape {shape}")
+        x = rng.fold("x").generator().standard_normal((check_int("batch", batch, 1), *shape))
+    if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == shape):
+        raise ValueError(f"x: expected an array of at least one example of shape {shape}, got {told(x)}")
     case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(
         constants=frozenset(constants), drawn=drawn
     )
@@ -137,6 +139,15 @@ def _threads(case: Case) -> None:
             agree(came, one, "while another thread calls it")
 
 
+def _key(case: Case) -> None:
+    if case.op.draws and not case.op.needs_key:
+        without = case._replace(key=None).results()
+        for i in range(3):  # because a random operator may change nothing by chance
+            agree(
+                case._replace(key=case.rng.fold("key", i)).results(), without, "with a key, though needs_key is False,"
+            )
+
+
 def _gradient_in_params(case: Case) -> float:
     def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
         found = dict(tree_items(came["params"]))
@@ -200,6 +211,7 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "empty batch": _empty_batch,
     "memory order": _memory_order,
     "threads": _threads,
+    "key": _key,
     "gradient in params": _gradient_in_params,
     "gradient in input": _gradient_in_input,
     "batch independence": _batch_independence,

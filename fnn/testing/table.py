@@ -59,7 +59,7 @@ class Example(NamedTuple):
     @property
     def op(self) -> Op:
         """The operator."""
-        return self.source() if callable(self.source) else self.source
+        return self.source if isinstance(self.source, Op) else self.source()
 
     def check(self, rng: Rng = 0) -> float:
         """What `check_op` returns, or raises."""

@@ -232,13 +232,13 @@ def test_beyond_the_edge_an_image_fades_into_background(away: float) -> None:
     ids=["uint8", "float64", "no channels", "list"],
 )
 def test_what_are_no_images_is_refused(augment: Augmentation, wrong: Images) -> None:
-    with pytest.raises(ValueError, match=r"images are .*, wanted float32 \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"^images: expected (float32 \(N, C, H, W\)|an array of floats)"):
         augment(wrong, 0)
 
 
 @EACH
 def test_a_generator_is_no_key(augment: Augmentation, images: Images) -> None:
-    with pytest.raises(TypeError, match="a generator is state"):
+    with pytest.raises(TypeError, match=r"^rng: expected an int seed or a Key, got a NumPy Generator"):
         augment(images, np.random.default_rng(0))  # type: ignore[arg-type]
 
 
@@ -250,20 +250,20 @@ def test_images_smaller_than_the_change_are_refused(augment: Augmentation) -> No
 
 @pytest.mark.parametrize("wrong", [-1, 1.0, "2", None, float("nan")])
 def test_numbers_of_pixels_are_whole_and_not_negative(wrong: int) -> None:
-    with pytest.raises(ValueError, match=r"pixels is .*, wanted a whole number, 0 or more"):
+    with pytest.raises(ValueError, match=r"^pixels: expected an int of at least 0, got"):
         shift(wrong)
-    with pytest.raises(ValueError, match=r"size is .*, wanted a whole number, 0 or more"):
+    with pytest.raises(ValueError, match=r"^size: expected an int of at least 0, got"):
         erase(wrong)
 
 
 @pytest.mark.parametrize("wrong", [-1, "2", None, float("nan"), float("inf")])
 def test_strengths_are_numbers_within_reason(wrong: float) -> None:
     for name, most in [("degrees", "0 to 180"), ("scale", "0 to 0.9"), ("shear", "0 to 1")]:
-        with pytest.raises(ValueError, match=f"{name} is .*, wanted a number from {most}"):
+        with pytest.raises(ValueError, match=f"^{name}: expected a number from {most}, got"):
             affine(**{name: wrong})
-    with pytest.raises(ValueError, match=r"strength is .*, wanted a number from 0 to 1000"):
+    with pytest.raises(ValueError, match=r"^strength: expected a number from 0 to 1000, got"):
         elastic(wrong, 4)
-    with pytest.raises(ValueError, match=r"smoothness is .*, wanted a number from 0\.1 to 1000"):
+    with pytest.raises(ValueError, match=r"^smoothness: expected a number from 0\.1 to 1000, got"):
         elastic(1, wrong)
 
 

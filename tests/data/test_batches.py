@@ -29,18 +29,21 @@ def test_the_order_does_not_depend_on_the_size() -> None:
     assert np.array_equal(np.concatenate(list(batches(100, 7, 0))), np.concatenate(list(batches(100, 30, 0))))
 
 
-@pytest.mark.parametrize(("n", "size", "got"), [(-1, 5, "0 or more, got -1"), (5, 0, "1 or more, got 0")])
+@pytest.mark.parametrize(
+    ("n", "size", "got"),
+    [(-1, 5, "n: expected an int of at least 0, got -1"), (5, 0, "size: expected an int of at least 1, got 0")],
+)
 def test_bad_numbers_are_refused_at_the_call(n: int, size: int, got: str) -> None:
     with pytest.raises(ValueError, match=got):
         batches(n, size, 0)
 
 
 def test_a_bad_key_is_refused_at_the_call() -> None:
-    with pytest.raises(TypeError, match="a generator is state"):
+    with pytest.raises(TypeError, match=r"^rng: expected an int seed or a Key, got a NumPy Generator"):
         batches(5, 2, np.random.default_rng(0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("n", "size"), [(5.0, 2), (5, 2.0)])
 def test_fractions_are_refused_at_the_call(n: int, size: int) -> None:
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(ValueError, match=r"^(n|size): expected an int of at least \d, got \d\.0$"):
         batches(n, size, 0)

@@ -144,7 +144,7 @@ def test_a_hyper_parameter_that_is_no_number_is_refused(value: Any) -> None:
     for make, name in (leaky_relu, "slope"), (elu, "alpha"):
         with pytest.raises(OpError) as caught:
             make(value)
-        assert str(caught.value) == f"{make.__name__}: {name} is {value!r}, wanted a finite number"
+        assert str(caught.value) == f"{make.__name__}: {name}: expected a finite number, got {value!r}"
 
 
 @given(st.sampled_from([leaky_relu, elu]), st.floats(-3, 3), seeds)
@@ -166,5 +166,8 @@ def test_a_nan_stays_visible(op: Op) -> None:
 @pytest.mark.parametrize("op", [softmax, log_softmax])
 @pytest.mark.parametrize("shape", [(3,), (2, 0)])
 def test_softmax_without_classes_is_refused(op: Op, shape: tuple[int, ...]) -> None:
-    with pytest.raises(OpError, match=r"softmax: input is float32 .*, wanted \(batch, \.\.\., classes\)"):
+    message = (
+        r"expected shape \(batch, \.\.\., classes\), got \(3,\); for one|expected at least one class, got \(2, 0\)"
+    )
+    with pytest.raises(OpError, match=f"softmax: ({message})"):
         op.apply({}, np.ones(shape, np.float32))

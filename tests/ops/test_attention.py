@@ -73,23 +73,29 @@ def test_params_have_the_shapes_of_the_fields_convention() -> None:
 def test_a_number_of_heads_that_makes_no_sense_is_refused(heads: Any) -> None:
     with pytest.raises(OpError) as caught:
         attention(heads)
-    assert str(caught.value) == f"attention: heads is {heads!r}, wanted an int of at least 1"
+    assert str(caught.value) == f"attention: heads: expected an int of at least 1, got {heads!r}"
 
 
 @pytest.mark.parametrize("shape", [(6,), (5, 5), (5, 0), (1, 5, 6)])
 def test_a_shape_that_it_cannot_take_is_found_at_init(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         attention(2).init(0, shape)
-    assert str(caught.value) == f"attention: shape is {shape}, wanted (time, features), features a multiple of 2"
+    assert str(caught.value) == f"attention: expected shape (time, features) with a multiple of 2 features, got {shape}"
 
 
-@pytest.mark.parametrize("x", [SEQUENCES[0], SEQUENCES[:, :, :4], SEQUENCES.astype(float)])
-def test_an_input_that_it_cannot_take_is_refused(x: Array) -> None:
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (SEQUENCES[0], "expected shape (batch, time, 6), got (5, 6); for one example use x[None]"),
+        (SEQUENCES[:, :, :4], "expected 6 input features, got 4"),
+        (SEQUENCES.astype(float), "expected float32 input as the params are, got float64; use x.astype(np.float32)"),
+    ],
+)
+def test_an_input_that_it_cannot_take_is_refused(x: Array, message: str) -> None:
     op = attention(2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (5, 6)), x)
-    wanted = "wanted float32 (batch, time, 6) for 2 heads"
-    assert str(caught.value) == f"attention: input is {x.dtype} {x.shape}, {wanted}"
+    assert str(caught.value) == f"attention: {message}"
 
 
 def test_params_of_another_layer_are_refused() -> None:
@@ -97,12 +103,12 @@ def test_params_of_another_layer_are_refused() -> None:
     params = {**op.init(0, (5, 6)), "wk": np.zeros((6, 3), np.float32)}
     with pytest.raises(OpError) as caught:
         op.apply(params, SEQUENCES)
-    assert str(caught.value) == "attention: params hold float32 (6, 3) as 'wk', wanted float32 (6, 6)"
+    assert str(caught.value) == "attention: wk: expected shape (6, 6), got float32 (6, 3)"
 
 
 def test_no_features_are_refused() -> None:
     none = {name: leaf[..., :0][:0] for name, leaf in attention(2).init(0, (5, 6)).items()}
-    with pytest.raises(OpError, match=r"^attention: input is float32 \(4, 5, 0\), wanted"):
+    with pytest.raises(OpError, match=r"^attention: expected params of a multiple of 2 features, got 0$"):
         attention(2).apply(none, np.zeros((4, 5, 0), np.float32))
 
 

@@ -63,10 +63,13 @@ def test_it_doubles_an_image() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        ({"output_padding": 1}, "output_padding is (1, 1), wanted less than stride, (1, 1), or dilation, (1, 1)"),
-        ({"groups": 2}, "out_channels is 3, wanted a positive multiple of groups, 2"),
-        ({"padding": -1}, "padding is -1, wanted an int or a pair of ints, at least 0"),
-        ({"padding": "same"}, "padding is 'same', wanted an int or a pair of ints, at least 0"),
+        (
+            {"output_padding": 1},
+            "output_padding: expected less than the stride (1, 1) or the dilation (1, 1), got (1, 1)",
+        ),
+        ({"groups": 2}, "out_channels: expected a multiple of groups=2, got 3"),
+        ({"padding": -1}, "padding: expected an int or a pair of ints of at least 0, got -1"),
+        ({"padding": "same"}, "padding: expected an int or a pair of ints of at least 0, got 'same'"),
     ],
 )
 def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, message: str) -> None:
@@ -79,8 +82,8 @@ def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, message: str
 def test_a_shape_that_it_cannot_take_is_found_at_init(shape: Shape) -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(4, 2, groups=2).init(0, shape)
-    wanted = "wanted (channels, height, width), channels a multiple of 2"
-    assert str(caught.value) == f"conv_transpose: shape is {shape}, {wanted}"
+    wanted = "expected shape (channels, height, width) with a multiple of 2 channels"
+    assert str(caught.value) == f"conv_transpose: {wanted}, got {shape}"
 
 
 def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
@@ -89,16 +92,27 @@ def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
     assert str(caught.value) == "conv_transpose: 3 pixels spread to 0, wanted at least one of both"
 
 
-@pytest.mark.parametrize("x", [IMAGES[0], IMAGES[:, :2], IMAGES.astype(float)])
-def test_an_input_that_it_cannot_take_is_refused(x: Any) -> None:
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (IMAGES[0], f"expected shape (batch, 3, height, width), got {IMAGES[0].shape}; for one example use x[None]"),
+        (IMAGES[:, :2], "expected 3 input channels, got 2"),
+        (IMAGES.astype(float), "expected float32 input as the params are, got float64; use x.astype(np.float32)"),
+    ],
+)
+def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
     op = conv_transpose(2, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (3, 4, 5)), x)
-    wanted = "wanted float32 (batch, 3, height, width)"
-    assert str(caught.value) == f"conv_transpose: input is {x.dtype} {x.shape}, {wanted}"
+    assert str(caught.value) == f"conv_transpose: {message}"
 
 
 def test_params_of_another_layer_are_refused() -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(2, 2).apply(conv(2, 3).init(0, (3, 4, 5)), IMAGES)
-    assert str(caught.value) == "conv_transpose: params hold float32 (2, 3, 3, 3) as 'w', wanted floats (any, 2, 2, 2)"
+    assert str(caught.value) == "conv_transpose: w: expected shape (any, 2, 2, 2), got float32 (2, 3, 3, 3)"
+
+
+def test_conv_transpose_refuses_params_whose_channels_the_groups_do_not_divide() -> None:
+    with pytest.raises(OpError, match=r"^conv_transpose: w: expected a multiple of groups=2 input channels, got 3$"):
+        conv_transpose(2, 2, groups=2, bias=False).apply({"w": np.ones((3, 1, 2, 2), np.float32)}, IMAGES)

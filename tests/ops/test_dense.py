@@ -47,15 +47,20 @@ def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
 def test_a_width_that_makes_no_sense_is_refused(out_features: Any) -> None:
     with pytest.raises(OpError) as caught:
         dense(out_features)
-    assert str(caught.value) == f"dense: out_features is {out_features!r}, wanted an int of at least 1"
+    assert str(caught.value) == f"dense: out_features: expected an int of at least 1, got {out_features!r}"
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (FEATURES[:, :5], "dense: input float32 (2, 5) has 5 features, wanted float32 and 6"),
-        (FEATURES[0], "dense: input float32 (6,) has 1 features, wanted float32 and 6"),
-        (FEATURES.astype(np.float64), "dense: input float64 (2, 6) has 6 features, wanted float32 and 6"),
+        (FEATURES[:, :5], "dense: expected 6 input features, got 5"),
+        (FEATURES[0], "dense: expected shape (batch, 6), got (6,); for one example use x[None]"),
+        (FEATURES.reshape(2, 2, 3)[:, :, :2], "dense: expected 6 input features, got 4 (2 * 2)"),
+        (FEATURES[0].reshape(2, 3), "dense: expected shape (batch, 6), got (2, 3); for one example use x[None]"),
+        (
+            FEATURES.astype(np.float64),
+            "dense: expected float32 input as the params are, got float64; use x.astype(np.float32)",
+        ),
     ],
 )
 def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
@@ -68,14 +73,14 @@ def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"w": np.zeros((6, 9))}, "float64 (6, 9) as 'w', wanted floats (any, 4)"),
-        ({"w": [[1.0]]}, "a list as 'w', wanted floats (any, 4)"),
-        ({"b": np.zeros(1, np.float32)}, "float32 (1,) as 'b', wanted float32 (4,)"),
-        ({"b": np.zeros(4)}, "float64 (4,) as 'b', wanted float32 (4,)"),
+        ({"w": np.zeros((6, 9))}, "w: expected shape (any, 4), got float64 (6, 9)"),
+        ({"w": [[1.0]]}, "w: expected an array of floats, got a list; use np.array(w, np.float32)"),
+        ({"b": np.zeros(1, np.float32)}, "b: expected shape (4,), got float32 (1,)"),
+        ({"b": np.zeros(4)}, "b: expected float32 as 'w' is, got float64 (4,)"),
     ],
 )
 def test_params_of_another_layer_are_refused(changed: dict[str, Any], message: str) -> None:
     op = dense(4)
     with pytest.raises(OpError) as caught:
         op.apply({**op.init(0, (6,)), **changed}, FEATURES)
-    assert str(caught.value) == f"dense: params hold {message}"
+    assert str(caught.value) == f"dense: {message}"

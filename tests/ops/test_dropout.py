@@ -93,5 +93,5 @@ def test_a_scalar_of_numpys_as_rate_drops_what_the_number_does() -> None:
 def test_what_is_no_probability_of_dropping_is_refused(rate: Any) -> None:
     with pytest.raises(OpError) as caught:
         dropout(rate)
-    wanted = "the probability of dropping, from 0 up to but not including 1"
-    assert str(caught.value) == f"dropout: rate is {rate!r}, wanted {wanted}"
+    wanted = "expected a finite number of at least 0 and below 1"
+    assert str(caught.value) == f"dropout: rate: {wanted}, got {rate!r}"

@@ -60,28 +60,31 @@ def test_an_integer_without_a_row_is_refused(value: int, came: str) -> None:
     op = embedding(3, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.array([[0, value]]))
-    assert str(caught.value) == f"embedding: input holds integers from {came}, wanted 0 to 2"
+    assert str(caught.value) == f"embedding: expected integers from 0 to 2, got {came}"
 
 
 def test_floats_are_refused() -> None:
     op = embedding(3, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.zeros((4, 2)))
-    assert str(caught.value) == "embedding: input is float64 (4, 2), wanted an array of integers with a batch axis"
+    message = "embedding: expected an array of integers, got float64 (4, 2); use x.astype(np.int64)"
+    assert str(caught.value) == message
 
 
 def test_an_operator_of_floats_refuses_integers() -> None:
     op = dense(3)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.zeros((4, 2), int))
-    assert str(caught.value) == "dense: input is int64 (4, 2), wanted an array of floats with a batch axis"
+    assert str(caught.value) == "dense: expected an array of floats, got int64 (4, 2); use x.astype(np.float32)"
 
 
-@pytest.mark.parametrize(("n", "features"), [(0, 2), (2, 0), (2.0, 2), (2, "2")])
-def test_sizes_that_make_no_sense_are_refused(n: Any, features: Any) -> None:
+@pytest.mark.parametrize(
+    ("n", "features", "came"), [(0, 2, "n: 0"), (2, 0, "features: 0"), (2.0, 2, "n: 2.0"), (2, "2", "features: '2'")]
+)
+def test_sizes_that_make_no_sense_are_refused(n: Any, features: Any, came: str) -> None:
     with pytest.raises(OpError) as caught:
         embedding(n, features)
-    assert str(caught.value) == f"embedding: n is {n!r} and features {features!r}, wanted ints of at least 1"
+    assert str(caught.value) == "embedding: {}: expected an int of at least 1, got {}".format(*came.split(": "))
 
 
 NETS = [
@@ -127,12 +130,19 @@ def test_positions_are_added_and_a_shorter_sequence_reads_the_first() -> None:
 def test_what_is_no_sequence_is_found_at_init(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         position_embedding().init(0, shape)
-    assert str(caught.value) == f"position_embedding: shape is {shape}, wanted (time, features)"
+    assert str(caught.value) == f"position_embedding: expected shape (time, features), got {shape}"
 
 
-@pytest.mark.parametrize("x", [np.ones((2, 4, 2)), np.ones((2, 3, 5)), np.ones((2, 2)), np.ones((2, 3, 2), "f")])
-def test_a_sequence_that_is_too_long_or_of_other_features_is_refused(x: Any) -> None:
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((2, 4, 2)), "expected at most 3 positions, got 4"),
+        (np.ones((2, 3, 5)), "expected 2 input features, got 5"),
+        (np.ones((2, 2)), "expected shape (batch, time, 2), got (2, 2); for one example use x[None]"),
+        (np.ones((2, 3, 2), "f"), "expected float64 input as the params are, got float32; use x.astype(np.float64)"),
+    ],
+)
+def test_a_sequence_that_is_too_long_or_of_other_features_is_refused(x: Any, message: str) -> None:
     with pytest.raises(OpError) as caught:
         position_embedding().apply({"w": np.ones((3, 2))}, x)
-    wanted = "wanted float64 (batch, up to 3, 2)"
-    assert str(caught.value) == f"position_embedding: input is {x.dtype} {x.shape}, {wanted}"
+    assert str(caught.value) == f"position_embedding: {message}"

@@ -95,13 +95,13 @@ def test_infinities_are_numbers_like_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "kernel_size is 0, wanted an int or a pair of ints, at least 1"),
-        (("2",), "kernel_size is '2', wanted an int or a pair of ints, at least 1"),
-        ((2, 0), "stride is 0, wanted an int or a pair of ints, at least 1"),
-        ((2, 2, -1), "padding is -1, wanted an int or a pair of ints, at least 0"),
-        ((3, 2, 2), "padding is (2, 2), wanted at most half the kernel's size, (3, 3)"),
-        ((3, 2, (2, 0)), "padding is (2, 0), wanted at most half the kernel's size, (3, 3)"),
-        ((3, 2, (0, 2)), "padding is (0, 2), wanted at most half the kernel's size, (3, 3)"),
+        ((0,), "kernel_size: expected an int or a pair of ints of at least 1, got 0"),
+        (("2",), "kernel_size: expected an int or a pair of ints of at least 1, got '2'"),
+        ((2, 0), "stride: expected an int or a pair of ints of at least 1, got 0"),
+        ((2, 2, -1), "padding: expected an int or a pair of ints of at least 0, got -1"),
+        ((3, 2, 2), "padding: expected at most half of the kernel size (3, 3), got (2, 2)"),
+        ((3, 2, (2, 0)), "padding: expected at most half of the kernel size (3, 3), got (2, 0)"),
+        ((3, 2, (0, 2)), "padding: expected at most half of the kernel size (3, 3), got (0, 2)"),
     ],
 )
 def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, arguments: tuple[Any, ...], message: str) -> None:
@@ -113,7 +113,8 @@ def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, arguments: t
 def test_what_is_no_batch_of_images_is_refused() -> None:
     with pytest.raises(OpError) as caught:
         maxpool(2).apply({}, np.zeros((3, 8, 8)))
-    assert str(caught.value) == "maxpool: input is float64 (3, 8, 8), wanted (batch, channels, height, width)"
+    wanted = "expected shape (batch, channels, height, width)"
+    assert str(caught.value) == f"maxpool: {wanted}, got (3, 8, 8); for one example use x[None]"
 
 
 def test_an_image_smaller_than_the_window_is_refused_at_init() -> None:

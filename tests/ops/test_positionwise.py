@@ -42,14 +42,14 @@ def test_params_and_name_are_those_of_the_operator() -> None:
 def test_what_has_no_positions_is_refused() -> None:
     with pytest.raises(OpError) as caught:
         positionwise(tanh).init(0, ())
-    assert str(caught.value) == "positionwise: shape is (), wanted (time, ...)"
+    assert str(caught.value) == "positionwise: expected shape (time, ...), got ()"
     with pytest.raises(OpError) as caught:
         positionwise(tanh).apply({}, np.zeros(3))
-    assert str(caught.value) == "positionwise: input is float64 (3,), wanted (batch, time, ...)"
+    assert str(caught.value) == "positionwise: expected shape (batch, time, ...), got (3,)"
 
 
 def test_what_is_no_operator_is_refused() -> None:
-    for value, told in (3, "an int"), (dense, "dense"):
+    for value, came in (3, "3"), (dense, "the function dense; call it: dense(...)"):
         with pytest.raises(OpError) as caught:
             positionwise(value)  # type: ignore[arg-type]
-        assert str(caught.value) == f"positionwise: op is {told}, wanted an operator"
+        assert str(caught.value) == f"positionwise: expected an operator, got {came}"

@@ -55,11 +55,20 @@ def test_the_open_size_is_found_for_an_empty_batch() -> None:
 def test_a_shape_that_does_not_fit_is_found_at_init(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         reshape(*shape).init(0, (3, 4))
-    assert str(caught.value) == f"reshape: an example of shape (3, 4) has 12 numbers, which do not fill {shape}"
+    assert str(caught.value) == f"reshape: expected examples of as many numbers as {shape}, got 12 in (3, 4)"
 
 
-@pytest.mark.parametrize("shape", [(-1, -1), (-2,), ("2",), ((2, 3),)])
-def test_what_is_no_shape_is_refused(shape: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((-1, -1), "shape: expected at most one -1, got (-1, -1)"),
+        ((-2,), "shape: expected an int of at least -1, got -2"),
+        (("2",), "shape: expected an int of at least -1, got '2'"),
+        ((True,), "shape: expected an int of at least -1, got True"),
+        (((2, 3),), "expected reshape(*sizes), got reshape((2, 3)); unpack it with *"),
+    ],
+)
+def test_what_is_no_shape_is_refused(shape: tuple[Any, ...], message: str) -> None:
     with pytest.raises(OpError) as caught:
         reshape(*shape)
-    assert str(caught.value) == f"reshape: shape is {shape}, wanted ints of at least 0, or -1 for one of them"
+    assert str(caught.value) == f"reshape: {message}"
