@@ -147,9 +147,7 @@ def check_shape(shape: Any, minimum: int = 0, where: str = "") -> tuple[int, ...
     fix = "" if meant is None else f"; write {meant}"
     least = f" of at least {minimum}" if minimum else ""
     wanted = f"expected the shape of one example, a tuple of ints{least} without the batch axis"
-    error = OpError(f"{wanted}, got {shown(shape)}{fix}")
-    error.kind = where
-    raise error
+    raise OpError(f"{wanted}, got {shown(shape)}{fix}", where)
 
 
 def _sizes(values: Iterable[Any], minimum: int) -> tuple[int, ...] | None:
@@ -290,17 +288,17 @@ def check_no_params(params: Any) -> None:
         get_params(params, {})
 
 
-def params_error(params: Any, names: Mapping[str, Any]) -> OpError:
+def params_error(params: Any, names: Mapping[str, Any], kind: str = "") -> OpError:
     """The error that says why `params` are not a dict of exactly these names, those with None left out."""
     wanted = [name for name, what in names.items() if what is not None]
     if not isinstance(params, dict):
-        return OpError(f"expected params as a dict{' of ' * bool(wanted)}{_listed(wanted)}, got {told(params)}")
+        return OpError(f"expected params as a dict{' of ' * bool(wanted)}{_listed(wanted)}, got {told(params)}", kind)
     extra, lacking = [n for n in params if n not in wanted], [n for n in wanted if n not in params]
     fixes = [f"{_listed(lacking)} {'is' if len(lacking) == 1 else 'are'} missing"] if lacking else []
     fixes += [f"remove {_listed(extra)}"] if extra else []
     came = _listed(list(params)) or "none"
     expected = f"params {_listed(wanted)}" if wanted else "no params"
-    return OpError(f"expected {expected}, got {came}; {'; '.join(fixes)}", missing=bool(lacking))
+    return OpError(f"expected {expected}, got {came}; {'; '.join(fixes)}", kind, bool(lacking))
 
 
 def _listed(names: list[Any], most: int = 8) -> str:

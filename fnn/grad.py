@@ -45,9 +45,13 @@ def value_and_grad(net: Op, loss: Loss = MISSING) -> Callable[..., tuple[tuple[A
 def check_needs_no_key(net: Op) -> None:
     """Raises OpError, with the path, if an operator in the network needs a key in training."""
     if net.needs_key:
-        error = OpError("expected a key in training, got none; pass a key, or key=None to train without randomness")
-        error.path, error.kind = _find_random(net)
-        raise error
+        raise _key_error(*_find_random(net))
+
+
+def _key_error(path: tuple[str, ...], kind: str) -> OpError:
+    error = OpError("expected a key in training, got none; pass a key, or key=None to train without randomness", kind)
+    error.path = path
+    return error
 
 
 def _find_random(op: Op, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], str]:

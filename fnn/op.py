@@ -126,13 +126,12 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises OpError, which says what to write: an operator is not a function."""
         applied = any(isinstance(value, ndarray | dict) for value in (*args, *kwargs.values()))
-        error = OpError(
+        raise OpError(
             "expected op.apply(params, x), got op(...)"
             if applied
-            else f"expected {self!r} itself, got a call of it; it is an operator already, leave out the parentheses"
+            else f"expected {self!r} itself, got a call of it; it is an operator already, leave out the parentheses",
+            self.kind,
         )
-        error.kind = self.kind
-        raise error
 
     def __repr__(self) -> str:
         if self._arguments is None:
@@ -218,9 +217,7 @@ class Op:
 
         shape, dtype = y.shape, y.dtype  # not `y` itself, which would then be kept for operators that do not need it
 
-        def vjp(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
-            if not allowed.get():
-                return allow_underflow(vjp, dy, need_dx, wait)
+        def check_and_pull(dy: Array, need_dx: bool, wait: bool) -> tuple[Any, Any]:
             try:
                 if type(dy) is not ndarray or dy.shape != shape or dy.dtype != dtype:
                     dy = check_cotangent(dy, shape, dtype)
@@ -241,6 +238,9 @@ class Op:
             except TypeError as error:
                 self._explain_call(error, "vjp(dy, need_dx=True)", pull, dy, need_dx)
                 raise
+
+        def vjp(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
+            return allow_underflow(check_and_pull, dy, need_dx, wait)
 
         return y, vjp
 
@@ -265,9 +265,7 @@ class Op:
         missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
         if missing or not isinstance(params, dict):
             names = [name for name in self.parts if name] or ([*params, error.args[0]] if missing else [])
-            explained = params_error(params, dict.fromkeys(names, True))
-            explained.kind = self.kind
-            raise explained from None
+            raise params_error(params, dict.fromkeys(names, True), self.kind) from None
 
     def _explain_call(self, error: Exception, wanted: str, f: Callable[..., Any], *args: Any) -> None:
         """Raises an OpError in the place of an error whose cause is that `f` does not take these arguments."""
@@ -279,9 +277,8 @@ class Op:
             signature.bind(*args)
         except TypeError:
             name = wanted.partition("(")[0]
-            explained = OpError(f"expected {wanted}, got {name}({', '.join(signature.parameters)})")
-            explained.kind = self.kind
-            raise explained from error
+            message = f"expected {wanted}, got {name}({', '.join(signature.parameters)})"
+            raise OpError(message, self.kind) from error
 
 
 def _check_result(y: Any, pull: Any, result: Any) -> Array:
@@ -427,6 +424,4 @@ def check_operator(value: Any, where: str = "") -> Op:
         fix = "; unpack it with *"
     elif callable(value):
         fix = "; write an Op for it"
-    error = OpError(f"expected an operator, got {came}{fix}")
-    error.kind = where
-    raise error
+    raise OpError(f"expected an operator, got {came}{fix}", where)

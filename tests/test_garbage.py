@@ -122,7 +122,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "microbatch": step(microbatch(NET, 3)),
     "freeze": step(freeze(NET)),
     "finite": step(finite(NET)),
-    "per_example": lambda: per_example(NET, cross_entropy)(GRADS, X, Y),
+    "per_example": lambda: per_example(NET, cross_entropy)(PARAMS, X, Y, None),
     "calibrate": lambda: calibrate(NET, PARAMS, [X, X]),
     "summary": lambda: summary(NET, (1, 6, 6), PARAMS),
     "Optimizer.init": lambda: OPTIMIZER.init(PARAMS),

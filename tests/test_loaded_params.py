@@ -233,7 +233,7 @@ def test_wrapped_nets_train_loaded_params(loaded: Params, wrap: Callable[[Op], O
 
 
 def test_per_example_takes_loaded_params(loaded: Params) -> None:
-    _, grads = per_example(NET, cross_entropy)(loaded, X, Y)
+    _, grads = per_example(NET, cross_entropy)(loaded, X, Y, None)
     assert structure(grads) == structure(loaded)
 
 
