@@ -67,6 +67,10 @@ class Described:
         value = self.attributes.get(attribute, default)
         return value.decode() if isinstance(value, bytes) else value
 
+    def options(self, **names: str) -> dict[str, Any]:
+        """fnn's hyper-parameters, by their names in ONNX. One that is left out has the same default in both."""
+        return {ours: self.get(theirs) for ours, theirs in names.items() if theirs in self.attributes}
+
     def has(self, n: int) -> bool:
         """Whether the optional input `n` is there."""
         return n < len(self.inputs) and self.inputs[n] is not None

@@ -180,18 +180,18 @@ def _batch_norm(node: Node) -> Layer:
         raise node.refused("training, with several outputs")
     node.check_batched()
     params = {name: node.array(n) for n, name in enumerate(("w", "b", "mean", "var"), 1)}
-    return node.then((batch_norm(node.get("epsilon", 1e-5)), params))
+    return node.then((batch_norm(**node.options(eps="epsilon")), params))
 
 
 def _layer_norm(node: Node) -> Layer:
     axes, w = len(node.shape) - node.axis(node.get("axis", -1)), node.array(1)
     params = {"w": w, "b": node.array(2) if node.has(2) else np.zeros_like(w)}
-    return node.then((layer_norm(axes, node.get("epsilon", 1e-5)), params))
+    return node.then((layer_norm(axes, **node.options(eps="epsilon")), params))
 
 
 def _group_norm(node: Node) -> Layer:
     groups = node.get("num_groups", node.images[0])  # an InstanceNormalization has a group for each channel
-    return node.then((group_norm(groups, node.get("epsilon", 1e-5)), {"w": node.array(1), "b": node.array(2)}))
+    return node.then((group_norm(groups, **node.options(eps="epsilon")), {"w": node.array(1), "b": node.array(2)}))
 
 
 def _gemm(node: Node) -> Layer:
@@ -341,7 +341,7 @@ def _dropout(node: Node) -> Layer:
 
 
 def _leaky_relu(node: Node) -> Layer:
-    return node.then(leaky_relu(node.get("alpha", 0.01)))
+    return node.then(leaky_relu(**node.options(slope="alpha")))
 
 
 def _prelu(node: Node) -> Layer:
@@ -352,7 +352,7 @@ def _prelu(node: Node) -> Layer:
 
 
 def _elu(node: Node) -> Layer:
-    return node.then(elu(node.get("alpha", 1.0)))
+    return node.then(elu(**node.options(alpha="alpha")))
 
 
 def _gelu(node: Node) -> Layer:

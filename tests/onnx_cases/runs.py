@@ -100,7 +100,7 @@ def _batch_norm(case: Case) -> None:
         case.agrees_by_graph()
         return
     x, w, b, *running = (case.array(n) for n in range(5))
-    op = batch_norm(case.get("epsilon", 1e-5))
+    op = batch_norm(**case.options(eps="epsilon"))
     params = {"w": w, "b": b, "mean": running[0], "var": running[1]}
     case.agrees_with((op, params), x, case.outputs[0], key=0)
     found = calibrate(op, params, [x])
