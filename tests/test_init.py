@@ -135,3 +135,30 @@ def test_every_layer_takes_them(
 def test_they_show_in_a_repr_as_the_code_that_makes_them() -> None:
     assert repr(dense(3, w_init=he_normal, b_init=constant(0.5))) == "dense(3, w_init=he_normal, b_init=constant(0.5))"
     assert repr(dense(3, w_init=truncated_normal(0.02))) == "dense(3, w_init=truncated_normal(0.02))"
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "shape"),
+    [
+        (dense, (5,), (3,)),
+        (dense, (5,), (2, 3, 4)),
+        (conv, (6, (2, 3)), (4, 5, 7)),
+        (conv, (6, (2, 3), 1, 0, 1, 2), (4, 5, 7)),
+        (conv, (4, 3, 1, 0, 2, 4), (4, 9, 9)),
+        (conv_transpose, (6, (2, 3)), (4, 5, 7)),
+        (conv_transpose, (6, (2, 3), 1, 0, 0, 1, 2), (4, 5, 7)),
+    ],
+)
+def test_fans_of_dense_conv_and_conv_transpose_are_the_numbers_of_wires(
+    make: Callable[..., Op], args: tuple[Any, ...], shape: tuple[int, ...]
+) -> None:
+    """With ones as weights, an output far from the border is its number of inputs, and a cotangent that of outputs."""
+    fans = []
+
+    def record(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
+        fans.append((fan_in, fan_out))
+        return np.ones(shape, np.float32)
+
+    op = make(*args, w_init=record)
+    y, vjp = op.apply(op.init(0, shape), np.ones((1, *shape), np.float32))
+    assert fans == [(y.max(), vjp(np.ones_like(y))[1].max())]
