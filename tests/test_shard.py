@@ -1,5 +1,5 @@
 import sys
-import tracemalloc
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,42 +59,54 @@ def test_what_a_spare_thread_computes_meanwhile_has_the_same_bits(monkeypatch: p
     assert results[0] == results[1]
 
 
-def test_serial_waits_for_parameters_cotangents_when_it_has_come_to_its_first_part() -> None:
-    events: list[str] = []
+class Late:
+    """An operator whose gradients are computed when somebody waits for them, and what its vjps have met."""
 
-    def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.cotangents: list[weakref.ref[np.ndarray]] = []
+        self.held: list[int] = []
+        """How many cotangents were in memory when each vjp was called, its own among them."""
+
+    def apply(self, params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
         def vjp(dy: np.ndarray, need_dx: bool = True) -> tuple[object, np.ndarray]:
             def gradients() -> fnn.Params:
-                events.append("waited for")
+                self.events.append("waited for")
                 return {"w": dy.sum(0)}
 
-            events.append("begun")
-            return gradients, dy
+            self.events.append("begun")
+            self.cotangents.append(weakref.ref(dy))
+            self.held.append(sum(one() is not None for one in self.cotangents))
+            return gradients, dy.copy()
 
         return x, vjp
 
-    late = Op(lambda key, shape: {"w": np.ones(shape, np.float32)}, apply, kind="late")  # type: ignore[arg-type]
-    net, x = serial(late, tanh, late), np.ones((2, 3), np.float32)
+    @property
+    def op(self) -> Op:
+        return Op(lambda key, shape: {"w": np.ones(shape, np.float32)}, self.apply, kind="late")  # type: ignore[arg-type]
+
+
+def test_serial_waits_for_parameters_cotangents_when_it_has_come_to_its_first_part() -> None:
+    late, x = Late(), np.ones((2, 3), np.float32)
+    net = serial(late.op, tanh, late.op)
     params = net.init(0, (3,))
     for workers, wanted in ((2, ["begun"] * 2 + ["waited for"] * 2), (1, ["begun", "waited for"] * 2)):
         y, vjp = shard(net, workers).apply(params, x)
-        events.clear()
+        late.events.clear()
         assert fnn.tree_leaves(vjp(y)[0])[0].shape == (3,)
-        assert events == wanted
+        assert late.events == wanted
 
 
-def test_few_cotangents_wait_for_a_spare_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MEANWHILE", 1)
-    net, x = fnn.repeat(dense(64), 40), np.ones((64, 64), np.float32)
-    params = net.init(0, (64,))
-    peaks = []
-    for workers in (1, 2):
-        y, vjp = shard(net, workers).apply(params, x)
-        tracemalloc.start()
-        vjp(y, False)
-        peaks.append(tracemalloc.get_traced_memory()[1] - sum(leaf.nbytes for leaf in fnn.tree_leaves(params)))
-        tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 10 * x.nbytes
+@pytest.mark.parametrize(("workers", "most"), [(1, 0), (2, 2), (8, 2)])
+def test_serial_keeps_the_cotangents_of_two_late_parts_at_most(workers: int, most: int) -> None:
+    late, x = Late(), np.ones((2, 3), np.float32)
+    net = fnn.repeat(late.op, 12)
+    y, vjp = shard(net, workers).apply(net.init(0, (3,)), x)
+    vjp(y.copy())
+    first, *others = late.held
+    assert first == 1
+    assert max(held - 2 for held in others) == most  # without its own, and the first one, which the caller holds
+    assert late.events.count("waited for") == 12
 
 
 def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
