@@ -24,8 +24,12 @@ LANES = 16
 DEEP = 1_200
 """Factors longer than that are cut into products that add up: lenet's first dense layer took 1.4 times as long."""
 
-LONG = 4096
-"""Longest inner axis that BLAS adds up by itself: beyond, the rounding error of float32 would go on to grow."""
+LONG, LONG_DOT, LONG_SUM = 4096, 1024, 128
+"""Longest inner axis that BLAS adds by itself: the rounding error grows with it.
+
+In products of matrices; with a vector, where numbers along the inner axis are neighbours in memory; and where they are
+not, as BLAS then adds them one after the other.
+"""
 
 MOST = 1 << 22
 """So many numbers of parts' products are held at most before they are added."""
@@ -40,7 +44,7 @@ def product(a: Array, b: Array) -> Array:
     if inner == 1:  # an outer product is not BLAS's affair: a quarter of the time
         outer: Array = a * b
         return outer
-    if inner > LONG:
+    if inner > LONG_SUM and inner > _longest(a, b):
         return sum_products(a[None], b[None])
     cuts = 1 if inner <= DEEP else depth(rows, inner, columns)
     if cuts == 1 and tile(rows, inner, columns, _turned(b)) == (rows, columns):
@@ -64,7 +68,7 @@ def sum_products(a: Array, b: Array) -> Array:
     the parts are added in float64.
     """
     inner, shape = a.shape[-1], (*a.shape[:-1], b.shape[-1])
-    length = -(-inner // max(1, -(-inner // LONG)))
+    length = -(-inner // max(1, -(-inner // _longest(a, b))))
     parts = inner // max(1, length)
     at_once = max(1, MOST // max(1, prod(shape)))
     total: Any = 0.0
@@ -82,6 +86,14 @@ def sum_products(a: Array, b: Array) -> Array:
         total = total + wide_sum(terms, 0)
     added: Array = total.astype(a.dtype)
     return added
+
+
+def _longest(a: Array, b: Array) -> int:
+    """The longest inner axis that BLAS adds by itself in the product of these matrices."""
+    if a.shape[-2] > 1 and b.shape[-1] > 1:
+        return LONG
+    neighbours = a.strides[-1] if b.shape[-1] == 1 else b.strides[-2]
+    return LONG_DOT if neighbours == a.itemsize else LONG_SUM
 
 
 def stack(a: Array, b: Array, out: Array) -> None:

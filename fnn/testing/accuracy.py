@@ -20,7 +20,7 @@ Errors of random numbers cancel in part, those of equal numbers add up. Then BLA
 4,000 numbers one after the other by some 3e-5.
 """
 
-NUMBERS = 1 << 16
+NUMBERS = 1 << 15
 """How many numbers an operator is given; one made of parts gets fewer, as it may split its batch into many pieces."""
 
 EXAMPLES = 4096
@@ -113,7 +113,7 @@ def _larger(case: Case) -> tuple[Params, Shape] | None:
     found, axes, factor = None, 2 if len(case.shape) > 2 else 1, 4
     while True:
         shape = (*case.shape[:-axes], *(n * factor for n in case.shape[-axes:]))
-        if not 0 < FEW * prod(shape) <= NUMBERS or not case.shape:
+        if not 0 < FEW * prod(shape) <= 2 * NUMBERS or not case.shape:
             return found
         try:
             params = case.op.init(case.rng, shape)
