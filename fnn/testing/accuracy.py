@@ -74,7 +74,9 @@ def _trials(case: Case, y: Array, vjp: Callable[..., tuple[Params, Array]], of_p
     if case.x.dtype.kind == "f" and case.x.size:
         positive = _round(rng.uniform(0.5, 1.5, y.shape))
         dx, signed = vjp(positive)[1], vjp(positive * rng.choice([-1.0, 1.0], y.shape))[1]
-        yield None, (), positive, dx, max(_largest(dx), _largest(signed))
+        size = max(_largest(dx), _largest(signed))
+        if size > 1e-9:  # the norm of a single number is 0 whatever the number
+            yield None, (), positive, dx, size
     floats = {path: leaf for path, leaf in tree_items(case.params) if leaf.dtype.kind == "f" and leaf.size}
     paths = [path for path in floats if path not in case.constants] * of_params
     for path in paths * (2 if len(paths) < 3 else 1):

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from fnn import op
+from fnn.kernels import underflow
 
 T = TypeVar("T")
 
@@ -161,5 +162,5 @@ def _call_offsets(code: CodeType) -> frozenset[int]:
     return frozenset(i.offset for i in dis.get_instructions(code) if i.opname.startswith("CALL"))
 
 
-NOT_TRACED = (str(Path(np.__file__).parent), str(Path(__file__).parent), op.__file__)
+NOT_TRACED = (str(Path(np.__file__).parent), str(Path(__file__).parent), op.__file__, underflow.__file__)
 """Where the files are whose lines are not interleaved: they are not the operator's own code."""
