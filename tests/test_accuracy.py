@@ -8,6 +8,7 @@ import pytest
 
 from fnn import (
     Op,
+    accurate_sum,
     attention,
     avgpool,
     batch_norm,
@@ -209,6 +210,17 @@ def naive_mean(params: Params, x: Array) -> tuple[Array, Vjp]:
     )
 
 
+def naive_bias(params: Params, x: Array) -> tuple[Array, Vjp]:
+    """An operator of several layers, one of whose gradients is a naive sum."""
+
+    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+        exact = {name: accurate_sum(dy * x, 0) for name in ("a", "b", "c", "d")}
+        return exact | {"e": dy.sum(0)}, dy * sum(params[name] for name in exact)
+
+    scale = params["a"] + params["b"] + params["c"] + params["d"]
+    return x * scale + params["e"], vjp
+
+
 def ones(key: Any, shape: Shape) -> Params:
     return {"scale": np.ones(shape, np.float32)}
 
@@ -221,8 +233,9 @@ def ones(key: Any, shape: Shape) -> Params:
         (Op(ones, naive_scale), (3, 4)),
         (Op(ones, naive_scale), (10, 6)),
         (Op(lambda key, shape: {}, naive_mean), (2, 5, 4)),
+        (Op(lambda key, shape: {name: np.ones(shape, np.float32) for name in "abcde"}, naive_bias), (3,)),
     ],
-    ids=["norm", "scale", "scale of many", "mean"],
+    ids=["norm", "scale", "scale of many", "mean", "bias"],
 )
 def test_check_op_finds_naive_sums(op: Op, shape: Shape, seed: int) -> None:
     with pytest.raises(CheckError, match=r"accuracy: .* expected .* up to .*, got .*fnn.accurate_sum"):

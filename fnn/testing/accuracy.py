@@ -47,10 +47,10 @@ def check_accuracy(case: Case) -> None:
     The error may be 1e-6 of the sum of magnitudes for each layer. So cotangents are chosen for which this sum is known.
     A parameter's cotangent is the derivative of the output with respect to it: all terms of its gradient are positive.
     """
-    for large, tolerance in _enlarge(case):
-        tolerance *= _count_layers(large)
+    for large, error in _enlarge(case):
+        tolerance = error * (_count_layers(large) if error == RANDOM else _count_operators(large.op))
         y, vjp = large.op.apply(large.params, large.x, large.key)
-        trials = [*_trials(large, y, vjp, of_params=tolerance == EQUAL)]
+        trials = [*_trials(large, y, vjp, of_params=error == EQUAL)]
         # Weights of both signs cancel. Without signs, the output is as large as its terms.
         unsigned = large.op.apply(tree_map(np.abs, large.params), large.x, large.key)[0]
         size = max(_largest(y), 0.0 if large.op.parts else _largest(unsigned))
@@ -81,7 +81,8 @@ def _trials(case: Case, y: Array, vjp: Callable[..., tuple[Params, Array]], of_p
     paths = [path for path in floats if path not in case.constants] * of_params
     for path in paths * (2 if len(paths) < 3 else 1):
         at = tuple(int(rng.integers(n)) for n in floats[path].shape)
-        dy = _round((case.op.apply(_shift(case.params, path, at, STEP), case.x, case.key)[0] - y) / STEP)
+        slope = (case.op.apply(_shift(case.params, path, at, STEP), case.x, case.key)[0] - y) / STEP
+        dy = _round(slope * rng.uniform(0.5, 1.5))  # that of a bias is 1, and ones add up exactly
         if _largest(dy) <= 1e-6 * _largest(y):
             continue  # the parameter has no effect, as that of the keys' bias in attention
         expected = dict(tree_items(vjp(dy, False)[0]))[path][at]
