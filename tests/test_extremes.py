@@ -218,6 +218,7 @@ def test_clip_by_global_norm_clips_gradients_whose_squares_overflow(largest: flo
 # Floating-point errors
 
 
+@pytest.mark.filterwarnings("ignore::fnn.UncalibratedWarning")
 @pytest.mark.parametrize("row", ROWS)
 def test_operators_take_underflow_to_zero_as_correct(row: Row) -> None:
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,17 @@ Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = tuple[int, ...]
 Adjoint: TypeAlias = Callable[[Array, bool], tuple[Array, Array, Array | None]]
 
-OFFSET = 4
-"""A mean larger than so many standard deviations is subtracted a second time, because its rounding error matters."""
+OFFSET = 3
+"""Where the squared mean is more than so many times the variance, it is subtracted first, as rounding errors matter."""
+
+
+class Standardised(NamedTuple):
+    """z as `(base - offset) * scale`, where only `base` is as large as `x`, and the derivative `slope` of z by `x`."""
+
+    base: Array
+    offset: Any
+    scale: Array
+    slope: Array
 
 
 def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
@@ -32,22 +41,24 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
 
     Sums are taken for each channel first. So z and g, which are as large as `x`, are never computed.
     """
-    centred, scale, slope = _centre(x, axes, eps)
-    y = centred * _repeat(w * scale, x)
-    y += _repeat(b, x)
+    base, offset, scale, slope = _standardise(x, axes, eps)
+    y = base * _repeat(w * scale, base)
+    y += _repeat(b - offset * scale * w, base)
     even = tuple(axis for axis in axes if w.shape[axis] == 1)
     count = max(1, prod(x.shape[axis] for axis in axes))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
-        dy = _reorder(dy, centred)
-        sums, products = wide_sum(dy, even, True), wide_dot(dy, centred, even, True) * scale
+        dy = _reorder(dy, base)
+        sums = wide_sum(dy, even, True)
+        products = (wide_dot(dy, base, even, True) - offset * sums) * scale
         dw, db = (_sum_to(s, w) for s in (products, sums))
         if not need_dx:
             return dw, db, None
         mean, mean_product = ((w * s).sum(axes, keepdims=True) / count for s in (sums, products))
-        dx = centred * _repeat(-scale * slope * mean_product, centred)
-        dx -= _repeat(slope * mean, centred)
-        dx += dy * _repeat(w * slope, centred)
+        factor = slope * scale * mean_product
+        dx = base * _repeat(-factor, base)
+        dx += _repeat(factor * offset - slope * mean, base)
+        dx += dy * _repeat(w * slope, base)
         return dw, db, dx
 
     return y, pull
@@ -55,8 +66,9 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
 
 def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
     """Normalises `x` over `axes`. `w` and `b` have a number for each position along these axes."""
-    z, scale, slope = _centre(x, axes, eps)
-    z *= _repeat(scale, z)
+    base, offset, scale, slope = _standardise(x, axes, eps)
+    z = base * _repeat(scale, base)
+    z -= _repeat(offset * scale, base)
     y = z * _repeat(w, z)
     y += _repeat(b, z)
     count = max(1, prod(x.shape[axis] for axis in axes))
@@ -77,33 +89,39 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     return y, pull
 
 
-def _centre(x: Array, axes: Axes, eps: float) -> tuple[Array, Array, Array]:
-    """`x` minus its mean; the factor that makes the variance of that 1; and the derivative of their product.
-
-    Where squares overflow, numbers are first divided by a power of two. Then the derivative is less than the factor.
-    """
+def _standardise(x: Array, axes: Axes, eps: float) -> Standardised:
+    """Finds mean and variance over `axes`, in most cases without a copy of `x`."""
+    count = max(1, prod(x.shape[axis] for axis in axes))
     with np.errstate(over="ignore", invalid="ignore"):
-        centred, square = _subtract_mean(x, axes)
-        if square.max(initial=0) < np.inf:
-            scale = 1 / np.sqrt(square + eps)
-            return centred, scale, scale
+        mean = wide_sum(x, axes, True) / count
+        var = wide_dot(x, x, axes, True) / count - mean * mean
+        if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
+            scale = 1 / np.sqrt(var + eps)
+            return Standardised(x, mean, scale, scale)
+        return _standardise_centred(x, axes, eps)
+
+
+def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
+    """Finds mean and variance of numbers far from zero, or so large that their squares overflow.
+
+    Such large numbers are first divided by a power of two. Then the derivative is less than the scale.
+    """
+    centred, square = _subtract_mean(x, axes)
+    unit: Any = 1.0
+    if not square.max(initial=0) < np.inf:
         largest = np.abs(x).max(axes, keepdims=True, initial=0)
         unit = np.where(np.isfinite(square), 1.0, np.ldexp(1.0, np.frexp(largest)[1] - 1))
         centred, square = _subtract_mean(x / unit.astype(x.dtype), axes)
-        scale = 1 / np.sqrt(square + eps / unit / unit)
-        return centred, scale, scale / unit
+    scale = 1 / np.sqrt(square + eps / unit / unit)
+    return Standardised(centred, 0.0, scale, scale / unit)
 
 
 def _subtract_mean(x: Array, axes: Axes) -> tuple[Array, Array]:
     """`x` minus its mean over `axes`, and the mean of the squares of that."""
     count = max(1, prod(x.shape[axis] for axis in axes))
-    mean = wide_sum(x, axes, True) / count
-    centred = x - _repeat(mean, x)
-    square = wide_dot(centred, centred, axes, True) / count
-    if (mean * mean > OFFSET**2 * square).any():
-        centred -= _repeat(wide_sum(centred, axes, True) / count, x)
-        square = wide_dot(centred, centred, axes, True) / count
-    return centred, square
+    centred = x - _repeat(wide_sum(x, axes, True) / count, x)
+    centred -= _repeat(wide_sum(centred, axes, True) / count, x)  # again, as the first mean was rounded to float32
+    return centred, wide_dot(centred, centred, axes, True) / count
 
 
 def _sum_to(x: Array, like: Array) -> Array:

@@ -131,6 +131,8 @@ def _sum_rows(x: Array, y: Array | None) -> Array:
     def add(start: int, stop: int, *shape: int) -> Array:
         parts = [a[:, start * together : stop * together].reshape(kept, *shape) for a in (x, y) if a is not None]
         total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
+        if 2 * length <= BLOCK:  # exact enough, also if another step adds as many
+            return total[:, 0]
         added: Array = np.add.reduce(total, 1, float)
         return added
 
@@ -138,7 +140,7 @@ def _sum_rows(x: Array, y: Array | None) -> Array:
     if whole < many:
         total += add(whole, many, 1, many - whole, together * inner)
     if together > 1:
-        total = np.add.reduce(total.reshape(kept, together, inner), 1)
+        total = np.add.reduce(total.reshape(kept, together, inner), 1, float)
         if many * together < length:
             total += add(many, length, 1, length - many * together, inner)
     return total

@@ -135,7 +135,7 @@ def test_what_wraps_a_net_and_does_not_change_it_does_not_change_its_calibration
         parallel(block, serial(batch_norm(), dense(5))),
         repeat(block, 3),
         serial(residual(repeat(serial(dense(6), batch_norm()), 2)), dropout(0.5), shard(block, 2, 2)),
-        remat(microbatch(named("inner", serial(block, batch_norm())), 2)),
+        remat(microbatch(named("inner", serial(dense(4), batch_norm(), tanh)), 2)),
     ],
     ids=repr,
 )
