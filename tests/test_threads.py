@@ -36,6 +36,43 @@ def test_the_work_is_spread_over_threads() -> None:
     assert each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
 
 
+def test_of_several_errors_the_first_parts_is_raised() -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def fail(i: int) -> None:
+        together.wait()
+        raise ZeroDivisionError(i)
+
+    for _ in range(10):
+        with pytest.raises(ZeroDivisionError, match=r"^0$"):
+            each(fail, 2, 2)
+
+
+def test_after_an_error_nothing_is_begun() -> None:
+    begun = []
+
+    def fail(i: int) -> None:
+        begun.append(i)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        each(fail, 100, 3)
+    assert len(begun) <= 3
+
+
+def test_there_are_as_many_threads_as_workers() -> None:
+    code = """
+import threading
+from fnn.threads import MEANWHILE, each, later
+each(lambda i: i, 8, 3)
+assert threading.active_count() == 3
+each(lambda i: each(lambda j: j, 3, 3), 1, 3)
+each(lambda i: later(lambda: 1, MEANWHILE)(), 1, 3)
+assert threading.active_count() == 3
+"""
+    assert in_python(code) == ""
+
+
 def with_spare(f: Any) -> Any:
     return each(lambda i: f(), 1, 2)[0]
 

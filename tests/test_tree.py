@@ -1,3 +1,4 @@
+import weakref
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,22 @@ def test_the_sum_adds_in_pairs_and_takes_the_trees_one_by_one(n: int) -> None:
             return Term(f"({self!s}+{other!s})")
 
     assert tree_sum({"a": Term(k), "b": {}} for k in range(n)) == {"a": paired([str(k) for k in range(n)]), "b": {}}
+
+
+def test_a_sum_holds_no_more_trees_than_the_logarithm_of_their_number() -> None:
+    alive = weakref.WeakSet["Term"]()
+    held = []
+
+    class Term:
+        def __init__(self) -> None:
+            alive.add(self)
+            held.append(len(alive))
+
+        def __add__(self, other: "Term") -> "Term":
+            return Term()
+
+    tree_sum({"a": Term()} for _ in range(256))
+    assert max(held) <= 8 + 2  # one for each power of two, the new term, and the sum that is being made
 
 
 def test_a_sum_of_nothing_or_of_trees_that_differ_is_refused() -> None:
