@@ -1,5 +1,6 @@
 """The operator's type: what it refuses and in which words, how it prints, and how a user makes one."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -291,3 +292,14 @@ def test_an_error_in_a_vjp_names_the_operator_that_is_not_a_part_of_another() ->
     y, vjp = Op(lambda key, shape: {}, apply, kind="oneway").apply({}, np.zeros((2, 3), np.float32))
     with pytest.raises(OpError, match=r"^oneway: no way back$"):
         vjp(y)
+
+
+def test_apply_keeps_no_output_that_the_operator_does_not_keep() -> None:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
+        return 2 * x, lambda dy, need_dx=True: ({}, 2 * dy)
+
+    y, vjp = Op(lambda key, shape: {}, apply).apply({}, np.zeros((2, 3), np.float32))
+    gone, dy = weakref.ref(y), y.copy()
+    del y
+    assert gone() is None
+    assert vjp(dy)[1].shape == (2, 3)
