@@ -25,11 +25,12 @@ def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
-def test_pieces_are_a_power_of_two_cover_the_batch_and_hold_at_most_the_size(n: int, size: int) -> None:
+def test_pieces_are_a_power_of_two_cover_the_batch_and_are_as_few_as_the_size_allows(n: int, size: int) -> None:
     slices = pieces(n, size)
     lengths = [piece.stop - piece.start for piece in slices]
     assert len(slices).bit_count() == 1
     assert max(lengths) <= size
+    assert len(slices) == 1 or n > size * len(slices) // 2
     assert max(lengths) - min(lengths) <= 1
     assert [i for piece in slices for i in range(n)[piece]] == list(range(n))
 
@@ -222,11 +223,9 @@ def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
         shard(NET, **numbers)
 
 
-@pytest.mark.parametrize("threads", ["", "1"])
-def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str) -> None:
-    code = "import sys; sys.modules['threadpoolctl'] = None; import fnn; fnn.shard(fnn.tanh, 2); fnn.shard(fnn.tanh, 2)"
+@pytest.mark.parametrize(("threads", "workers", "told"), [("", "2, 2", 1), ("", "1, 1", 0), ("1", "2, 2", 0)])
+def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str, workers: str, told: int) -> None:
+    code = f"import sys; sys.modules['threadpoolctl'] = None; import fnn; [fnn.shard(fnn.tanh, n) for n in ({workers})]"
     done = python("-c", code, **dict.fromkeys(BLAS_THREADS, threads))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before NumPy is imported, or install fnn[threads]") == (
-        not threads
-    )
+    assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before NumPy is imported, or install fnn[threads]") == told

@@ -162,8 +162,9 @@ each(lambda i: (later(slow, MEANWHILE), begun.wait()), 1, 2)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_the_child_of_a_fork_has_helpers_of_its_own() -> None:
     code = """
-import os, sys, threading
+import os, sys, threading, warnings
 from fnn.threads import each
+warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for a fork of a process with threads
 def two(): return len(set(each(lambda i: (together.wait(), threading.current_thread())[1], 2, 2))) == 2
 together = threading.Barrier(2, timeout=30)
 assert two()
