@@ -9,7 +9,8 @@ import sys
 import warnings
 from _thread import allocate_lock  # and not of threading, whose import takes half a millisecond: many need no thread
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ MEANWHILE = 2_000_000
 """From so many multiplications on, it pays to have another thread do them meanwhile."""
 
 _spare = ContextVar("spare", default=1)
+_helped = ContextVar("helped", default=True)
 
 
 def cores() -> int:
@@ -67,6 +69,16 @@ def later(f: Callable[[], T], work: int) -> T | Callable[[], T]:
         return _start(f, workers - 1)
     finally:
         _spare.reset(before)
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """In the block, the calling thread does all work itself, as it does when the helpers are busy; same results."""
+    before = _helped.set(False)
+    try:
+        yield
+    finally:
+        _helped.reset(before)
 
 
 def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]:
@@ -129,7 +141,8 @@ def _start(f: Callable[[], T], helpers: int) -> Callable[[], T]:
                 return context.copy().run(failed[0])
             return results[0]
 
-    _queue(helpers).put(place)
+    if _helped.get():
+        _queue(helpers).put(place)
     return wait
 
 

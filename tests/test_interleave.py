@@ -14,7 +14,7 @@ import pytest
 
 from fnn import Op, dense, serial, shard, tanh
 from fnn.op import Array
-from fnn.testing import CheckError, check_op, interleave
+from fnn.testing import PROPERTIES, CheckError, check_op, interleave
 from fnn.testing.interleave import Run, in_step
 
 ONES, TWOS = np.ones(3), np.full(3, 2.0)
@@ -261,6 +261,22 @@ def test_in_step_calls_have_the_callers_error_state() -> None:
     with np.errstate(over="ignore"):
         [run] = runs(lambda x: np.multiply(x * 1e200, 1e200))
     assert np.isinf(run.results).all()
+
+
+@pytest.mark.parametrize("net", [lambda op: shard(op, 2, 1), lambda op: serial(tanh, shard(serial(op, tanh), 2, 2))])
+def test_check_op_finds_shared_state_inside_of_a_shard_each_time(net: Callable[[Op], Op]) -> None:
+    scratch: dict[Any, Array] = {}
+
+    def apply(params: Any, x: Array) -> Any:
+        kept = scratch.setdefault((x.shape, x.dtype), np.empty_like(x))
+        np.multiply(2, x, out=kept)
+        return kept.copy(), lambda dy, need_dx=True: ({}, 2 * dy)
+
+    op: Op = Op(lambda key, shape: {}, apply)
+    others = PROPERTIES.keys() - {"threads"}  # which may meet two threads of the same shard by chance
+    for seed in range(20):
+        with pytest.raises(CheckError, match="while another thread calls it"):
+            check_op(net(op), (3,), seed, batch=5, exempt=others)
 
 
 def test_check_op_passes_a_shard_of_two_workers_and_what_it_shares_behind_a_lock() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from programs import python
 
-from fnn.threads import MEANWHILE, each, later, spare
+from fnn.threads import MEANWHILE, each, later, spare, without_helpers
 
 
 @pytest.mark.parametrize(("n", "workers", "spared"), [(1, 1, 1), (4, 2, 1), (1, 4, 4), (2, 5, 2), (3, 5, 1)])
@@ -99,6 +99,14 @@ def test_what_nobody_has_begun_is_done_by_who_waits() -> None:
         return first()[1], done_by
 
     assert with_spare(busy) == (True, threading.current_thread())
+
+
+def test_without_helpers_the_caller_does_all_work() -> None:
+    with without_helpers():
+        assert set(each(lambda i: threading.current_thread(), 5, 3)) == {threading.current_thread()}
+        wait: Any = with_spare(lambda: later(threading.current_thread, MEANWHILE))
+        assert wait() is threading.current_thread()
+    test_the_work_is_spread_over_threads()
 
 
 @pytest.mark.parametrize(("work", "workers"), [(MEANWHILE - 1, 2), (MEANWHILE, 1)])

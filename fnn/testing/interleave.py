@@ -16,6 +16,7 @@ import numpy as np
 
 from fnn import op
 from fnn.kernels import underflow
+from fnn.threads import without_helpers
 
 T = TypeVar("T")
 
@@ -65,11 +66,15 @@ def in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
     busy machine would not repeat it. Otherwise the calls run again with more patience. The last run counts in any case:
     by then, a thread that did not come back had hundreds of chances to do so.
 
+    `shard` and the like get no helper threads here, so that all of their work is interleaved. Other threads that a call
+    starts run freely.
+
     AssertionError if no steps were interleaved, as for calls of C functions alone; TimeoutError for a deadlock.
     """
     last: Run[T] | None = None
     for patience in PATIENCE:
-        run = _run(calls, patience, last and last.steps)
+        with without_helpers():
+            run = _run(calls, patience, last and last.steps)
         yield run
         same_paths = last is not None or run.steps[0] == run.steps[1]
         repeated = last is not None and run.order == last.order
