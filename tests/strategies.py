@@ -16,6 +16,11 @@ orders = st.sampled_from(list(ORDERS.values()))
 activations = st.sampled_from([tanh, relu, sigmoid, softmax, log_softmax])
 
 
+def slow_unless(seed: int) -> list[str]:
+    """The properties that take most of the time, to leave out for three of four examples."""
+    return ["accuracy", "threads"] if seed % 4 else []
+
+
 def both(value: Any) -> tuple[Any, Any]:
     """The pair for height and width."""
     return (value, value) if isinstance(value, int) else tuple(value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import both, seeds, sizes
+from strategies import both, seeds, sizes, slow_unless
 
 from fnn import Op, OpError, conv, conv_transpose
 from fnn.op import Shape
@@ -34,7 +34,7 @@ def transposed(draw: st.DrawFn) -> tuple[Op, Shape]:
 
 @given(transposed(), st.integers(1, 4), seeds)
 def test_it_has_the_properties_of_an_operator(example: tuple[Op, Shape], batch: int, seed: int) -> None:
-    check_op(*example, seed, batch=batch)
+    check_op(*example, seed, batch=batch, exempt=slow_unless(seed))
 
 
 def test_it_is_the_input_gradient_of_the_convolution_that_it_undoes_the_shape_of() -> None:
