@@ -42,20 +42,20 @@ def cross_entropy(logits: Array = MISSING, labels: Array = MISSING) -> tuple[Any
     """
     logits, labels = _check_labels("cross_entropy", logits, labels)
     count, classes = labels.size, logits.shape[-1]
-    flat = labels.ravel()
-    if flat.min() < 0 or flat.max() >= classes:
+    flat = labels.ravel().astype(np.intp)
+    if np.maximum.reduce(flat.view(np.uintp)) >= classes:  # unsigned, a negative label is a large one
         wrong = flat[(flat < 0) | (flat >= classes)][0]
         raise LossError(f"cross_entropy: label {wrong} came with {classes} classes, wanted 0 to {classes - 1}")
     columns = np.ascontiguousarray(_widen(logits).reshape(count, classes).T)  # sums over classes then add long rows
-    at_label = (flat.astype(np.intp), np.arange(count))
-    h = columns - columns.max(0)
+    at_label = flat * count + np.arange(count)  # in the memory of (classes, batch)
+    h = columns - np.maximum.reduce(columns, 0)
     e = np.exp(h)
     total = np.add.reduce(e, 0, float)  # in float64, as the logarithm of a number near 1 needs all its digits
-    value = logits.dtype.type(wide_mean(np.log(total) - h[at_label]))
+    value = logits.dtype.type(np.add.reduce(np.log(total) - h.take(at_label)) / count)
 
     def vjp() -> Array:
         d: Array = e / total.astype(e.dtype)
-        d[at_label] -= 1
+        d.reshape(-1)[at_label] -= 1
         d /= count
         return d.T.reshape(logits.shape).astype(logits.dtype, copy=False)
 
