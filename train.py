@@ -26,10 +26,10 @@ import fnn
 from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
 from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
-from fnn.overview import summary
 from fnn.run.flags import given, place, rate, seconds, whole
 from fnn.run.report import report
-from fnn.shard import pieces
+from fnn.summaries import summary
+from fnn.transforms import shard_slices
 
 NETS = {
     "cnn": serial(
@@ -115,7 +115,7 @@ def train(args: argparse.Namespace) -> int:
             if args.resume:
                 done = f"complete, with a best test acc of {state['best']:.4f}"
                 tell(f"{args.resume} is {done if state['epoch'] > task.epochs else f'at {run.told(state)}'}")
-                if len(pieces(config["batch_size"], config["shard_size"])) < comm.size:
+                if len(shard_slices(config["batch_size"], config["shard_size"])) < comm.size:
                     tell(f"shards of {config['shard_size']} are too few for {comm.size} ranks: the bits will differ")
             elif folder:
                 run.write_config(folder, config)

@@ -2,11 +2,11 @@
 
 import fnn
 from benchmarks.workloads import RATE, Array, Layer, Step, Workload
-from fnn.layers import layers
+from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.losses import Loss
-from fnn.memory import from_wchn, to_wchn
 from fnn.optim import Optimizer, sgd
-from fnn.shard import shard
+from fnn.summaries import layers
+from fnn.transforms import shard
 
 SGD = sgd(RATE)
 ACTIVATIONS = {"tanh": fnn.tanh, "sigmoid": fnn.sigmoid, "relu": fnn.relu}

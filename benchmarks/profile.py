@@ -16,7 +16,7 @@ from benchmarks.report import NOTHING, table, time_text
 from benchmarks.workloads import WORKLOADS, Step, Workload
 from fnn import Op, cross_entropy, serial
 from fnn.optim import Optimizer
-from fnn.shard import shard
+from fnn.transforms import shard
 
 
 class Watch:

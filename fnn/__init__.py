@@ -5,12 +5,14 @@ operator made of operators; training is a fold of a pure function over batches.
 """
 
 from fnn.calibration import UncalibratedWarning
-from fnn.checkpoint import CheckpointError, load, save
-from fnn.combine import named, parallel, repeat, residual, serial, shared
-from fnn.grad import value_and_grad
+from fnn.chain import repeat, serial
+from fnn.combinators import named, parallel, positionwise, residual, shared
+from fnn.files.checkpoint import CheckpointError, load, save
+from fnn.grad import per_example, value_and_grad
+from fnn.kernels.memory import keep_pages as _keep_pages
 from fnn.kernels.reductions import accurate_mean, accurate_sum
+from fnn.kernels.threads import cores
 from fnn.losses import LossError, binary_cross_entropy, cross_entropy, huber, mse, smoothed_cross_entropy
-from fnn.memory import keep_pages as _keep_pages
 from fnn.op import Array, Op, OpError, Params, operator
 from fnn.ops import (
     attention,
@@ -32,7 +34,6 @@ from fnn.ops import (
     log_softmax,
     maxpool,
     position_embedding,
-    positionwise,
     relu,
     reshape,
     sigmoid,
@@ -54,13 +55,11 @@ from fnn.optim import (
     rmsprop,
     sgd,
 )
-from fnn.overview import summary
+from fnn.optim.schedules import constant, cosine, exponential, linear, one_cycle, piecewise, warmup
 from fnn.random import Key
-from fnn.schedules import constant, cosine, exponential, linear, one_cycle, piecewise, warmup
-from fnn.shard import shard
-from fnn.threads import cores
-from fnn.torch_weights import from_torch, to_torch
-from fnn.transform import finite, freeze, microbatch, per_example, remat
+from fnn.summaries import summary
+from fnn.torch.weights import from_torch, to_torch
+from fnn.transforms import check_finite, finite, freeze, microbatch, remat, shard
 from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
 
 __all__ = [
@@ -86,6 +85,7 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "calibrate",
+    "check_finite",
     "clip_by_global_norm",
     "constant",
     "conv",

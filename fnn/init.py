@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.checks import check_non_negative
+from fnn.checks.values import check_non_negative
 from fnn.random import Key
 
 Initialiser: TypeAlias = Callable[[Key, tuple[int, ...], int, int], NDArray[Any]]

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy import ndarray
 
-from fnn.checks import FLOATS, INTEGERS, MISSING, array_fault, check_positive, check_real
+from fnn.checks.arrays import FLOATS, INTEGERS, array_fault
+from fnn.checks.errors import describe
+from fnn.checks.values import MISSING, check_positive, check_real
 from fnn.kernels.reductions import accurate_mean, wide_dot, wide_mean
 from fnn.kernels.underflow import allow_underflow
-from fnn.op import Array, told
+from fnn.op import Array
 
 LossVjp: TypeAlias = Callable[[], Array]
 Loss: TypeAlias = Callable[[Array, Array], tuple[Any, LossVjp]]
@@ -171,7 +173,7 @@ def _check_alike(loss: str, outputs: Array, targets: Array) -> tuple[Array, Arra
     outputs = _check_outputs(loss, outputs, targets)
     if isinstance(targets, ndarray) and targets.dtype != outputs.dtype and targets.dtype.kind in "fiub":
         fix = f"use targets.astype(np.{outputs.dtype})"
-        raise LossError(f"{loss}: targets: expected {outputs.dtype} as the outputs are, got {told(targets)}; {fix}")
+        raise LossError(f"{loss}: targets: expected {outputs.dtype} as the outputs are, got {describe(targets)}; {fix}")
     return outputs, _check_targets(loss, "targets", targets, outputs.shape)
 
 
@@ -188,7 +190,7 @@ def _check_labels(loss: str, logits: Array, labels: Array) -> tuple[Array, Array
     ):
         return logits, labels
     if isinstance(logits, ndarray) and isinstance(labels, ndarray) and logits.dtype.kind in "iu" and labels.ndim > 1:
-        raise LossError(f"{loss}: expected (logits, labels), got {told(logits)} first; swap the arguments")
+        raise LossError(f"{loss}: expected (logits, labels), got {describe(logits)} first; swap the arguments")
     logits = _check_outputs(loss, logits, labels)
     if logits.ndim < 2:
         raise LossError(f"{loss}: outputs: expected shape (batch, ..., classes), got {logits.shape}")
@@ -204,7 +206,7 @@ def _check_outputs(loss: str, outputs: Array, targets: Array) -> Array:
     if fault := array_fault("outputs", outputs):
         raise LossError(f"{loss}: outputs: {fault}")
     if not outputs.size:
-        raise LossError(f"{loss}: outputs: expected at least one example, got {told(outputs)}")
+        raise LossError(f"{loss}: outputs: expected at least one example, got {describe(outputs)}")
     return np.asarray(outputs)
 
 

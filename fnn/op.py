@@ -16,10 +16,12 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.calibration import uncalibrated, warning_once
-from fnn.checks import FLOATS, INTEGERS, check_batch, check_cotangent, check_shape, makes, params_error, shown
-from fnn.checks import Array as Array
-from fnn.checks import OpError as OpError
-from fnn.checks import told as told
+from fnn.checks.arrays import FLOATS, INTEGERS, check_batch, check_cotangent, params_error
+from fnn.checks.arrays import Array as Array
+from fnn.checks.errors import OpError as OpError
+from fnn.checks.errors import describe as describe
+from fnn.checks.errors import describe_value, is_maker_of
+from fnn.checks.values import check_shape
 from fnn.kernels.underflow import allow_underflow, allowed
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_leaves, tree_map
@@ -51,7 +53,7 @@ class OpVjp(Vjp, Protocol):
         """As a `Vjp`, or, with `wait` False, as a `Pull`."""
 
 
-def locate(error: Exception, name: str) -> None:
+def prepend_path(error: Exception, name: str) -> None:
     """Puts `name`, the part of a larger operator that `error` came from, in front of its path."""
     if isinstance(error, OpError):
         error.path = (name, *error.path)
@@ -153,7 +155,7 @@ class Op:
             key, shape = as_key(rng), check_shape(shape)
             params = self._init(key, shape)
             if not isinstance(params, dict):
-                raise OpError(f"expected init to return a dict of arrays, got {told(params)}")
+                raise OpError(f"expected init to return a dict of arrays, got {describe(params)}")
         except OpError as error:
             error.kind = error.kind or self.kind
             raise
@@ -203,7 +205,7 @@ class Op:
             try:
                 y, pull = result
             except (TypeError, ValueError):
-                raise OpError(f"expected apply to return (y, vjp), got {told(result)}") from None
+                raise OpError(f"expected apply to return (y, vjp), got {describe(result)}") from None
             if type(y) is not ndarray or not callable(pull):
                 y = _check_result(y, pull, result)
         except OpError as error:
@@ -225,10 +227,10 @@ class Op:
                 try:
                     dparams, dx = pulled
                 except (TypeError, ValueError):
-                    raise OpError(f"expected vjp to return (dparams, dx), got {told(pulled)}") from None
+                    raise OpError(f"expected vjp to return (dparams, dx), got {describe(pulled)}") from None
                 if not isinstance(dparams, dict):
                     if not callable(dparams):
-                        raise OpError(f"expected vjp to return (dparams, dx), got {told(dparams)} as dparams")
+                        raise OpError(f"expected vjp to return (dparams, dx), got {describe(dparams)} as dparams")
                     if wait:
                         dparams = dparams()
                 return dparams, dx
@@ -284,11 +286,11 @@ class Op:
 def _check_result(y: Any, pull: Any, result: Any) -> Array:
     """`y` as a plain ndarray. Raises OpError unless `apply` returned an array and a function."""
     if not isinstance(result, tuple):
-        raise OpError(f"expected apply to return (y, vjp), got {told(result)}")
+        raise OpError(f"expected apply to return (y, vjp), got {describe(result)}")
     if not callable(pull):
-        raise OpError(f"expected apply to return (y, vjp) with a function, got {told(pull)} as vjp")
+        raise OpError(f"expected apply to return (y, vjp) with a function, got {describe(pull)} as vjp")
     if type(y) is not np.memmap:
-        raise OpError(f"expected apply to return (y, vjp) with a plain array, got {told(y)} as y")
+        raise OpError(f"expected apply to return (y, vjp) with a plain array, got {describe(y)} as y")
     return np.asarray(y)
 
 
@@ -368,8 +370,8 @@ def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Itera
         if parameter.kind is parameter.VAR_POSITIONAL:
             yield from map(repr, value)
         elif value is not parameter.default:
-            shown = value.__name__ if inspect.isfunction(value) else repr(value)
-            yield shown if parameter.default is parameter.empty else f"{name}={shown}"
+            text = value.__name__ if inspect.isfunction(value) else repr(value)
+            yield text if parameter.default is parameter.empty else f"{name}={text}"
 
 
 def rebuild(op: Op, change: Callable[[Op], Op]) -> Op:
@@ -413,10 +415,10 @@ def check_operator(value: Any, where: str = "") -> Op:
     if isinstance(value, Op):
         return value
     name = value if isinstance(value, str) else getattr(value, "__name__", "")
-    came, fix = f"the function {name}" if callable(value) and name else shown(value), ""
+    came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
     if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), Op):  # NumPy's tanh, PyTorch's relu, 'tanh'
         fix = f"; use fnn.{name}"
-    elif makes(value, Op, "Op"):
+    elif is_maker_of(value, Op, "Op"):
         fix = f"; call it: {name}(...)"
     elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
         fix = "; write Op(init, apply)"

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fnn.checks import as_int, shown
+from fnn.checks.errors import describe_value
+from fnn.checks.values import as_int
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -56,7 +57,7 @@ def as_key(rng: Rng, name: str = "rng") -> Key:
 def _seed(name: str, value: int) -> int:
     number = as_int(value)
     if number is None:
-        raise SeedError(f"{name}: expected an int seed or a Key, got {shown(value)}; pass a seed such as 0")
+        raise SeedError(f"{name}: expected an int seed or a Key, got {describe_value(value)}; pass a seed such as 0")
     if number < 0:
         raise ValueError(f"a seed must be 0 or more, got {number}")
     return number
@@ -69,7 +70,7 @@ def _words(part: str | int) -> tuple[int, ...]:
         return (1, len(letters), *letters)
     number = as_int(part)
     if number is None:
-        raise SeedError(f"fold: expected a name or a number, got {shown(part)}")
+        raise SeedError(f"fold: expected a name or a number, got {describe_value(part)}")
     if not 0 <= number < 1 << 64:
         raise ValueError(f"a key folds in numbers from 0 up to 2**64, got {number}")
     return (0, number & 0xFFFFFFFF, number >> 32)

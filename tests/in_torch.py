@@ -133,7 +133,7 @@ IN_TORCH: dict[str, Peer] = {
     "dropout": dropout,
     "elu": lambda op, p, x, key: F.elu(x, op.config["alpha"]),
     "embedding": lambda op, p, x, key: F.embedding(x, p["w"]),
-    "finite": wrapped,
+    "check_finite": wrapped,
     "flatten": plain(lambda x: x.reshape(len(x), -1)),
     "freeze": freeze,
     "gelu": plain(lambda x: F.gelu(x, approximate="tanh")),

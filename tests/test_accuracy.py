@@ -33,7 +33,7 @@ from fnn import (
     tree_items,
     tree_map,
 )
-from fnn.memory import from_wchn, to_wchn
+from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.op import Array, Params, Shape, Vjp
 from fnn.testing import CheckError, check_loss, check_op
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from programs import python
 from trees import GOOD, assert_frugal, assert_same, axes, is_tree, trees
 
-from fnn import disk
-from fnn.checkpoint import CheckpointError, load, save
-from fnn.formats.admitted import DEPTH
+from fnn.files import disk
+from fnn.files.admitted import DEPTH
+from fnn.files.checkpoint import CheckpointError, load, save
 from fnn.tree import tree_items
 
 PROTOCOLS = (2, 3, 4, 5)

@@ -20,6 +20,7 @@ from fnn import (
     batch_norm,
     binary_cross_entropy,
     calibrate,
+    check_finite,
     clip_by_global_norm,
     conv,
     cosine,
@@ -28,7 +29,6 @@ from fnn import (
     dropout,
     elu,
     embedding,
-    finite,
     freeze,
     global_avgpool,
     huber,
@@ -60,7 +60,8 @@ from fnn import (
     tree_map,
     value_and_grad,
 )
-from fnn.checks import check_int, check_real, get_params
+from fnn.checks.arrays import get_params
+from fnn.checks.values import check_int, check_real
 from fnn.data import affine, as_float, batches, compose, digits, elastic, erase, shift
 from fnn.init import constant, truncated_normal
 from fnn.losses import Loss
@@ -464,7 +465,8 @@ def random_parts(op: Op, path: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_value_and_grad_refuses_a_missing_key_of_each_net_that_needs_one_and_of_no_other(row: Example) -> None:
-    net = serial(row.op, freeze(finite(remat(residual(row.op))))) if row.op.kind in ("dropout",) else serial(row.op)
+    wrapped = serial(row.op, freeze(check_finite(remat(residual(row.op)))))
+    net = wrapped if row.op.kind == "dropout" else serial(row.op)
     params = net.init(0, row.shape)
     x = floats(2, *row.shape) if row.x is None else row.x
     y = np.zeros_like(net.apply(params, x)[0])
@@ -929,7 +931,7 @@ WRAPPERS: dict[str, Callable[[Any], Op]] = {
     "microbatch": lambda op: microbatch(op, 2),
     "remat": remat,
     "freeze": freeze,
-    "finite": finite,
+    "check_finite": check_finite,
     "positionwise": positionwise,
     "value_and_grad": lambda op: value_and_grad(op, mse),  # type: ignore[dict-item, return-value]
     "per_example": lambda op: per_example(op, mse),  # type: ignore[dict-item, return-value]

@@ -10,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Key, Op, OpError, conv, dense, flatten, maxpool, relu, serial, softmax, tanh, tree_items, tree_map
-from fnn.combine import named, parallel, repeat, residual, shared
+from fnn.chain import repeat
+from fnn.combinators import named, parallel, residual, shared
 from fnn.op import Array, Params, Shape, Vjp
-from fnn.shard import shard
 from fnn.testing import check_op
-from fnn.transform import finite, freeze, microbatch, remat
+from fnn.transforms import check_finite, freeze, microbatch, remat, shard
 
-TRANSPARENT: list[Callable[[Op], Op]] = [remat, freeze, finite, lambda op: microbatch(op, 2), lambda op: shard(op, 1)]
+TRANSPARENT: list[Callable[[Op], Op]] = [
+    remat,
+    freeze,
+    check_finite,
+    lambda op: microbatch(op, 2),
+    lambda op: shard(op, 1),
+]
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:
@@ -320,7 +326,7 @@ def test_repr_reads_like_the_code_that_made_the_net() -> None:
     parallel(
         microbatch(conv(2, 3, padding='same'), 32),
         shared(freeze({block}), 2),
-        serial(named('left', relu), finite(tanh)),
+        serial(named('left', relu), check_finite(tanh)),
         join='concat',
     ),
     dense(10),

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from in_torch import agrees, close, in_torch, moved, torch
 
 from fnn import Op, conv, cross_entropy, dense, maxpool, serial, sigmoid, tanh, tree_items, tree_map
-from fnn.combine import named, parallel, repeat, residual, shared
-from fnn.shard import shard
-from fnn.transform import finite, freeze, microbatch, per_example, remat
+from fnn.chain import repeat
+from fnn.combinators import named, parallel, residual, shared
+from fnn.grad import per_example
+from fnn.transforms import check_finite, freeze, microbatch, remat, shard
 
 F = torch.nn.functional
 
@@ -20,7 +21,7 @@ Combine = Callable[[Op, int], Op]
 
 COMBINATORS: dict[str, Combine] = {
     "concat": lambda op, n: parallel(*[op] * n, tanh, join="concat"),
-    "finite": lambda op, n: finite(op),
+    "check_finite": lambda op, n: check_finite(op),
     "freeze": lambda op, n: serial(tanh, freeze(op), op),
     "microbatch": lambda op, n: microbatch(op, n),
     "named": lambda op, n: serial(named("one", op), named("other", op)),

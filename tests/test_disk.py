@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fnn.disk import regular, replacing
+from fnn.files.disk import regular, replacing
 
 
 def write(path: Path, data: bytes) -> None:

@@ -17,7 +17,7 @@ import pytest
 from programs import python
 from trees import GOOD, assert_frugal, assert_same, frozen
 
-from fnn.checkpoint import CheckpointError, load, save
+from fnn.files.checkpoint import CheckpointError, load, save
 
 pytest.importorskip("safetensors")
 

@@ -18,11 +18,11 @@ from fnn import (
     averaged,
     batch_norm,
     calibrate,
+    check_finite,
     clip_by_global_norm,
     conv,
     cross_entropy,
     dense,
-    finite,
     freeze,
     from_torch,
     load,
@@ -47,9 +47,9 @@ from fnn import (
     value_and_grad,
 )
 from fnn.data import digits
+from fnn.kernels.threads import MIN_DEFERRED_MACS, later
 from fnn.mpi import spread, spread_loss
 from fnn.testing.table import TABLE, Example
-from fnn.threads import MEANWHILE, later
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
 NET = serial(conv(4, 3), batch_norm(), relu, dense(3))
@@ -99,7 +99,7 @@ def step(net: fnn.Op, params: fnn.Params = PARAMS, x: fnn.Array = X) -> Callable
 
 def _faulty(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
     def pull(dy: fnn.Array, need_dx: bool = True) -> Any:
-        return later(lambda: 1 // 0, MEANWHILE), dy
+        return later(lambda: 1 // 0, MIN_DEFERRED_MACS), dy
 
     return x, pull
 
@@ -121,7 +121,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "remat": step(remat(NET)),
     "microbatch": step(microbatch(NET, 3)),
     "freeze": step(freeze(NET)),
-    "finite": step(finite(NET)),
+    "check_finite": step(check_finite(NET)),
     "per_example": lambda: per_example(NET, cross_entropy)(PARAMS, X, Y, None),
     "calibrate": lambda: calibrate(NET, PARAMS, [X, X]),
     "summary": lambda: summary(NET, (1, 6, 6), PARAMS),

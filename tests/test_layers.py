@@ -11,9 +11,10 @@ from strategies import Example, both, convolutions, denses, nets
 
 import fnn
 from fnn import Op, Params, conv, dense, maxpool, parallel, relu, repeat, residual, serial, shared, tanh, tree_map
-from fnn.layers import Layer, layers
+from fnn.combinators import positionwise
 from fnn.op import Array, OpError, Shape, operator
-from fnn.ops import attention, batch_norm, conv_transpose, dropout, embedding, positionwise
+from fnn.ops import attention, batch_norm, conv_transpose, dropout, embedding
+from fnn.summaries import Layer, layers
 from fnn.testing.table import TABLE
 from fnn.testing.table import Example as Row
 
@@ -105,11 +106,11 @@ def test_a_sequences_positions_each_have_the_products() -> None:
 
 
 def test_a_wrapper_shows_what_it_wraps_under_the_same_path() -> None:
-    net = serial(fnn.freeze(fnn.remat(conv(2, 1))), fnn.named("head", fnn.finite(serial(dense(3), tanh))))
+    net = serial(fnn.freeze(fnn.remat(conv(2, 1))), fnn.named("head", fnn.check_finite(serial(dense(3), tanh))))
     assert [layer[:2] for layer in layers(fnn.shard(net, workers=1), (1, 4, 4))] == [
         ("", "shard(serial)"),
         ("conv1", "freeze(remat(conv(2, 1)))"),
-        ("head", "finite(serial)"),
+        ("head", "check_finite(serial)"),
         ("head/dense1", "dense(3)"),
         ("head/tanh1", "tanh"),
     ]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import orders
 
 from fnn import Op, conv, dense, flatten, maxpool, tanh
-from fnn.memory import from_columns, from_features, from_wchn, to_columns, to_features, to_wchn
+from fnn.kernels.memory import from_columns, from_features, from_wchn, to_columns, to_features, to_wchn
 from fnn.op import Array
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)

@@ -25,7 +25,7 @@ from fnn import Key, Op, OpError, cross_entropy, dense, mse, tree_leaves
 from fnn.losses import LossError, smoothed_cross_entropy
 from fnn.mpi import MPIError, part, ranks, shards, spread, spread_loss, world
 from fnn.mpi.ranks import Comm
-from fnn.shard import pieces, shard
+from fnn.transforms import shard, shard_slices
 
 T = TypeVar("T")
 
@@ -102,8 +102,8 @@ def test_every_shard_belongs_to_one_rank_and_the_parts_follow_one_another(n: int
     dealt = [shards(n, size, Rank(team, rank)) for rank in range(count)]
     every = [item for own in dealt for item in own.items()]
     assert [number for number, _ in every] == list(range(len(every)))
-    if len(pieces(n, size)) >= count:
-        assert [one for _, one in every] == pieces(n, size)
+    if len(shard_slices(n, size)) >= count:
+        assert [one for _, one in every] == shard_slices(n, size)
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
     parts = [range(n)[part(n, size, Rank(team, rank))] for rank in range(count)]
     assert [i for one in parts for i in one] == list(range(n))

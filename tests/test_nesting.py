@@ -15,11 +15,11 @@ from fnn import (
     Op,
     OpError,
     attention,
+    check_finite,
     conv,
     conv_transpose,
     dense,
     embedding,
-    finite,
     freeze,
     microbatch,
     named,
@@ -44,7 +44,7 @@ from fnn.testing.table import TABLE
 from fnn.tree import Tree
 
 SHAPES: list[Shape] = [(5,), (3, 2), (4, 3), (1, 6, 5), (2, 4, 4)]
-KEYED = ["finite", "freeze", "parallel", "positionwise", "remat", "repeat", "residual", "serial", "shared"]
+KEYED = ["check_finite", "freeze", "parallel", "positionwise", "remat", "repeat", "residual", "serial", "shared"]
 REKEYED = ["microbatch", "named", "shard"]
 """Those that fold into the key what is not folded in without them, so that other things are drawn there."""
 
@@ -151,8 +151,8 @@ class Nets(NamedTuple):
                 return inner(keep=True).within(residual)
             case "repeat" | "shared":
                 return inner(keep=True).within(lambda op: {"repeat": repeat, "shared": shared}[kind](op, few))
-            case "freeze" | "finite":
-                return inner(keep).within({"freeze": freeze, "finite": finite}[kind])
+            case "freeze" | "check_finite":
+                return inner(keep).within({"freeze": freeze, "check_finite": check_finite}[kind])
         net = inner(keep)
         alike = {
             "named": lambda: named("own", net.op),

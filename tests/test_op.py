@@ -23,8 +23,9 @@ from fnn import (
     softmax,
     tanh,
 )
+from fnn.checks.errors import describe
 from fnn.init import zeros
-from fnn.op import Array, Params, Vjp, told
+from fnn.op import Array, Params, Vjp
 from fnn.testing import check_op
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -263,8 +264,8 @@ def test_output_shape_is_that_of_one_example() -> None:
 
 
 def test_told_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
-    assert told(X) == "float32 (2, 3, 8, 8)"
-    assert told("x") == "a str"
+    assert describe(X) == "float32 (2, 3, 8, 8)"
+    assert describe("x") == "a str"
 
 
 @pytest.mark.parametrize("make", [lambda: dense(True), lambda: conv(True, 3), lambda: shard(tanh, True)])

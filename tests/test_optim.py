@@ -23,7 +23,7 @@ from fnn.optim import (
     rmsprop,
     sgd,
 )
-from fnn.schedules import cosine, warmup
+from fnn.optim.schedules import cosine, warmup
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
 # Every optimizer as a function of its rate, with every option that adds to its state or to its sums.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fnn.optim import Optimizer, adagrad, adam, adamw, clip_by_global_norm, rmsprop, sgd
-from fnn.schedules import Schedule, cosine, one_cycle, piecewise, warmup
+from fnn.optim.schedules import Schedule, cosine, one_cycle, piecewise, warmup
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 torch = pytest.importorskip("torch")

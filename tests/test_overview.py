@@ -3,10 +3,11 @@ import pytest
 
 import fnn
 from fnn import OpError, conv, dense, freeze, maxpool, named, repeat, residual, serial, shard, shared, tanh
+from fnn.combinators import positionwise
 from fnn.init import he_normal
 from fnn.op import Op
-from fnn.ops import attention, embedding, layer_norm, positionwise
-from fnn.overview import WIDTH, summary
+from fnn.ops import attention, embedding, layer_norm
+from fnn.summaries import WIDTH, summary
 
 
 def test_the_table_of_a_small_net_to_the_letter() -> None:

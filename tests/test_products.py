@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fnn import products
-from fnn.products import SMALL, SMALL_TURNED, depth, product, stack, tile
-from fnn.threads import each
+from fnn.kernels import products
+from fnn.kernels.products import SMALL, SMALL_TURNED, batched_matmul, depth, matmul, tile
+from fnn.kernels.threads import parallel_map
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
 
@@ -55,9 +55,9 @@ def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int,
     (rows, inner, columns), rng = shape, np.random.default_rng(0)
     a = ordered(rng.standard_normal((rows, inner)), "a" in turned)
     b = ordered(rng.standard_normal((inner, columns)), "b" in turned)
-    y = product(a, b)
+    y = matmul(a, b)
     np.testing.assert_allclose(y, a @ b, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(product(a[::-1], b[:, ::-1]), y[::-1, ::-1], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(matmul(a[::-1], b[:, ::-1]), y[::-1, ::-1], rtol=1e-10, atol=1e-10)
 
 
 @given(st.integers(1, 200), st.integers(100, 400), st.integers(1, 300), st.booleans(), st.booleans(), st.booleans())
@@ -69,12 +69,12 @@ def test_a_stack_of_products_is_the_matrices_products(
     a = a.swapaxes(-1, -2).copy().swapaxes(-1, -2) if a_turned else a
     b = b.swapaxes(-1, -2).copy().swapaxes(-1, -2) if b_turned else b
     out = np.full((3, 2, rows, columns), np.nan)
-    stack(a, b, out)
+    batched_matmul(a, b, out)
     np.testing.assert_allclose(out, a @ b, rtol=1e-9, atol=1e-9)
 
 
 def with_threads(n: int, f: Any) -> Any:
-    return each(lambda i: f(), 1, n)[0]
+    return parallel_map(lambda i: f(), 1, n)[0]
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -89,11 +89,11 @@ def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: py
 
     def watched(f: Any, n: int, workers: int) -> list[Any]:
         handed.append(n)
-        return each(f, n, workers)
+        return parallel_map(f, n, workers)
 
     monkeypatch.setattr(products, "each", watched)
-    stack(a, b, wanted)
-    with_threads(threads, lambda: stack(a, b, out))
+    batched_matmul(a, b, wanted)
+    with_threads(threads, lambda: batched_matmul(a, b, out))
     np.testing.assert_array_equal(out, wanted)
-    stack(a, b, out)
+    batched_matmul(a, b, out)
     assert handed == [1, min(threads, -(-300 // (16 if turned else 64))), 1]

@@ -6,21 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fnn import (
-    Op,
-    dense,
-    microbatch,
-    operator,
-    parallel,
-    relu,
-    remat,
-    repeat,
-    residual,
-    serial,
-    shared,
-    tanh,
-    tree_map,
-)
+from fnn import Op, dense, microbatch, operator, parallel, relu, remat, repeat, residual, serial, shared, tanh, tree_map
 from fnn.op import rebuild
 from fnn.testing.table import TABLE, Example
 

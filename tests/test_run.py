@@ -27,7 +27,7 @@ from fnn import (
 from fnn.data import Dataset, as_float, batches, compose, shift
 from fnn.run import folder, loop
 from fnn.run.task import calibrated, inputs
-from fnn.shard import pieces
+from fnn.transforms import shard_slices
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_shards_draw_the_same_whoever_has_them() -> None:
     batch = np.arange(10)
     x = inputs(task, 2, 5, batch)
     key = fnn.Key(0).fold("augment", 2, 5)
-    for i, shard in enumerate(pieces(10, 4)):
+    for i, shard in enumerate(shard_slices(10, 4)):
         alone = shift(2)(as_float(DATA.train.images[shard]), key.fold(i).fold(0))
         assert alone.tobytes() == x[shard].tobytes()
     assert x.strides[0] == x.itemsize, "the batch is innermost, as the operators like it"

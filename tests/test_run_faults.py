@@ -107,7 +107,7 @@ def broken_block(forward: bool) -> fnn.Op:
 
 
 AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
-    "finite": fnn.finite,
+    "check_finite": fnn.check_finite,
     "freeze": fnn.freeze,
     "microbatch": lambda op: fnn.microbatch(op, 2),
     "named": lambda op: named("mine", op),

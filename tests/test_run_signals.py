@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fnn.run.exits import status
 from fnn.run.signals import Interrupted, noted, raised
-from fnn.run.status import status
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has it")
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fnn.schedules import Schedule, as_schedule, constant, cosine, exponential, linear, one_cycle, piecewise, warmup
+from fnn.optim.schedules import (
+    Schedule,
+    as_schedule,
+    constant,
+    cosine,
+    exponential,
+    linear,
+    one_cycle,
+    piecewise,
+    warmup,
+)
 
 rates = st.floats(1e-6, 10)
 lengths = st.integers(1, 1000)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from programs import python
 
 import fnn
-from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, threads, value_and_grad
-from fnn.shard import pieces
-from fnn.threads import BLAS_THREADS
+from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, value_and_grad
+from fnn.kernels import threads
+from fnn.kernels.threads import BLAS_THREADS
+from fnn.transforms import shard_slices
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -26,7 +27,7 @@ def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
 
 @given(st.integers(0, 300), st.integers(1, 40))
 def test_pieces_are_a_power_of_two_cover_the_batch_and_are_as_few_as_the_size_allows(n: int, size: int) -> None:
-    slices = pieces(n, size)
+    slices = shard_slices(n, size)
     lengths = [piece.stop - piece.start for piece in slices]
     assert len(slices).bit_count() == 1
     assert max(lengths) <= size

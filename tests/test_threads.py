@@ -8,32 +8,32 @@ import numpy as np
 import pytest
 from programs import python
 
-from fnn.threads import MEANWHILE, each, later, spare, without_helpers
+from fnn.kernels.threads import MIN_DEFERRED_MACS, idle_threads, later, parallel_map, without_helpers
 
 
 @pytest.mark.parametrize(("n", "workers", "spared"), [(1, 1, 1), (4, 2, 1), (1, 4, 4), (2, 5, 2), (3, 5, 1)])
 def test_threads_without_a_part_are_spare_for_the_others(n: int, workers: int, spared: int) -> None:
-    assert each(lambda i: spare(), n, workers) == [spared] * n
-    assert spare() == 1
+    assert parallel_map(lambda i: idle_threads(), n, workers) == [spared] * n
+    assert idle_threads() == 1
 
 
 def test_work_inside_of_work_shares_what_is_spare() -> None:
-    assert each(lambda i: each(lambda j: spare(), 2, spare()), 1, 4) == [[2, 2]]
+    assert parallel_map(lambda i: parallel_map(lambda j: idle_threads(), 2, idle_threads()), 1, 4) == [[2, 2]]
 
 
 def test_what_is_spare_is_given_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
-        each(lambda i: 1 // i, 1, 4)
-    assert spare() == 1
+        parallel_map(lambda i: 1 // i, 1, 4)
+    assert idle_threads() == 1
 
 
 def test_nothing_to_do_is_done_at_once() -> None:
-    assert each(lambda i: i, 0, 3) == []
+    assert parallel_map(lambda i: i, 0, 3) == []
 
 
 def test_the_work_is_spread_over_threads() -> None:
     together = threading.Barrier(2, timeout=30)
-    assert each(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
+    assert parallel_map(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
 
 
 def test_of_several_errors_the_first_parts_is_raised() -> None:
@@ -45,7 +45,7 @@ def test_of_several_errors_the_first_parts_is_raised() -> None:
 
     for _ in range(10):
         with pytest.raises(ZeroDivisionError, match=r"^0$"):
-            each(fail, 2, 2)
+            parallel_map(fail, 2, 2)
 
 
 def test_after_an_error_nothing_is_begun() -> None:
@@ -56,7 +56,7 @@ def test_after_an_error_nothing_is_begun() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        each(fail, 100, 3)
+        parallel_map(fail, 100, 3)
     assert len(begun) <= 3
 
 
@@ -74,14 +74,14 @@ assert threading.active_count() == 3
 
 
 def with_spare(f: Any) -> Any:
-    return each(lambda i: f(), 1, 2)[0]
+    return parallel_map(lambda i: f(), 1, 2)[0]
 
 
 def test_large_work_is_done_by_a_spare_thread_meanwhile() -> None:
     together = threading.Barrier(2, timeout=30)
 
     def both() -> list[int]:
-        wait: Any = later(lambda: (together.wait(), spare())[1], MEANWHILE)
+        wait: Any = later(lambda: (together.wait(), idle_threads())[1], MIN_DEFERRED_MACS)
         together.wait()
         return [wait(), wait()]
 
@@ -91,9 +91,9 @@ def test_large_work_is_done_by_a_spare_thread_meanwhile() -> None:
 def test_what_nobody_has_begun_is_done_by_who_waits() -> None:
     def busy() -> tuple[bool, threading.Thread]:
         held, come = threading.Event(), threading.Barrier(2, timeout=30)
-        first: Any = later(lambda: (come.wait(), held.wait(30)), MEANWHILE)
+        first: Any = later(lambda: (come.wait(), held.wait(30)), MIN_DEFERRED_MACS)
         come.wait()
-        second: Any = later(threading.current_thread, MEANWHILE)
+        second: Any = later(threading.current_thread, MIN_DEFERRED_MACS)
         done_by = second()
         held.set()
         return first()[1], done_by
@@ -103,20 +103,20 @@ def test_what_nobody_has_begun_is_done_by_who_waits() -> None:
 
 def test_without_helpers_the_caller_does_all_work() -> None:
     with without_helpers():
-        assert set(each(lambda i: threading.current_thread(), 5, 3)) == {threading.current_thread()}
-        wait: Any = with_spare(lambda: later(threading.current_thread, MEANWHILE))
+        assert set(parallel_map(lambda i: threading.current_thread(), 5, 3)) == {threading.current_thread()}
+        wait: Any = with_spare(lambda: later(threading.current_thread, MIN_DEFERRED_MACS))
         assert wait() is threading.current_thread()
     test_the_work_is_spread_over_threads()
 
 
-@pytest.mark.parametrize(("work", "workers"), [(MEANWHILE - 1, 2), (MEANWHILE, 1)])
+@pytest.mark.parametrize(("work", "workers"), [(MIN_DEFERRED_MACS - 1, 2), (MIN_DEFERRED_MACS, 1)])
 def test_what_is_small_or_has_no_thread_to_spare_is_done_at_once(work: int, workers: int) -> None:
-    assert each(lambda i: later(threading.current_thread, work), 1, workers) == [threading.current_thread()]
+    assert parallel_map(lambda i: later(threading.current_thread, work), 1, workers) == [threading.current_thread()]
 
 
 def test_an_error_of_what_is_done_meanwhile_comes_to_who_waits_each_time() -> None:
     def fail() -> None:
-        wait: Any = later(lambda: 1 // 0, MEANWHILE)
+        wait: Any = later(lambda: 1 // 0, MIN_DEFERRED_MACS)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 wait()
@@ -127,7 +127,7 @@ def test_an_error_of_what_is_done_meanwhile_comes_to_who_waits_each_time() -> No
 def test_what_is_done_meanwhile_has_the_callers_error_state() -> None:
     def overflow() -> Any:
         with np.errstate(over="ignore"):
-            wait: Any = later(lambda: np.float32(1e30) * np.float32(1e30), MEANWHILE)
+            wait: Any = later(lambda: np.float32(1e30) * np.float32(1e30), MIN_DEFERRED_MACS)
         return wait()
 
     assert np.isinf(with_spare(overflow))
@@ -140,7 +140,7 @@ def test_what_is_done_meanwhile_is_kept_no_longer_than_it_takes() -> None:
     def watched() -> list[bool]:
         held, gone = Held(), threading.Event()
         weakref.finalize(held, gone.set)
-        wait: Any = later(partial(lambda held: None, held), MEANWHILE)
+        wait: Any = later(partial(lambda held: None, held), MIN_DEFERRED_MACS)
         del held
         return [gone.wait(30), wait() is None]
 

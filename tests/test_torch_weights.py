@@ -30,6 +30,7 @@ from fnn import (
     tanh,
     value_and_grad,
 )
+from fnn.combinators import positionwise
 from fnn.data import as_float, digits
 from fnn.op import Array, Params
 from fnn.ops import (
@@ -41,9 +42,8 @@ from fnn.ops import (
     group_norm,
     layer_norm,
     position_embedding,
-    positionwise,
 )
-from fnn.torch_weights import from_torch, to_torch
+from fnn.torch.weights import from_torch, to_torch
 from fnn.tree import tree_items, tree_map
 
 torch = pytest.importorskip("torch")

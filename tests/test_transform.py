@@ -30,10 +30,12 @@ from fnn import (
     tree_size,
     value_and_grad,
 )
-from fnn.combine import named, parallel, repeat, residual
+from fnn.chain import repeat
+from fnn.combinators import named, parallel, residual
+from fnn.grad import per_example
 from fnn.op import Array, Params, Vjp
 from fnn.testing import check_op
-from fnn.transform import finite, freeze, microbatch, per_example, remat
+from fnn.transforms import check_finite, freeze, microbatch, remat
 from fnn.tree import Tree, tree_leaves, tree_sum
 
 IMAGES = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(5), relu, dense(4))
@@ -76,7 +78,9 @@ def peak(f: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("op", [remat(IMAGES), microbatch(IMAGES, 2), microbatch(IMAGES, 1), finite(IMAGES)], ids=repr)
+@pytest.mark.parametrize(
+    "op", [remat(IMAGES), microbatch(IMAGES, 2), microbatch(IMAGES, 1), check_finite(IMAGES)], ids=repr
+)
 def test_wrappers_pass_what_every_operator_must(op: Op) -> None:
     check_op(op, (1, 4, 6), batch=5)
 
@@ -202,20 +206,20 @@ def faulty(output: float = 0, grad: float = 0, dx: float = 0) -> Op:
     ],
 )
 def test_finite_names_the_path_and_what_is_not(op: Op, message: str) -> None:
-    net = serial(residual(serial(tanh, finite(tanh), finite(op))), tanh)
+    net = serial(residual(serial(tanh, check_finite(tanh), check_finite(op))), tanh)
     params = net.init(0, (3,))
     with pytest.raises(OpError, match=f"^residual1/serial1/faulty1: {re.escape(message)}$"):
         net.apply(params, numbers(2, 3))[1](numbers(2, 3))
 
 
 def test_finite_blames_the_cotangent_where_it_comes_from_outside() -> None:
-    net = serial(finite(named("inner", tanh)), faulty(dx=np.inf))
+    net = serial(check_finite(named("inner", tanh)), faulty(dx=np.inf))
     with pytest.raises(OpError, match=r"^inner: the output's cotangent has 0 nan and 1 infinite of 6 numbers"):
         net.apply(net.init(0, (3,)), numbers(2, 3))[1](numbers(2, 3))
 
 
 def test_finite_does_not_look_at_an_input_gradient_that_nobody_reads() -> None:
-    _, dx = finite(faulty(dx=np.nan)).apply({"w": np.ones(2, np.float32)}, numbers(2, 3))[1](numbers(2, 3), False)
+    _, dx = check_finite(faulty(dx=np.nan)).apply({"w": np.ones(2, np.float32)}, numbers(2, 3))[1](numbers(2, 3), False)
     assert np.isnan(dx).any()
 
 

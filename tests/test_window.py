@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fnn import OpError
-from fnn.window import Axis, pair
+from fnn.kernels.windows import Axis, pair
 
 sizes, taps, strides, dilations = st.integers(1, 12), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)
 paddings = st.integers(0, 4) | st.sampled_from(["same", "valid"])

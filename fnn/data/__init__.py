@@ -2,11 +2,11 @@
 that make more of them."""
 
 from fnn.data.augment import affine, compose, elastic, erase, shift
-from fnn.data.batches import batches
-from fnn.data.digits import digits
+from fnn.data.batching import batches
 from fnn.data.examples import Dataset, Examples, as_float
+from fnn.data.generated import digits
 from fnn.data.idx import DataError
-from fnn.data.mnist import MissingDataError, mnist
+from fnn.data.mnist_files import MissingDataError, mnist
 
 __all__ = [
     "DataError",

@@ -13,9 +13,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fnn.checks import array_fault, check_int, check_real
-from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, told
+from fnn.checks.arrays import array_fault
+from fnn.checks.errors import describe
+from fnn.checks.values import check_int, check_real
+from fnn.kernels.memory import from_wchn, to_wchn
+from fnn.op import Array
 from fnn.random import Rng, as_key
 
 Images: TypeAlias = NDArray[np.float32]
@@ -188,7 +190,7 @@ def _checked(images: Images) -> Images:
     fault = array_fault("images", images)
     if fault or images.ndim != 4 or images.dtype != np.float32:
         wanted = "expected float32 (N, C, H, W) as as_float gives them"
-        raise ValueError(f"images: {fault or f'{wanted}, got {told(images)}'}")
+        raise ValueError(f"images: {fault or f'{wanted}, got {describe(images)}'}")
     return np.asarray(images)
 
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.checks import array_fault, told
-from fnn.memory import from_wchn
+from fnn.checks.arrays import array_fault
+from fnn.checks.errors import describe
+from fnn.kernels.memory import from_wchn
 
 
 class Examples(NamedTuple):
@@ -35,7 +36,7 @@ def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Raises ValueError for anything but uint8 images: an already scaled image must not be scaled again.
     """
     if array_fault("images", images, integers=True) or images.dtype != np.uint8 or images.ndim != 3:
-        raise ValueError(f"images: expected uint8 (N, height, width), got {told(images)}")
+        raise ValueError(f"images: expected uint8 (N, height, width), got {describe(images)}")
     levels = np.ascontiguousarray(images.transpose(2, 1, 0))  # while they are bytes, a quarter of the floats to move
     pixels = np.divide(levels, 127.5, dtype=np.float32)
     pixels -= 1

@@ -7,6 +7,6 @@ without a launcher the process is alone, and neither mpi4py nor MPI is touched.
 
 from fnn.mpi.exchange import totals
 from fnn.mpi.ranks import Comm, MPIError, launched, program, world
-from fnn.mpi.spread import part, shards, spread, spread_loss
+from fnn.mpi.spreading import part, shards, spread, spread_loss
 
 __all__ = ["Comm", "MPIError", "launched", "part", "program", "shards", "spread", "spread_loss", "totals", "world"]

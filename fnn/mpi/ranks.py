@@ -10,8 +10,8 @@ from io import StringIO
 from platform import node
 from typing import Any, Protocol, cast
 
+from fnn.kernels.threads import cores
 from fnn.op import Array
-from fnn.threads import cores
 
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")

@@ -80,7 +80,7 @@ def _positionwise(at: Place, x: str) -> str:
 
 KINDS: Mapping[str, Translate] = {
     **LAYERS,
-    "finite": _inside,
+    "check_finite": _inside,
     "freeze": _inside,
     "microbatch": _inside,
     "named": _inside,

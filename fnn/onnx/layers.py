@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fnn.kernels.windows import pair
 from fnn.onnx.place import Place, Translate
 from fnn.ops.activations import GELU_CUBIC, GELU_SCALE
-from fnn.window import pair
 
 
 def _one(kind: str, **attributes: Any) -> Translate:

@@ -4,11 +4,12 @@ import os
 
 import numpy as np
 
-from fnn.checks import check_shape
-from fnn.disk import regular, replacing
+from fnn.checks.errors import describe
+from fnn.checks.values import check_shape
+from fnn.files.disk import regular, replacing
 from fnn.onnx.kinds import check_kinds, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
-from fnn.op import Op, OpError, Params, Shape, check_operator, told
+from fnn.op import Op, OpError, Params, Shape, check_operator
 from fnn.tree import tree_items
 
 OPSET, IR_VERSION = 13, 8
@@ -55,7 +56,7 @@ def _check(params: Params) -> None:
     """Raises the OpError for what `apply` would take and a model cannot have."""
     for where, leaf in tree_items(params):
         if isinstance(leaf, np.ndarray) and leaf.dtype != np.float32:
-            raise _refused(f"params hold {told(leaf)} as {where!r}, wanted float32: tree_map(np.float32, params)")
+            raise _refused(f"params hold {describe(leaf)} as {where!r}, wanted float32: tree_map(np.float32, params)")
 
 
 def _refused(message: str) -> OpError:

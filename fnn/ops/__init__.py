@@ -1,18 +1,16 @@
 """The operators, one file a family; none knows of another."""
 
+from fnn.combinators import positionwise
 from fnn.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
-from fnn.ops.attention import attention
-from fnn.ops.batch_norm import batch_norm, calibrate
-from fnn.ops.conv import conv
-from fnn.ops.conv_transpose import conv_transpose
-from fnn.ops.dense import dense
-from fnn.ops.dropout import dropout
-from fnn.ops.embedding import embedding, position_embedding
-from fnn.ops.global_avgpool import global_avgpool
-from fnn.ops.normalisation import group_norm, layer_norm
-from fnn.ops.pool import avgpool, maxpool
-from fnn.ops.positionwise import positionwise
-from fnn.ops.shape import flatten, reshape
+from fnn.ops.convolution import conv
+from fnn.ops.embeddings import embedding, position_embedding
+from fnn.ops.linear import dense
+from fnn.ops.multihead import attention
+from fnn.ops.noise import dropout
+from fnn.ops.normalisation import batch_norm, calibrate, group_norm, layer_norm
+from fnn.ops.pooling import avgpool, global_avgpool, maxpool
+from fnn.ops.shapes import flatten, reshape
+from fnn.ops.transposed_convolution import conv_transpose
 
 __all__ = [
     "attention",

@@ -7,7 +7,8 @@ from math import pi, sqrt
 
 import numpy as np
 
-from fnn.checks import check_no_params, check_real, input_error
+from fnn.checks.arrays import check_no_params, input_error
+from fnn.checks.values import check_real
 from fnn.kernels.masks import keep
 from fnn.kernels.reductions import accurate_sum, wide_sum
 from fnn.op import Array, Op, OpError, Params, Vjp, operator

@@ -2,7 +2,7 @@
 
 from fnn.optim.adaptive import adagrad, adam, adamw, rmsprop
 from fnn.optim.base import Optimizer
-from fnn.optim.sgd import sgd
+from fnn.optim.descent import sgd
 from fnn.optim.wrappers import average, averaged, clip_by_global_norm, frozen, masked
 
 __all__ = [

@@ -5,9 +5,9 @@ from math import sqrt
 
 import numpy as np
 
-from fnn.checks import check_fraction, check_positive
-from fnn.optim.base import Array, Optimizer, State, blend, descent, plus
-from fnn.schedules import Schedule
+from fnn.checks.values import check_fraction, check_positive
+from fnn.optim.base import Array, Optimizer, State, axpy, descent, lerp
+from fnn.optim.schedules import Schedule
 from fnn.tree import Tree, tree_map
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -35,7 +35,7 @@ def rmsprop(
         down = tree_map(scaled, grads, v)
         if not momentum:
             return down, {"v": v}
-        velocity = tree_map(plus(momentum), down, state["velocity"])
+        velocity = tree_map(axpy(momentum), down, state["velocity"])
         return velocity, {"v": v, "velocity": velocity}
 
     return descent(learning_rate, direction, ["v", "velocity"] if momentum else ["v"], weight_decay)
@@ -47,7 +47,7 @@ def adagrad(learning_rate: float | Schedule = 1e-2, eps: float = 1e-10, weight_d
     Weight decay acts as in `sgd`. Raises ValueError for hyper-parameters out of range. Duchi, Hazan & Singer,
     "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 12, 2011.
     """
-    add, scaled = plus(1.0), _over_root(check_positive("eps", eps))
+    add, scaled = axpy(1.0), _over_root(check_positive("eps", eps))
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
         total = tree_map(lambda total, g: add(total, np.square(g)), state["sum"], grads)
@@ -91,7 +91,7 @@ def _adam(
     learning_rate: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float, decoupled: bool
 ) -> Optimizer:
     b1, b2, eps = check_fraction("b1", b1), check_fraction("b2", b2), check_positive("eps", eps)
-    average, average_squares = blend(1 - b1), _blend_squares(1 - b2)
+    average, average_squares = lerp(1 - b1), _blend_squares(1 - b2)
 
     def direction(grads: Tree, state: State) -> tuple[Tree, State]:
         m = tree_map(average, state["m"], grads)
@@ -106,7 +106,7 @@ def _adam(
 
 def _blend_squares(weight: float) -> Callable[[Array, Array], Array]:
     """The function `(1 - weight) * v + weight * g * g`, in the dtype and memory order of v."""
-    mix = blend(weight)
+    mix = lerp(weight)
     return lambda v, g: mix(v, np.square(g))
 
 

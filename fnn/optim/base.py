@@ -9,10 +9,11 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from fnn.checks import FLOATS, array_fault, check_non_negative, makes, shown
+from fnn.checks.arrays import FLOATS, array_fault
+from fnn.checks.errors import describe, describe_value, is_maker_of
+from fnn.checks.values import check_non_negative
 from fnn.kernels.underflow import allow_underflow
-from fnn.op import told
-from fnn.schedules import Schedule, as_schedule
+from fnn.optim.schedules import Schedule, as_schedule
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 Array: TypeAlias = NDArray[Any]
@@ -58,11 +59,11 @@ def descent(
     def move(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         step, given, params, grads = state["step"], params, widen(params), widen(grads)
         if weight_decay and not decoupled:
-            grads = tree_map(plus(weight_decay), grads, params)
+            grads = tree_map(axpy(weight_decay), grads, params)
         down, memory = direction(grads, state)
         if weight_decay and decoupled:
-            down = tree_map(plus(weight_decay), down, params)
-        moved = tree_map(plus(-rate(step)), params, down)
+            down = tree_map(axpy(weight_decay), down, params)
+        moved = tree_map(axpy(-rate(step)), params, down)
         return moved if params is given else round_like(given, moved), {"step": step + 1, **memory}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
@@ -81,7 +82,7 @@ def descent(
     return Optimizer(init, update)
 
 
-def plus(scale: float) -> Callable[[Array, Array], Array]:
+def axpy(scale: float) -> Callable[[Array, Array], Array]:
     """The function `x + scale * y` of arrays of one shape, in the dtype and memory order of x."""
 
     def add(x: Array, y: Array) -> Array:
@@ -94,7 +95,7 @@ def plus(scale: float) -> Callable[[Array, Array], Array]:
     return add
 
 
-def blend(weight: float) -> Callable[[Array, Array], Array]:
+def lerp(weight: float) -> Callable[[Array, Array], Array]:
     """The function `(1 - weight) * x + weight * y` of arrays of one shape, in the dtype and memory order of x."""
 
     def mix(x: Array, y: Array) -> Array:
@@ -133,7 +134,7 @@ def check_fit(params: Tree, name: str, tree: Tree) -> None:
         array = np.asarray(other) if isinstance(other, np.generic) else other  # NumPy's sums over all axes are scalars
         fault = array_fault(name, array)
         if fault or array.shape != leaf.shape:
-            came = fault or f"expected shape {leaf.shape} as the parameter has, got {told(array)}"
+            came = fault or f"expected shape {leaf.shape} as the parameter has, got {describe(array)}"
             raise ValueError(f"{path or 'params'}: {name}: {came}")
 
 
@@ -144,7 +145,7 @@ def check_state(state: State, names: Set[str], params: Tree = None, grads: Tree 
     for place, tree in (("first", params), ("second", grads)):
         if isinstance(tree, dict) and tree.keys() == names:
             raise ValueError(f"expected update(params, grads, state), got the state as the {place} argument")
-    came = shown(sorted(state)) if isinstance(state, dict) else shown(state)
+    came = describe_value(sorted(state)) if isinstance(state, dict) else describe_value(state)
     raise ValueError(f"optimizer state: expected {sorted(names)}, got {came}; is it another optimizer's?")
 
 
@@ -155,8 +156,8 @@ def check_optimizer(value: Optimizer) -> Optimizer:
     name = getattr(value, "__name__", "")
     came, fix = (
         (f"the function {name}", f"; call it: {name}(...)")
-        if makes(value, Optimizer, "Optimizer")
-        else (shown(value), "")
+        if is_maker_of(value, Optimizer, "Optimizer")
+        else (describe_value(value), "")
     )
     raise ValueError(f"expected an optimizer such as adam(), got {came}{fix}")
 

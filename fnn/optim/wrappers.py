@@ -5,21 +5,11 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
-from fnn.checks import check_fraction, check_positive
+from fnn.checks.errors import describe
+from fnn.checks.values import check_fraction, check_positive
 from fnn.kernels.reductions import square_sum
 from fnn.kernels.underflow import allow_underflow
-from fnn.op import told
-from fnn.optim.base import (
-    Array,
-    Optimizer,
-    State,
-    blend,
-    check_fit,
-    check_optimizer,
-    check_params,
-    check_state,
-    widen,
-)
+from fnn.optim.base import Array, Optimizer, State, check_fit, check_optimizer, check_params, check_state, lerp, widen
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
 
@@ -68,7 +58,7 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
     check_optimizer(optimizer)
     check_optimizer(otherwise)
     if not callable(where):
-        raise ValueError(f"where: expected a function of a parameter's path, got {told(where)}")
+        raise ValueError(f"where: expected a function of a parameter's path, got {describe(where)}")
 
     def split(tree: Tree) -> tuple[Tree, Tree]:
         return _only(where, True, tree), _only(where, False, tree)
@@ -92,7 +82,7 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
 def _only(where: Callable[[str], bool], wanted: bool, tree: Tree, path: str = "") -> Tree:
     """`tree` without the leaves of which `where` does not say what is wanted."""
     if not isinstance(tree, dict):
-        raise TreeError(f"masked chooses among the leaves of a dict, got {told(tree)}")
+        raise TreeError(f"masked chooses among the leaves of a dict, got {describe(tree)}")
     kept = {}
     for name, child in tree.items():
         if isinstance(child, dict):
@@ -130,7 +120,7 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
         check_state(state, {"step", "average", "optimizer"}, params, grads)
         params, inner = optimizer.update(params, grads, state["optimizer"])
         count = state["step"] + 1
-        mix = blend((1 - decay) / (1 - decay**count))
+        mix = lerp((1 - decay) / (1 - decay**count))
         mean = allow_underflow(tree_map, mix, state["average"], params)
         return params, {"step": count, "average": mean, "optimizer": inner}
 
@@ -143,6 +133,6 @@ def average(state: State) -> Tree:
     Raises ValueError for any other state; where parts are masked, `averaged` goes around `masked`.
     """
     if not isinstance(state, dict) or "average" not in state:
-        came = f"holds {sorted(state)}" if isinstance(state, dict) else f"is {told(state)}"
+        came = f"holds {sorted(state)}" if isinstance(state, dict) else f"is {describe(state)}"
         raise ValueError(f"optimizer state {came}, wanted that of averaged(...), which goes outermost")
     return state["average"]

@@ -1,6 +1,7 @@
 """A run: training that is kept in a folder, can be stopped anywhere, and goes on to the same bits."""
 
 from fnn.run.data import read, with_data
+from fnn.run.exits import status
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import (
     BEST,
@@ -20,7 +21,6 @@ from fnn.run.loop import train
 from fnn.run.progress import result, told
 from fnn.run.ranks import over_ranks
 from fnn.run.signals import noted
-from fnn.run.status import status
 from fnn.run.task import Metrics, Ranks, State, Task, final, start, steps, tested
 
 __all__ = [

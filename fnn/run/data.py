@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fnn.checks import check_int
+from fnn.checks.values import check_int
 from fnn.data import DataError, Dataset, Examples, MissingDataError, digits, mnist
 from fnn.random import Key
 from fnn.run.folder import Config, RunError

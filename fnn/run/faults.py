@@ -9,10 +9,9 @@ import numpy as np
 
 from fnn.losses import Loss
 from fnn.mpi import spread
-from fnn.op import Array, Op, OpError, Params, Vjp, locate, rebuild
+from fnn.op import Array, Op, OpError, Params, Vjp, prepend_path, rebuild
 from fnn.random import Key
-from fnn.shard import shard
-from fnn.transform import finite
+from fnn.transforms import check_finite, shard
 from fnn.tree import Tree, tree_items, tree_leaves
 
 
@@ -68,14 +67,14 @@ def watched(op: Op, report: Callable[[OpError], None] = lambda error: None) -> O
     def complete(error: OpError) -> None:
         name, depth = came.pop(error, ("", 0))
         if name and len(error.path) == depth:
-            locate(error, name)
-        error.kind = op.kind if error.kind == finite.__name__ else error.kind
+            prepend_path(error, name)
+        error.kind = op.kind if error.kind == check_finite.__name__ else error.kind
         report(error)
 
     alone = op
     if op.maker is inspect.unwrap(spread):
         alone = shard(op.config["op"], op.config["workers"], op.config["size"])
-    checked = finite(rebuild(alone, watched_part))
+    checked = check_finite(rebuild(alone, watched_part))
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         try:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fnn.checkpoint import CheckpointError, load
-from fnn.disk import replacing
-from fnn.op import told
+from fnn.checks.errors import describe
+from fnn.files.checkpoint import CheckpointError, load
+from fnn.files.disk import replacing
 from fnn.run.task import Metrics, State, Task, start
 
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
@@ -45,7 +45,7 @@ def read_config(folder: Path) -> Config:
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
-        raise RunError(f"{path} is damaged: it holds {told(config)}, wanted names and values")
+        raise RunError(f"{path} is damaged: it holds {describe(config)}, wanted names and values")
     return config
 
 
@@ -61,8 +61,8 @@ def agreed(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Ite
         if config[name] not in list(known):
             raise RunError(f"{path} is damaged: {name} is {config[name]!r}, wanted one of {list(known)}")
     if differing := [name for name, value in wanted.items() if config[name] != value]:
-        told = "; ".join(f"{name} {config[name]!r}, not {wanted[name]!r}" for name in differing)
-        raise RunError(f"the run in {folder} has {told}")
+        differences = "; ".join(f"{name} {config[name]!r}, not {wanted[name]!r}" for name in differing)
+        raise RunError(f"the run in {folder} has {differences}")
     return config
 
 

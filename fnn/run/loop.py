@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from fnn.checkpoint import save
+from fnn.files.checkpoint import save
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import BEST, STATE, settle, write_metrics
 from fnn.run.progress import progress, result

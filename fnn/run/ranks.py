@@ -3,7 +3,7 @@
 from fnn.mpi import Comm, part, spread, spread_loss
 from fnn.op import Op
 from fnn.run.task import Ranks
-from fnn.shard import shard
+from fnn.transforms import shard
 
 
 def over_ranks(net: Op, comm: Comm, workers: int | None, size: int) -> tuple[Op, Ranks]:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.checkpoint import load
 from fnn.data import Examples, as_float
-from fnn.disk import replacing
+from fnn.files.checkpoint import load
+from fnn.files.disk import replacing
 from fnn.op import Array, Op, Params
 from fnn.ops import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics

@@ -18,10 +18,10 @@ from fnn.losses import Loss
 from fnn.op import Array, Op, Params
 from fnn.ops import calibrate
 from fnn.optim import Optimizer, average
+from fnn.optim.schedules import Schedule
 from fnn.random import Key
 from fnn.run.faults import NotFiniteError, fault, not_finite, sound
-from fnn.schedules import Schedule
-from fnn.shard import pieces
+from fnn.transforms import shard_slices
 
 CALIBRATION = 2000
 """At least so many training examples are used to calibrate batch_norm before a test, or all if there are fewer."""
@@ -97,7 +97,7 @@ def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
     """
     key, images = task.key.fold("augment", epoch, number), task.data.train.images
     own, parts = task.ranks.part(len(batch)), []
-    for i, shard in enumerate(pieces(len(batch), task.shard_size)):
+    for i, shard in enumerate(shard_slices(len(batch), task.shard_size)):
         begin, end = max(own.start, shard.start), min(own.stop, shard.stop)
         if begin < end:
             changed = task.augment(as_float(images[batch[shard]]), key.fold(i))

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from fnn.memory import from_wchn, to_wchn
+from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.op import Array, Op, OpError, Params, Shape
 from fnn.testing.case import Case, move
 from fnn.testing.compare import frozen

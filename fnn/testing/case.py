@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fnn.op import Array, Op, Params, Shape, told
+from fnn.checks.errors import describe
+from fnn.op import Array, Op, Params, Shape
 from fnn.random import Key
 from fnn.testing.compare import agree, frozen
 from fnn.tree import Tree, tree_items, tree_map
@@ -46,7 +47,7 @@ class Case(NamedTuple):
         """Applies the operator; what this returns calls the vjp, for the output and the gradients as one tree."""
         y, vjp = self.op.apply(self.params, self.x, self.key)
         if y.shape != self.dy.shape:
-            raise AssertionError(f"output is {told(y)}, wanted the shape {self.dy.shape}")
+            raise AssertionError(f"output is {describe(y)}, wanted the shape {self.dy.shape}")
 
         def finish(times: int = 1, need_dx: bool = True) -> Tree:
             dy = self.dy if times == 1 else times * self.dy
@@ -68,7 +69,7 @@ def prepared(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
     params = op.init(rng, shape)
     for path, leaf in tree_items(params):
         if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
-            raise AssertionError(f"{path} is {told(leaf)}, wanted an array of float32")
+            raise AssertionError(f"{path} is {describe(leaf)}, wanted an array of float32")
     agree(op.init(rng, shape), deepcopy(params), "from the same key")
     case = Case(op, shape, rng, key, move(params, rng), x, np.empty(0)).cast(np.float32)
     y, _ = op.apply(case.cast(np.float32).params, case.x, key)  # in dicts of its own, as in "call"

@@ -5,9 +5,10 @@ from copy import deepcopy
 
 import numpy as np
 
-from fnn.checks import check_int, check_shape
-from fnn.memory import from_wchn, to_wchn
-from fnn.op import Array, Op, Shape, check_operator, told
+from fnn.checks.errors import describe
+from fnn.checks.values import check_int, check_shape
+from fnn.kernels.memory import from_wchn, to_wchn
+from fnn.op import Array, Op, Shape, check_operator
 from fnn.random import Rng, as_key
 from fnn.testing.accuracy import check_accuracy
 from fnn.testing.case import Case, prepared
@@ -43,7 +44,7 @@ def check_op(
     if x is None:
         x = rng.fold("x").generator().standard_normal((check_int("batch", batch, 1), *shape))
     if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == shape):
-        raise ValueError(f"x: expected an array of at least one example of shape {shape}, got {told(x)}")
+        raise ValueError(f"x: expected an array of at least one example of shape {shape}, got {describe(x)}")
     case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(
         constants=frozenset(constants), drawn=drawn
     )

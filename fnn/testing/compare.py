@@ -5,7 +5,8 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from fnn.op import Array, told
+from fnn.checks.errors import describe
+from fnn.op import Array
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 P = ParamSpec("P")
@@ -51,8 +52,8 @@ def alike(came: Tree, wanted: Tree, when: str) -> None:
     for path, b in tree_items(wanted):
         # A sum over all axes is a scalar of NumPy's, which does whatever an array without axes does.
         a, b = (np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in (there[path], b))
-        if told(a) != told(b):
-            raise AssertionError(f"{path} {when} is {told(a)}, wanted {told(b)}")
+        if describe(a) != describe(b):
+            raise AssertionError(f"{path} {when} is {describe(a)}, wanted {describe(b)}")
 
 
 def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0, least: float = 0) -> None:

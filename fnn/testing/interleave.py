@@ -16,7 +16,7 @@ import numpy as np
 
 from fnn import op
 from fnn.kernels import underflow
-from fnn.threads import without_helpers
+from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fnn.combine import named, parallel, repeat, residual, serial, shared
+from fnn.chain import repeat, serial
+from fnn.combinators import named, parallel, positionwise, residual, shared
 from fnn.op import Array, Op, Shape
 from fnn.ops import (
     attention,
@@ -30,7 +31,6 @@ from fnn.ops import (
     log_softmax,
     maxpool,
     position_embedding,
-    positionwise,
     relu,
     reshape,
     sigmoid,
@@ -40,9 +40,8 @@ from fnn.ops import (
     tanh,
 )
 from fnn.random import Rng
-from fnn.shard import shard
 from fnn.testing.checks import check_op
-from fnn.transform import finite, freeze, microbatch, remat
+from fnn.transforms import check_finite, freeze, microbatch, remat, shard
 
 
 class Example(NamedTuple):
@@ -125,7 +124,7 @@ TABLE: Mapping[str, tuple[Example, ...]] = {
         Example(embedding(7, 4), (5,), x=_integers(7, 3, 5)),
         Example(serial(embedding(5, 3), flatten, dense(2)), (2, 2), x=_integers(5, 3, 2, 2)),
     ),
-    "finite": (Example(finite(serial(dense(3), tanh)), (4,)),),
+    "check_finite": (Example(check_finite(serial(dense(3), tanh)), (4,)),),
     "flatten": (
         Example(flatten, (2, 3, 4)),
         Example(flatten, (5,)),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fnn.data import affine, as_float, compose, digits, elastic, erase, shift
 from fnn.data.augment import Augmentation, Images, resample, transform
-from fnn.memory import from_wchn, to_wchn
+from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.random import Key
 
 EACH = pytest.mark.parametrize(

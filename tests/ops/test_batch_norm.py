@@ -15,10 +15,10 @@ from fnn import (
     UncalibratedWarning,
     batch_norm,
     calibrate,
+    check_finite,
     conv,
     dense,
     dropout,
-    finite,
     freeze,
     microbatch,
     mse,
@@ -116,7 +116,7 @@ def test_once_calibrated_a_net_predicts_on_the_batch_as_it_trains_on_it() -> Non
 
 
 block = serial(dense(5), batch_norm(), tanh)
-SAME: list[Callable[[Op], Op]] = [remat, finite, lambda op: named("block", op), lambda op: shard(op, 1, 64)]
+SAME: list[Callable[[Op], Op]] = [remat, check_finite, lambda op: named("block", op), lambda op: shard(op, 1, 64)]
 
 
 @pytest.mark.parametrize("wrap", SAME)
@@ -250,7 +250,7 @@ def test_batch_norm_refuses_to_train_on_one_example(shape: tuple[int, ...]) -> N
         lambda op: shard(op, 1, 1),
         lambda op: shard(op, 2, 1),
         lambda op: spread(op, workers=1, size=1),
-        lambda op: freeze(remat(finite(microbatch(op, 1)))),
+        lambda op: freeze(remat(check_finite(microbatch(op, 1)))),
     ],
 )
 def test_batch_norm_refuses_pieces_of_one_example(wrap: Callable[[Op], Op]) -> None:
