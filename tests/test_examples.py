@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import environment
 
 import fnn
 from examples import denoise, residual, transformer
+from tests.support.programs import environment
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import silent, task_of
 
 import fnn
 from fnn import (
@@ -50,6 +49,7 @@ from fnn.data import digits
 from fnn.kernels.threads import MIN_DEFERRED_MACS, later
 from fnn.mpi import spread, spread_loss
 from fnn.testing.table import TABLE, Example
+from tests.support.runs import silent, task_of
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
 NET = serial(conv(4, 3), batch_norm(), relu, dense(3))

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Example, nets
-from test_nesting import KINDS, drawn
 
 from fnn import (
     Key,
@@ -61,6 +59,8 @@ from fnn.testing.compare import agree
 from fnn.testing.table import TABLE
 from fnn.testing.table import Example as Row
 from fnn.tree import Tree
+from tests.support.strategies import Example, nets
+from tests.test_nesting import KINDS, drawn
 
 safetensors = pytest.importorskip("safetensors")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from fnn import LossError, cross_entropy, mse
 from fnn.op import Array
 from fnn.testing import check_loss
+from tests.support.strategies import seeds
 
 LOGITS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from fnn import LossError, cross_entropy, dense, mse, serial, value_and_grad
 from fnn.losses import Loss, binary_cross_entropy, huber, smoothed_cross_entropy
 from fnn.op import Array
 from fnn.testing import check_loss
+from tests.support.strategies import seeds
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 

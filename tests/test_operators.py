@@ -6,13 +6,13 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Example, convolutions, denses, nets, poolings, seeds, shapeless, slow_unless
 
 import fnn
 from fnn import Op
 from fnn.testing import check_op
 from fnn.testing.table import TABLE
 from fnn.testing.table import Example as Row
+from tests.support.strategies import Example, convolutions, denses, nets, poolings, seeds, shapeless, slow_unless
 
 ROWS = [pytest.param(row, id=f"{name}-{i}") for name, rows in TABLE.items() for i, row in enumerate(rows)]
 

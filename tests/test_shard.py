@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import python
 
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, value_and_grad
 from fnn.kernels import threads
 from fnn.kernels.threads import BLAS_THREADS
 from fnn.transforms import shard_slices
+from tests.support.programs import python
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(4))
 SHAPE = (1, 6, 6)
@@ -117,7 +117,7 @@ def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: py
 
     monkeypatch.setattr(threads, "MEANWHILE", 1)
     y, vjp = shard(LATE, 2).apply(LATE.init(0, SHAPE), batch(4)[0])
-    monkeypatch.setattr(sys.modules["fnn.ops.conv"], "correlate_weights", wrong)
+    monkeypatch.setattr(sys.modules["fnn.ops.convolution"], "correlate_weights", wrong)
     with pytest.raises(ZeroDivisionError) as caught:
         vjp(y)
     assert caught.value.__notes__ == ["in conv1", "in inner"]

@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import programs
 import pytest
-from runs import bits, timeless
 
 import fnn
 from fnn.data import digits
+from tests.support import programs
+from tests.support.runs import bits, timeless
 
 PROGRAM = Path(__file__).parent.parent / "train.py"
 

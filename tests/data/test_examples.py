@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from programs import python
 
 from fnn.data import as_float
+from tests.support.programs import python
 
 
 def test_grey_levels_become_minus_one_to_one() -> None:

@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-import importlib
 import os
 import struct
 import sys
@@ -16,8 +15,8 @@ import numpy as np
 import pytest
 
 from fnn.data import DataError, MissingDataError, mnist
+from fnn.data import mnist_files as module
 
-module = importlib.import_module("fnn.data.mnist")  # in the package, the function has the module's name
 rng = np.random.default_rng(0)
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from strategies import seeds, slow_unless
 
 from fnn import Op, OpError, elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from fnn.op import Array
 from fnn.testing import check_op
+from tests.support.strategies import seeds, slow_unless
 
 FLOATS = [np.float32, np.float64]
 

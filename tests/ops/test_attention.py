@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds, slow_unless
 
 from fnn import Op, OpError, attention, tree_map
 from fnn.op import Array, Params
 from fnn.testing import check_op
+from tests.support.strategies import seeds, slow_unless
 
 SEQUENCES = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders, seeds, slow_unless
 
 from fnn import (
     Op,
@@ -42,6 +41,7 @@ from fnn import (
 from fnn.mpi import spread
 from fnn.op import Params
 from fnn.testing import check_op
+from tests.support.strategies import orders, seeds, slow_unless
 
 ROWS = np.random.default_rng(0).normal(3, 2, (4, 6, 5)).astype(np.float32)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)

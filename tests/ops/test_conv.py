@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Example, both, convolutions, seeds
 
 from fnn import OpError, conv
 from fnn.op import Array
+from tests.support.strategies import Example, both, convolutions, seeds
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 7)).astype(np.float32)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import both, seeds, sizes, slow_unless
 
 from fnn import Op, OpError, conv, conv_transpose
 from fnn.op import Shape
 from fnn.testing import check_op
+from tests.support.strategies import both, seeds, sizes, slow_unless
 
 IMAGES = np.zeros((2, 3, 4, 5), np.float32)
 

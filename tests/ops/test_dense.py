@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import Example, denses, seeds
 
 from fnn import OpError, dense
+from tests.support.strategies import Example, denses, seeds
 
 FEATURES = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
 

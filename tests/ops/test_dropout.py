@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from fnn import Key, Op, OpError, dense, dropout, remat, serial, shard, tanh
 from fnn.op import Array
 from fnn.testing import check_op
+from tests.support.strategies import seeds
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from fnn import (
     Op,
@@ -27,6 +26,7 @@ from fnn import (
 )
 from fnn.op import Array
 from fnn.testing import check_op
+from tests.support.strategies import seeds
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(0, 4), max_size=2).map(tuple), seeds)

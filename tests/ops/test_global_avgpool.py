@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders, seeds
 
 from fnn import OpError, global_avgpool
 from fnn.testing import check_op
+from tests.support.strategies import orders, seeds
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds, slow_unless
 
 from fnn import Op, OpError, batch_norm, group_norm, layer_norm, tree_map
 from fnn.op import Array
 from fnn.testing import check_op
+from tests.support.strategies import seeds, slow_unless
 
 ROWS = np.random.default_rng(0).normal(3, 2, (4, 6, 5)).astype(np.float32)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Example, both, numbers, poolings, seeds
 
 from fnn import OpError, avgpool, maxpool
 from fnn.op import Array
+from tests.support.strategies import Example, both, numbers, poolings, seeds
 
 
 def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders, seeds, slow_unless
 
 from fnn import Op, OpError, conv, dense, positionwise, serial, softmax, tanh
 from fnn.testing import check_op
+from tests.support.strategies import orders, seeds, slow_unless
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orders, seeds
 
 from fnn import OpError, flatten, reshape
 from fnn.op import Array
 from fnn.testing import check_op
+from tests.support.strategies import orders, seeds
 
 
 @given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)

@@ -1,0 +1,446 @@
+"""Damaged and hostile files of each format: a CheckpointError or the right tree, nothing run, and little memory."""
+
+import json
+import os
+import random
+import shlex
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn.files.checkpoint import CheckpointError, load, save
+from tests.support.programs import python
+from tests.support.trees import GOOD, assert_frugal, assert_same, frozen
+
+pytest.importorskip("safetensors")
+
+SUFFIXES = (".pkl", ".npz", ".safetensors")
+SMALL = {name: leaf for name, leaf in GOOD.items() if name != "name"} | {
+    "é": {"x": frozen(np.arange(3, dtype=np.uint8))}
+}
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds SMALL."""
+    path = tmp_path_factory.mktemp("damage") / f"params{request.param}"
+    save(path, SMALL)
+    return path
+
+
+def outcome(path: Path, content: bytes, like: Any, whole: Any) -> str:
+    """Loads the file as if this were in it; asserts that it gives an error that names it, or else the tree `whole`."""
+    with pytest.MonkeyPatch.context() as patch:  # to write it thousands of times would take most of the time
+        patch.setattr(Path, "read_bytes", lambda path: content)
+        try:
+            loaded = load(path, like)
+        except CheckpointError as error:
+            told = str(error)
+        else:
+            assert_same(loaded, whole)
+            return "whole"
+    assert told.startswith(f"{path}: ")
+    assert len(told) < 2000
+    return "refused"
+
+
+def damaged(whole: bytes, draws: random.Random) -> bytes:
+    """Part of the file, or the file with a bit or a run of bytes changed, lost, or put in."""
+    content, at = bytearray(whole), draws.randrange(len(whole))
+    n = draws.randrange(1, 40)
+    kind = draws.choice(["bit", "bit", "byte", "run", "end", "lost", "twice", "numbers"])
+    if kind == "bit":
+        content[at] ^= 1 << draws.randrange(8)
+    elif kind == "byte":
+        content[at] = draws.choice([0, 1, 0x7F, 0x80, 0xFF, draws.randrange(256)])
+    elif kind == "run":
+        content[at : at + n] = draws.randbytes(len(content[at : at + n]))
+    elif kind == "end":
+        del content[at:]
+    elif kind == "lost":
+        del content[at : at + n]
+    elif kind == "twice":
+        start = draws.randrange(len(whole))
+        content[at:at] = whole[start : start + n]
+    else:
+        size = draws.choice([2, 4, 8])
+        content[at : at + size] = draws.choice([0, 1, 1 << 14, (1 << 8 * size) - 1]).to_bytes(size, "little")
+    return bytes(content)
+
+
+def test_1000_mutations_give_an_error_or_the_right_tree(small: Path) -> None:
+    plain, content, draws = load(small), small.read_bytes(), random.Random(0)
+    counts = {"refused": 0, "whole": 0}
+    for i in range(1000):
+        wrong = damaged(content, draws)
+        counts[outcome(small, wrong, SMALL, SMALL) if i % 2 else outcome(small, wrong, None, plain)] += 1
+    assert counts["refused"] > 850
+
+
+def test_a_bit_changed_anywhere_gives_an_error_or_the_right_tree(small: Path) -> None:
+    content, draws = small.read_bytes(), random.Random(1)
+    for at in range(len(content)):
+        wrong = bytearray(content)
+        wrong[at] ^= 1 << draws.randrange(8)
+        outcome(small, bytes(wrong), SMALL, SMALL)
+
+
+def test_every_truncation_is_refused(small: Path) -> None:
+    content, plain = small.read_bytes(), load(small)
+    for length in range(len(content)):
+        came = outcome(small, content[:length], None, plain)
+        # A pickle without all of its checksum is one that Python wrote.
+        assert came == ("whole" if small.suffix == ".pkl" and length == len(content) - 4 else "refused")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_numbers_that_changed_on_the_disk_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"params{suffix}"
+    save(path, {"w": np.arange(1000.0)})
+    content = path.read_bytes()
+    at = content.index(np.float64(500).tobytes())
+    path.write_bytes(content[: at + 6] + b"\x7e" + content[at + 7 :])
+    with pytest.raises(CheckpointError, match=rf"params{suffix}: damaged.*([Cc]hecksum|CRC)"):
+        load(path)
+
+
+@pytest.mark.parametrize(("was", "now"), [(b"[2,3]", b"[3,2]"), (b"F64", b"I64"), (b'"w"', b'"v"')])
+def test_a_header_that_changed_on_the_disk_is_refused(tmp_path: Path, was: bytes, now: bytes) -> None:
+    path = tmp_path / "params.safetensors"
+    save(path, {"w": np.zeros((2, 3))})
+    content = path.read_bytes()
+    assert content.count(was) == 1
+    path.write_bytes(content.replace(was, now))
+    with pytest.raises(CheckpointError, match="damaged: the checksum in its metadata"):
+        load(path)
+
+
+# Hostile .npz files
+
+
+def npy(
+    descr: str = "'<f8'", shape: str = "(1,)", fortran: str = "False", data: bytes = bytes(8), more: str = ""
+) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, {more}}}".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
+
+
+def zipped(*members: tuple[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def patched(content: bytes, *fields: tuple[bytes, int, bytes]) -> bytes:
+    """The zip with bytes put in, so far after a signature, wherever that is."""
+    wrong = bytearray(content)
+    for signature, offset, value in fields:
+        at = content.find(signature)
+        while at >= 0:
+            wrong[at + offset : at + offset + len(value)] = value
+            at = content.find(signature, at + 1)
+    return bytes(wrong)
+
+
+LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+
+ONE = zipped(("w.npy", npy()))
+DEFLATED = zipped(("w.npy", npy(shape="(4000000,)", data=bytes(32_000_000))), how=zipfile.ZIP_DEFLATED)
+
+
+def shared(n: int) -> bytes:
+    """A zip of which n names mean the very same megabyte."""
+    content = zipped(("000.npy", npy(shape="(131072,)", data=bytes(1 << 20))))
+    at, end = content.index(CENTRAL), content.index(END)
+    entries = b"".join(content[at:end].replace(b"000.npy", b"%03d.npy" % i) for i in range(n))
+    count = struct.pack("<HHII", n, n, len(entries), at)
+    return content[:at] + entries + content[end : end + 8] + count + content[end + 20 :]
+
+
+def with_warning(make: Callable[[], bytes]) -> bytes:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return make()
+
+
+HOSTILE_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty file": (lambda: b"", "a zip of arrays wanted, but the file is empty"),
+    "a pickle": (lambda: b"\x80\4}.", r"a zip of arrays wanted, but the file begins with b'\\x80"),
+    "no zip": (lambda: b"PK\3\4 and no more", "damaged, or no .npz file: File is not a zip file"),
+    "objects": (lambda: zipped(("w.npy", npy("'|O'"))), r"'w': an array of dtype '\|O'; wanted bools"),
+    "text": (lambda: zipped(("w.npy", npy("'<U2'"))), "'w': an array of dtype '<U2'; wanted bools"),
+    "records": (lambda: zipped(("w.npy", npy("[('a', '<f8')]"))), "'w': a header that no array of numbers has"),
+    "a large dtype": (lambda: zipped(("w.npy", npy("'|V999999999'"))), r"'w': an array of dtype '\|V999999999'"),
+    "a subarray": (lambda: zipped(("w.npy", npy("'9<f8'"))), "'w': an array of dtype '9<f8'"),
+    "a call": (lambda: zipped(("w.npy", npy("__import__('os').system('true')"))), "'w': a header that no array"),
+    "a deep header": (lambda: zipped(("w.npy", npy("'<f8'", "(" * 9000))), "'w': a header that no array"),
+    "spaces": (lambda: zipped(("w.npy", npy(more=" " * 60_000 + "x"))), "'w': a header that no array"),
+    "a long number": (lambda: zipped(("w.npy", npy(shape=f"({'9' * 9000},)"))), "'w': Exceeds the limit"),
+    "huge": (lambda: zipped(("w.npy", npy(shape="(1099511627776,)"))), r"'w': 8 bytes for an array of shape \(1099"),
+    "an overflow": (lambda: zipped(("w.npy", npy(shape="(2305843009213693952, 8)"))), "'w': 8 bytes for an array"),
+    "an index": (lambda: zipped(("w.npy", npy(shape="(0, 18446744073709551616)", data=b""))), "'w': a shape that no"),
+    "an empty giant": (
+        lambda: zipped(("w.npy", npy(shape="(0, 4611686018427387904, 4611686018427387904)", data=b""))),
+        "'w': array is too big",
+    ),
+    "65 axes": (lambda: zipped(("w.npy", npy(shape=f"({'1,' * 65})"))), "'w': a shape that no array has"),
+    "negative": (lambda: zipped(("w.npy", npy(shape="(-1,)"))), "'w': a header that no array"),
+    "too little": (lambda: zipped(("w.npy", npy(shape="(2,)"))), "'w': 8 bytes for an array of shape"),
+    "too much": (lambda: zipped(("w.npy", npy(shape="()", data=bytes(16)))), "'w': 16 bytes for an array of shape"),
+    "no order": (lambda: zipped(("w.npy", npy(fortran="0"))), "'w': a header that no array"),
+    "an entry twice": (
+        lambda: zipped(("w.npy", npy().replace(b"fortran_order': False", b"descr': '<f8'        "))),
+        "'w': a he",
+    ),
+    "one more entry": (lambda: zipped(("w.npy", npy(more="'x': True, "))), "'w': a header that no array"),
+    "wrong bools": (lambda: zipped(("w.npy", npy("'|b1'", data=b"\2"))), "'w' has bools that are neither 0 nor 1"),
+    "a far header": (
+        lambda: zipped(("w.npy", npy()[:8] + b"\xff\xff" + npy()[10:])),
+        "'w': a header that no array",
+    ),
+    "version 9": (lambda: zipped(("w.npy", npy().replace(b"NUMPY\1", b"NUMPY\x09"))), "'w': an array wanted, but it"),
+    "an empty array file": (lambda: zipped(("w.npy", b"")), "'w': an array wanted, but it begins with b''"),
+    "another file": (lambda: zipped(("w.npy", npy()), ("readme.txt", b"")), "'readme.txt' is no array"),
+    "a folder": (lambda: zipped(("w/", b"")), "'w/' is no array"),
+    "a name twice": (
+        lambda: with_warning(lambda: zipped(("w.npy", npy()), ("w.npy", npy(data=b"\1" * 8)))),
+        "'w' is there twice",
+    ),
+    "a bomb": (lambda: DEFLATED, "arrays that inflate to more than 10 times the file; wanted as np.savez"),
+    "a bomb that says it is small": (
+        lambda: patched(DEFLATED, (LOCAL, 22, b"\x60\0\0\0"), (CENTRAL, 24, b"\x60\0\0\0")),
+        "damaged, or no .npz file: Bad CRC-32 for file 'w.npy'",
+    ),
+    "one that says it is large": (
+        lambda: patched(ONE, (LOCAL, 22, b"\xff\xff\xff\x7f"), (CENTRAL, 24, b"\xff\xff\xff\x7f")),
+        "arrays that inflate to more than 10 times the file",
+    ),
+    "shared bytes": (lambda: shared(5), "arrays that share bytes"),
+    "bzip2": (
+        lambda: zipped(("w.npy", npy()), how=zipfile.ZIP_BZIP2),
+        "'w' is no array, or is compressed in a way that",
+    ),
+    "lzma": (lambda: zipped(("w.npy", npy()), how=zipfile.ZIP_LZMA), "'w' is no array, or is compressed in a way that"),
+    "no such compression": (lambda: patched(ONE, (CENTRAL, 10, b"\x63\0")), "'w' is no array, or is compressed"),
+    "no deflate": (
+        lambda: patched(ONE, (LOCAL, 8, b"\x08\0"), (CENTRAL, 10, b"\x08\0")),
+        "damaged, or no .npz file: ",
+    ),
+    "encrypted": (lambda: patched(ONE, (LOCAL, 6, b"\1\0"), (CENTRAL, 8, b"\1\0")), "damaged, .*encrypted, password"),
+    "two names": (lambda: patched(ONE, (CENTRAL, 46, b"x")), "damaged, .*File name in directory 'x.npy' and header"),
+    "another place": (
+        lambda: patched(ONE, (CENTRAL, 42, b"\5\0\0\0")),
+        "a list of arrays that is too short, or too long",
+    ),
+    "no central list": (lambda: patched(ONE, (END, 16, b"\xff\xff\xff\x7f")), "damaged, or no .npz file: "),
+    "an empty list": (
+        lambda: ONE.replace(END, END + bytes(16)),
+        "a list of arrays that is too short, or too long",
+    ),
+    "a list too short": (
+        lambda: patched(ONE, (END, 8, b"\2\0\2\0")),
+        "a list of arrays that is too short, or too long",
+    ),
+    "many names of nothing": (
+        lambda: zipped(*((f"{n}.npy", b"") for n in range(2_000))),
+        "'0': an array wanted",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), HOSTILE_NPZ.values(), ids=HOSTILE_NPZ)
+def test_hostile_npz_files_are_refused_at_little_cost(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
+    path, content = tmp_path / "params.npz", make()
+    path.write_bytes(content)
+
+    def read() -> None:
+        with pytest.raises(CheckpointError, match=rf"params.npz: .*{message}") as raised:
+            load(path)
+        assert len(str(raised.value)) < 400 + len(str(path))
+
+    import zipfile  # noqa: F401 - so that its own memory does not count
+
+    assert_frugal(read, len(content), 20)
+
+
+def test_the_zips_that_those_are_made_from_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.npz"
+    for content, wanted in (
+        (ONE, np.zeros(1)),
+        (zipped(("w.npy", npy("'>i2'", "(2,2)", "True", bytes(8)))), np.zeros((2, 2), ">i2")),
+        (shared(1), np.zeros(1 << 17)),
+    ):
+        path.write_bytes(content)
+        assert_same(load(path), {"w" if b"w.npy" in content else "000": wanted})
+
+
+def test_names_of_members_are_only_names(tmp_path: Path) -> None:
+    path = tmp_path / "inner" / "params.npz"
+    path.parent.mkdir()
+    names = ["/etc/passwd", "../up", "C:\\windows", "a/./b", "-rf"]
+    path.write_bytes(zipped(*((f"{name}.npy", npy()) for name in names)))
+    tree = {name: np.zeros(1) for name in names}
+    assert_same(load(path, like=tree), tree)
+    assert load(path).keys() == {"", "..", "C:\\windows", "a", "-rf"}
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["inner", "params.npz"]
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {shlex.quote(str(self.canary))}",)
+
+
+def test_pickled_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
+    path, canary = tmp_path / "params.npz", tmp_path / "canary"
+    np.savez(path, w=np.array([Calls(canary)], object))
+    with pytest.raises(CheckpointError, match=r"params.npz: .*'w': an array of dtype '\|O'"):
+        load(path)
+    assert not canary.exists()
+    with np.load(path, allow_pickle=True) as file:
+        _ = file["w"]
+    assert canary.exists()
+
+
+# Hostile .safetensors files
+
+
+def tensors(header: Any, data: bytes = b"") -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def tensor(start: int = 0, end: int = 4, dtype: str = "F32", shape: Any = (1,)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+PACKAGE = "damaged, or no .safetensors file: ."
+"""What the package refuses, in its own words."""
+
+HOSTILE_SAFETENSORS: dict[str, tuple[bytes, str]] = {
+    "empty file": (b"", PACKAGE),
+    "a header without end": (struct.pack("<Q", 1 << 63) + b"{}", PACKAGE),
+    "a header of 99 megabytes": (struct.pack("<Q", 99_000_000) + b"{}", PACKAGE),
+    "no JSON": (tensors(b"\x93NUMPY"), PACKAGE),
+    "a list": (tensors([]), PACKAGE),
+    "deep lists": (tensors(b"[" * 100_000), PACKAGE),
+    "deep dicts": (tensors(b'{"a":' * 100_000), PACKAGE),
+    "deep in a tensor": (tensors(b'{"w":{"x":' + b"[" * 100_000), PACKAGE),
+    "half a character": (tensors(b'{"\\ud800":' + json.dumps(tensor()).encode() + b"}", bytes(4)), PACKAGE),
+    "a long number": (
+        tensors(b'{"w":{"dtype":"F32","shape":[' + b"9" * 9000 + b'],"data_offsets":[0,4]}}'),
+        PACKAGE,
+    ),
+    "a negative shape": (tensors({"w": tensor(shape=[-1])}, bytes(4)), PACKAGE),
+    "a float shape": (tensors({"w": tensor(shape=[1.0])}, bytes(4)), PACKAGE),
+    "overlap": (tensors({"a": tensor(), "b": tensor()}, bytes(4)), PACKAGE),
+    "a hole": (tensors({"a": tensor(4, 8)}, bytes(8)), PACKAGE),
+    "a rest": (tensors({"a": tensor()}, bytes(8)), PACKAGE),
+    "offsets the wrong way round": (tensors({"a": tensor(4, 0)}, bytes(4)), PACKAGE),
+    "far offsets": (tensors({"a": tensor(0, 1 << 42, shape=[1 << 40])}, bytes(4)), PACKAGE),
+    "huge": (tensors({"a": tensor(shape=[1 << 40])}, bytes(4)), PACKAGE),
+    "an overflow": (tensors({"a": tensor(shape=[1 << 61, 8])}, bytes(4)), PACKAGE),
+    "an empty giant": (tensors({"a": tensor(0, 0, shape=[0, 1 << 62, 1 << 62])}), "array is too big"),
+    "more than an index": (tensors({"a": tensor(0, 0, shape=[0, 1 << 63])}), "a shape that no array has"),
+    "65 axes": (tensors({"a": tensor(shape=[1] * 65)}, bytes(4)), "a shape that no array has"),
+    "no such dtype": (tensors({"a": tensor(dtype="F31")}, bytes(4)), PACKAGE),
+    "bfloat16": (
+        tensors({"a": tensor(dtype="BF16", shape=[2])}, bytes(4)),
+        "'a' is of dtype BF16; wanted BOOL, F16, F32",
+    ),
+    "float8": (tensors({"a": tensor(dtype="F8_E4M3", shape=[4])}, bytes(4)), "'a' is of dtype F8_E4M3; wanted"),
+    "complex": (tensors({"a": tensor(0, 8, dtype="C64")}, bytes(8)), f"'a' is of dtype C64; wanted|{PACKAGE}"),
+    "wrong bools": (tensors({"a": tensor(0, 1, dtype="BOOL")}, b"\2"), "'a' has bools that are neither 0 nor 1"),
+    "a name twice": (
+        tensors(b'{"w":%b,"w":%b}' % ((json.dumps(tensor()).encode(),) * 2), bytes(4)),
+        "a name is there twice",
+    ),
+    "metadata of numbers": (tensors({"__metadata__": {"crc32": 3}}), PACKAGE),
+    "another checksum": (
+        tensors({"__metadata__": {"crc32": "0"}, "w": tensor()}, bytes(4)),
+        "the checksum in its metadata",
+    ),
+    "a long name": (tensors({"w" * 10**6: tensor(dtype="BF16", shape=[2])}, bytes(4)), "'w{80}' is of dtype BF16"),
+    "a folder in an array": (
+        tensors({"w": tensor(), "w/x": tensor(4, 8)}, bytes(8)),
+        "'w/x' and another array cannot both",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), HOSTILE_SAFETENSORS.values(), ids=HOSTILE_SAFETENSORS)
+def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "params.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"params.safetensors: .*({message})") as raised:
+        load(path)
+    assert len(str(raised.value)) < 500 + len(str(path))
+
+
+@pytest.mark.parametrize("metadata", [{}, {"__metadata__": None}, {"__metadata__": {"format": "pt"}}])
+def test_safetensors_without_our_checksum_are_read(tmp_path: Path, metadata: Any) -> None:
+    path = tmp_path / "params.safetensors"
+    path.write_bytes(tensors(metadata | {"w": tensor(4, 8), "b": tensor(0, 4)}, struct.pack("<2f", 1, 2)))
+    assert load(path) == {"w": np.float32(2), "b": np.float32(1)}
+
+
+# What reading may cost
+
+READ = """
+import resource, sys
+from pathlib import Path
+from fnn.checkpoint import CheckpointError, load
+import json, pickletools, zipfile, safetensors.numpy
+
+def kilobytes(name):  # of this process: getrusage tells the peak of the one that it was forked from, if that is more
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith(name)).split()[1])
+
+limit = kilobytes("VmSize") + (128 << 10)
+resource.setrlimit(resource.RLIMIT_AS, (limit << 10, limit << 10))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = kilobytes("VmHWM")
+    try:
+        load(path)
+    except CheckpointError as error:
+        print(path.name, kilobytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and sizes are told as Linux tells them")
+def test_hostile_files_are_refused_with_128_megabytes_to_spare(tmp_path: Path) -> None:
+    contents = {f"{i:03}.npz": make() for i, (make, _) in enumerate(HOSTILE_NPZ.values())}
+    contents |= {f"{i:03}.safetensors": content for i, (content, _) in enumerate(HOSTILE_SAFETENSORS.values())}
+    contents["many.safetensors"] = tensors({f"{i}": tensor(0, 0, "BF16", [0]) for i in range(20_000)})
+    contents["deep.safetensors"] = tensors({"a/" * 500_000: tensor()}, bytes(4))
+    contents["axes.safetensors"] = tensors({"w": tensor(0, 0, shape=[0] * 500_000)})
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    done = python("-c", READ, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    grown = dict(line.split() for line in done.stdout.splitlines())
+    assert grown.keys() == contents.keys()  # so that none was read
+    for name, kilobytes in grown.items():
+        assert int(kilobytes) << 10 < 25 * len(contents[name]) + (1 << 20), name
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_large_file_takes_a_few_times_its_size(tmp_path: Path, suffix: str) -> None:
+    path, like = tmp_path / f"params{suffix}", {"w": np.zeros((1000, 500), order="F")}
+    save(path, {"w": np.random.default_rng(0).random((1000, 500))})
+    load(path)
+    assert_frugal(lambda: load(path, like), path.stat().st_size, 5)

@@ -1,0 +1,92 @@
+"""Memory orders: views where the order is right already, copies where it is not, and always the same numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fnn import Op, conv, dense, flatten, maxpool, tanh
+from fnn.kernels.memory import from_columns, from_features, from_wchn, to_columns, to_features, to_wchn
+from fnn.op import Array
+from tests.support.strategies import orders
+
+IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+
+
+@given(orders)
+def test_images_come_contiguous_with_the_width_outermost_and_the_batch_innermost(order: object) -> None:
+    assert callable(order)
+    memory = to_wchn(order(IMAGES))
+    assert memory.shape == (5, 3, 4, 2)
+    assert memory.flags.c_contiguous
+    assert all(memory[w, c, h, n] == IMAGES[n, c, h, w] for n, c, h, w in np.ndindex(IMAGES.shape))
+    assert np.array_equal(from_wchn(memory), IMAGES)
+
+
+def test_images_in_their_own_order_are_not_copied() -> None:
+    memory = to_wchn(IMAGES)
+    assert np.shares_memory(from_wchn(memory), memory)
+    assert np.shares_memory(to_wchn(from_wchn(memory)), memory)
+
+
+@given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
+def test_features_come_in_columns_in_the_order_of_reading(shape: tuple[int, ...], order: object) -> None:
+    assert callable(order)
+    x: Array = np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape)
+    columns = to_columns(order(x))
+    assert columns.flags.c_contiguous
+    assert np.array_equal(columns, x.reshape(3, -1).T)
+    assert np.array_equal(from_columns(columns, shape), x)
+
+
+def test_features_in_their_own_order_are_not_copied() -> None:
+    columns = np.zeros((4, 3))
+    assert np.shares_memory(to_columns(columns.T), columns)
+    assert np.shares_memory(from_columns(columns, (4,)), columns)
+
+
+@given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
+def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
+    shape: tuple[int, ...], order: object
+) -> None:
+    assert callable(order)
+    x: Array = order(np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape))
+    h = to_features(x)
+    assert np.array_equal(h, x.reshape(3, -1))
+    assert np.array_equal(from_features(h, shape), x)
+    assert np.array_equal(from_features(order(h), shape), x)
+    assert np.shares_memory(h, x) if x.flags.c_contiguous else h.T.flags.c_contiguous
+
+
+def test_images_made_of_columns_lie_in_the_order_of_images() -> None:
+    batch = from_columns(np.arange(24.0).reshape(12, 2), (3, 2, 2))
+    assert np.shares_memory(to_wchn(batch), batch)
+
+
+def test_outputs_lie_in_the_order_that_the_next_operator_wants() -> None:
+    for op in (conv(2, 3), maxpool(2)):
+        y, vjp = op.apply(op.init(0, (3, 4, 5)), IMAGES)
+        assert np.shares_memory(to_wchn(y), y)
+        _, dx = vjp(y)
+        assert np.shares_memory(to_wchn(dx), dx)
+    images = from_wchn(to_wchn(IMAGES))
+    y, _ = tanh.apply({}, images)
+    assert np.shares_memory(to_wchn(y), y)
+    layer = dense(3)
+    y, _ = layer.apply(layer.init(0, (3, 4, 5)), images)
+    assert y.T.flags.c_contiguous
+    assert flatten.apply({}, images)[0].T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(30,), (3, 2, 5)])
+@pytest.mark.parametrize("layer", [dense(4), flatten])
+def test_what_takes_features_keeps_the_order_of_its_input(layer: Op, shape: tuple[int, ...]) -> None:
+    x = np.ones((2, *shape), np.float32)
+    params = layer.init(0, shape)
+    y, vjp = layer.apply(params, x)
+    assert y.flags.c_contiguous
+    assert vjp(y)[1].flags.c_contiguous
+    columns = from_columns(to_columns(x), shape)
+    y, vjp = layer.apply(params, columns)
+    assert y.T.flags.c_contiguous
+    assert vjp(y)[1].strides == columns.strides

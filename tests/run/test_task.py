@@ -1,0 +1,298 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fnn
+from fnn import (
+    adamw,
+    averaged,
+    batch_norm,
+    clip_by_global_norm,
+    conv,
+    dense,
+    dropout,
+    maxpool,
+    relu,
+    run,
+    serial,
+    sgd,
+    tanh,
+    tree_items,
+)
+from fnn.data import Dataset, as_float, batches, compose, shift
+from fnn.run import folder, loop
+from fnn.run.task import calibrated, inputs
+from fnn.transforms import shard_slices
+from tests.support.runs import DATA, RATE, after, bits, silent, task_of, timeless
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    there = tmp_path_factory.mktemp("whole")
+    run.train(task_of(), run.start(task_of()), there, tell=silent)
+    return there
+
+
+def test_a_run_keeps_its_state_its_metrics_and_its_best_params(whole: Path) -> None:
+    assert sorted(os.listdir(whole)) == ["best.pkl", "metrics.jsonl", "state.pkl"]
+    task, state, lines = task_of(), fnn.load(whole / "state.pkl"), run.read_metrics(whole)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 7), (2, 14), (3, 21)]
+    assert (state["step"], state["epoch"], state["batch"], state["optimizer"]["step"]) == (21, 4, 0, 21)
+    last = lines[-1]
+    assert list(last) == [
+        *("epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *("rate", "images_per_second", "seconds"),
+    ]
+    assert last["rate"] == RATE(20)
+    assert state["seconds"] == last["seconds"] > lines[0]["seconds"] > 0
+    averaged = fnn.average(state["optimizer"])
+    loss, right = run.tested(task, averaged)
+    assert (last["test_loss"], last["test_accuracy"]) == (loss, right / 30)
+    assert state["best"] == max(line["test_accuracy"] for line in lines)
+    assert run.tested(task, fnn.load(whole / "best.pkl"))[1] / 30 == state["best"]
+
+
+def test_the_training_sums_are_those_of_the_epoch(tmp_path: Path) -> None:
+    task = task_of(net=fnn.shard(serial(dense(10)), 1, 4), optimizer=sgd(0.0), rate=fnn.constant(0.0), epochs=1)
+    task = task._replace(augment=compose())
+    first = run.start(task)
+    run.train(task, first, tmp_path, tell=silent)
+    [line] = run.read_metrics(tmp_path)
+    loss, right = run.tested(task._replace(data=Dataset(DATA.train, DATA.train, "")), first["params"])
+    assert line["train_loss"] == pytest.approx(loss, rel=1e-6)
+    assert line["train_accuracy"] == right / 70
+
+
+def test_whoever_is_stopped_after_any_step_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    task = task_of()
+    for n in (1, 5, 7, 8, 9, 14, 16, 20, 23):  # of 21 steps and 3 ends of epochs
+        there = tmp_path / str(n)
+        there.mkdir()
+        stopped = run.train(task, run.start(task), there, 1e9, after(n), silent)
+        assert bits(run.read_state(there, task)) == bits(stopped)
+        run.train(task, run.read_state(there, task), there, 1e9, tell=silent)
+        assert bits(fnn.load(there / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
+        assert bits(fnn.load(there / "best.pkl")) == bits(fnn.load(whole / "best.pkl"))
+        assert timeless(there) == timeless(whole)
+
+
+def test_a_run_may_be_stopped_after_every_step(whole: Path, tmp_path: Path) -> None:
+    task = task_of()
+    state = run.read_state(tmp_path, task)
+    for _ in range(24):
+        assert state["epoch"] <= 3
+        run.train(task, state, tmp_path, 1e9, lambda: True, silent)
+        state = run.read_state(tmp_path, task)
+    assert bits(state) == bits(fnn.load(whole / "state.pkl"))
+    assert timeless(tmp_path) == timeless(whole)
+
+
+@pytest.mark.parametrize("crash", ["state.pkl", "best.pkl", "metrics.jsonl"])
+def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bits(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def save(path: Path, tree: fnn.Params) -> None:
+        if path.name == crash and (crash == "best.pkl" or tree["epoch"] == 3):
+            raise Killed
+        fnn.save(path, tree)
+
+    def write(there: Path, lines: list[run.Metrics]) -> None:
+        if crash == "metrics.jsonl" and len(lines) == 2:
+            raise Killed
+        write_metrics(there, lines)
+
+    task, write_metrics = task_of(), folder.write_metrics
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save", save)
+        patched.setattr(loop, "write_metrics", write)
+        with pytest.raises(Killed):
+            run.train(task, run.start(task), tmp_path, 0, tell=silent)
+    (tmp_path / ".fnn-0123456789abcdef").write_bytes(b"what was written of a state")
+    state = run.read_state(tmp_path, task)
+    run.train(task, state, tmp_path, 1e9, lambda: True, silent)
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(whole))
+    assert [line["epoch"] for line in run.read_metrics(tmp_path)] == list(
+        range(1, fnn.load(tmp_path / "state.pkl")["epoch"])
+    )
+    run.train(task, run.read_state(tmp_path, task), tmp_path, tell=silent)
+    assert bits(fnn.load(tmp_path / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
+    assert timeless(tmp_path) == timeless(whole)
+
+
+def test_shards_draw_the_same_whoever_has_them() -> None:
+    task = task_of()
+    batch = np.arange(10)
+    x = inputs(task, 2, 5, batch)
+    key = fnn.Key(0).fold("augment", 2, 5)
+    for i, shard in enumerate(shard_slices(10, 4)):
+        alone = shift(2)(as_float(DATA.train.images[shard]), key.fold(i).fold(0))
+        assert alone.tobytes() == x[shard].tobytes()
+    assert x.strides[0] == x.itemsize, "the batch is innermost, as the operators like it"
+    assert not np.array_equal(x, inputs(task, 2, 6, batch))
+    assert not np.array_equal(x, inputs(task, 3, 5, batch))
+
+
+def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_path: Path) -> None:
+    """An optimizer that knows beforehand which digit the averaged params, and no others, take all images for."""
+
+    def taken_for(digit: int) -> fnn.Params:
+        return {"w": np.zeros((784, 10), np.float32), "b": np.eye(10, dtype=np.float32)[digit]}
+
+    def update(params: fnn.Params, grads: fnn.Params, state: run.State) -> tuple[fnn.Params, run.State]:
+        return taken_for(9), {"step": state["step"] + 1, "average": taken_for([2, 1, 0][state["step"] // 7])}
+
+    labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
+    data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
+    optimizer = fnn.Optimizer(lambda params: {"step": 0, "average": params}, update)
+    task = task_of(net=dense(10), optimizer=optimizer, data=data)
+    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    assert [line["test_accuracy"] for line in run.read_metrics(tmp_path)] == [9 / 30, 15 / 30, 5 / 30]
+    assert state["best"] == 15 / 30
+    assert fnn.load(tmp_path / "best.pkl")["b"].argmax() == 1
+    assert run.final(state)["b"].argmax() == 0
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 24), (2.0, 12), (100.0, 3)])
+def test_the_state_is_kept_every_so_many_seconds_and_at_each_epochs_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
+) -> None:
+    kept = []
+
+    def save(path: Path, tree: run.State) -> None:
+        if path.name == "state.pkl":
+            kept.append((tree["epoch"], tree["batch"]))
+
+    clock = iter(range(1000))
+    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # a second passes whenever somebody looks
+    task = task_of()
+    run.train(task, run.start(task), tmp_path, seconds, tell=silent)
+    assert len(kept) == count
+    assert {(2, 0), (3, 0), (4, 0)} <= set(kept)
+
+
+def test_no_two_steps_draw_the_same() -> None:
+    drawn = []
+
+    def apply(params: fnn.Params, x: fnn.Array, key: fnn.Key | None) -> tuple[fnn.Array, Callable[..., Any]]:
+        drawn.append(key)
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    look = fnn.Op(lambda key, shape: {}, apply, draws=True)
+    task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
+    run.train(task, run.start(task), tell=silent)
+    keys = [key for key in drawn if key is not None]
+    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; the tests draw nothing
+
+
+NORMED = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), tanh, dense(10))
+OPTIMIZERS = {
+    "sgd": sgd(RATE, 0.9),
+    "decayed": sgd(RATE, 0.9, weight_decay=0.1),
+    "adamw": adamw(RATE),
+    "averaged": averaged(sgd(RATE, 0.9), 0.9),
+    "averaged and decayed": averaged(clip_by_global_norm(adamw(RATE), 1.0), 0.5),
+}
+
+
+def normed_task(**changes: object) -> run.Task:
+    """A task of a net with batch_norm; its shards have at least 2 examples."""
+    return task_of(**{"net": fnn.shard(NORMED, 1, 5), "shard_size": 5, "epochs": 2} | changes)
+
+
+def statistics(params: fnn.Params) -> fnn.Params:
+    return {name: {each: params[name][each] for each in ("mean", "var")} for name in ("batch_norm1", "batch_norm2")}
+
+
+def calibrated_by_hand(task: run.Task, params: fnn.Params, epoch: int, count: int) -> fnn.Params:
+    """The params, calibrated with the first batches of that epoch as training gets them."""
+    order = list(batches(70, task.batch_size, task.key.fold("epoch", epoch)))[:count]
+    some = [inputs(task, epoch, number, batch) for number, batch in enumerate(order)]
+    return fnn.calibrate(task.net, params, some, task.key.fold("calibrate", epoch))
+
+
+def same(one: fnn.Params, other: fnn.Params) -> bool:
+    return bits(one) == bits(other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_train_calibrates_before_each_test(tmp_path: Path, name: str) -> None:
+    task = normed_task(optimizer=OPTIMIZERS[name])
+    ends = [new for new, metrics in run.steps(task, run.start(task)) if metrics]
+    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    assert same(state, ends[-1])
+    for epoch, (end, line) in enumerate(zip(ends, run.read_metrics(tmp_path), strict=True), 1):
+        params = run.final(end)
+        assert same(params, calibrated_by_hand(task, params, epoch, 7))
+        assert all(np.ptp(leaf) > 0 and leaf.dtype == np.float32 for _, leaf in tree_items(statistics(params)))
+        loss, right = run.tested(task, params)
+        assert (line["test_loss"], line["test_accuracy"]) == (loss, right / 30)
+    best = fnn.load(tmp_path / "best.pkl")
+    assert run.tested(task, best)[1] / 30 == state["best"]
+    first = max(range(2), key=lambda epoch: run.read_metrics(tmp_path)[epoch]["test_accuracy"])
+    assert same(best, run.final(ends[first]))
+
+
+def test_calibration_changes_no_step(tmp_path: Path) -> None:
+    task = normed_task(optimizer=OPTIMIZERS["averaged and decayed"])
+    came = [new for new, _ in run.steps(task, run.start(task))][-1]
+    step, state = fnn.value_and_grad(task.net, task.loss), run.start(task)
+    params, memory = state["params"], state["optimizer"]
+    for epoch in 1, 2:
+        for number, batch in enumerate(batches(70, 10, task.key.fold("epoch", epoch))):
+            x, y = inputs(task, epoch, number, batch), DATA.train.labels[batch]
+            _, grads = step(params, x, y, task.key.fold("draw", epoch, number))
+            params, memory = task.optimizer.update(params, grads, memory)
+    learnt = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in params.items()}
+    there = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in came["params"].items()}
+    assert same(learnt, there)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "count"), [(1, 10, 1), (25, 10, 3), (30, 10, 3), (9999, 30, 2), (9999, 99, 1)]
+)
+def test_the_number_of_batches_for_calibration_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, examples: int, batch_size: int, count: int
+) -> None:
+    monkeypatch.setattr("fnn.run.task.CALIBRATION", examples)
+    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # of 70 images, 30 make two batches and a rest
+    *_, (state, metrics) = run.steps(task, run.start(task))
+    assert metrics
+    params = run.final(state)
+    assert same(params, calibrated_by_hand(task, params, 1, count))
+
+
+def test_a_net_with_batch_norm_goes_on_to_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
+    task = normed_task()
+    whole = run.train(task, run.start(task), tell=silent)
+    for workers, n in ((1, 3), (2, 7), (2, 8), (1, 9), (2, 15)):  # of 14 steps and 2 ends of epochs
+        there = tmp_path / str(n)
+        there.mkdir()
+        other = normed_task(net=fnn.shard(NORMED, workers, 5))
+        run.train(other, run.start(other), there, 1e9, after(n), silent)
+        assert bits(run.train(task, run.read_state(there, task), there, tell=silent)) == bits(whole)
+
+
+def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*args: object) -> None:
+        raise AssertionError("called")
+
+    monkeypatch.setattr("fnn.run.task.calibrate", called)
+    task = task_of(epochs=1)
+    *_, (state, metrics) = run.steps(task, run.start(task))
+    assert metrics
+    assert calibrated(task, state) is state
+
+
+def test_a_last_batch_of_one_example_ends_the_run_with_the_reason() -> None:
+    task = normed_task(net=NORMED, batch_size=23)  # of 70 images, three batches and a rest of one
+    with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
+        run.train(task, run.start(task), tell=silent)

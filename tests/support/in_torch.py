@@ -1,0 +1,212 @@
+"""What each operator and combinator is in PyTorch, and the comparison of both in float64, to 1e-9 relative."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fnn import Key, Op, Params, tree_items, tree_map
+from fnn.op import Array, Shape
+from fnn.random import Rng, as_key
+from tests.support.strategies import both, numbers
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+Tensors = dict[str, Any]
+Order = Callable[[Array], Array]
+Peer = Callable[[Op, Tensors, Any, Key | None], Any]
+
+
+def in_torch(op: Op, params: Tensors, x: Any, key: Key | None = None) -> Any:
+    """The output of the operator, as PyTorch has it; with a key, as in training."""
+    return IN_TORCH[op.kind](op, params, x, key)
+
+
+def chain(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    for name, part in op.parts.items():
+        x = in_torch(part, params[name], x, key and key.fold(name))
+    return x
+
+
+def shared(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    [(name, part)] = op.parts.items()
+    for i in range(op.config["n"]):
+        x = in_torch(part, params[name], x, key and key.fold(name, i))
+    return x
+
+
+def parallel(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    ys = [in_torch(part, params[name], x, key and key.fold(name)) for name, part in op.parts.items()]
+    return torch.cat(ys, 1) if op.config["join"] == "concat" else torch.stack(ys).sum(0)
+
+
+def wrapped(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    return in_torch(op.parts[""], params, x, key)
+
+
+def in_pieces(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    assert key is None, "pieces draw what the whole does not"
+    return in_torch(op.parts[""], params, x)
+
+
+def freeze(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    return in_torch(op.parts[""], tree_map(lambda p: p.detach(), params), x, key)
+
+
+def positionwise(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    y = in_torch(op.parts[""], params, x.flatten(0, 1), key)
+    return y.unflatten(0, x.shape[:2])
+
+
+def attention(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    p, (time, features) = params, x.shape[1:]
+    later = torch.ones(time, time, dtype=torch.bool).triu(1) if op.config["causal"] else None
+    into, bias = torch.cat([p["wq"], p["wk"], p["wv"]], 1).T, torch.cat([p["bq"], p["bk"], p["bv"]])
+    rest = {"training": False, "need_weights": False, "attn_mask": later}
+    t = x.swapaxes(0, 1)
+    y, _ = F.multi_head_attention_forward(
+        t, t, t, features, op.config["heads"], into, bias, None, None, False, 0.0, p["wo"].T, p["bo"], **rest
+    )
+    return y.swapaxes(0, 1)
+
+
+def batch_norm(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    statistics = (None, None) if key else (params["mean"].detach(), params["var"].detach())
+    return F.batch_norm(x, *statistics, params["w"], params["b"], training=key is not None, eps=op.config["eps"])
+
+
+def conv(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    c = op.config
+    (top, bottom), (left, right) = (margins(c, x.shape[2 + i], i) for i in (0, 1))
+    x = F.pad(x, (left, right, top, bottom))
+    stride, dilation = both(c["stride"]), both(c["dilation"])
+    return F.conv2d(x, params["w"], params.get("b"), stride, 0, dilation, c["groups"])
+
+
+def margins(config: Any, size: int, axis: int) -> tuple[int, int]:
+    """The zeros before and after; "same" as its definition has it, for any stride."""
+    padding = config["padding"]
+    if padding == "valid":
+        return 0, 0
+    if padding != "same":
+        return both(padding)[axis], both(padding)[axis]
+    kernel, stride, dilation = (both(config[name])[axis] for name in ("kernel_size", "stride", "dilation"))
+    missing = max(0, ((size + stride - 1) // stride - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    return missing // 2, missing - missing // 2
+
+
+def conv_transpose(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    stride, padding, extra, dilation = (
+        both(op.config[name]) for name in ("stride", "padding", "output_padding", "dilation")
+    )
+    return F.conv_transpose2d(x, params["w"], params.get("b"), stride, padding, extra, op.config["groups"], dilation)
+
+
+def dropout(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    if key is None:
+        return F.dropout(x, op.config["rate"], training=False)
+    kept = op.apply({}, np.ones(x.shape), key)[0] != 0
+    return x * torch.tensor(kept) / (1 - op.config["rate"])
+
+
+def pool(f: Callable[..., Any]) -> Peer:
+    def apply(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+        kernel, stride, padding = (op.config[name] for name in ("kernel_size", "stride", "padding"))
+        return f(x, both(kernel), None if stride is None else both(stride), both(padding))
+
+    return apply
+
+
+def plain(f: Callable[[Any], Any]) -> Peer:
+    return lambda op, params, x, key: f(x)
+
+
+IN_TORCH: dict[str, Peer] = {
+    "attention": attention,
+    "avgpool": pool(F.avg_pool2d),
+    "batch_norm": batch_norm,
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "dense": lambda op, p, x, key: F.linear(x.reshape(len(x), -1), p["w"].T, p.get("b")),
+    "dropout": dropout,
+    "elu": lambda op, p, x, key: F.elu(x, op.config["alpha"]),
+    "embedding": lambda op, p, x, key: F.embedding(x, p["w"]),
+    "check_finite": wrapped,
+    "flatten": plain(lambda x: x.reshape(len(x), -1)),
+    "freeze": freeze,
+    "gelu": plain(lambda x: F.gelu(x, approximate="tanh")),
+    "global_avgpool": plain(lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]),
+    "group_norm": lambda op, p, x, key: F.group_norm(x, op.config["groups"], p["w"], p["b"], op.config["eps"]),
+    "layer_norm": lambda op, p, x, key: F.layer_norm(x, p["w"].shape, p["w"], p["b"], op.config["eps"]),
+    "leaky_relu": lambda op, p, x, key: F.leaky_relu(x, op.config["slope"]),
+    "log_softmax": plain(lambda x: F.log_softmax(x, -1)),
+    "maxpool": pool(F.max_pool2d),
+    "microbatch": in_pieces,
+    "named": wrapped,
+    "parallel": parallel,
+    "position_embedding": lambda op, p, x, key: x + p["w"][: x.shape[1]],
+    "positionwise": positionwise,
+    "relu": plain(F.relu),
+    "remat": wrapped,
+    "repeat": chain,
+    "reshape": lambda op, p, x, key: x.reshape(len(x), *op.config["shape"]),
+    "residual": lambda op, p, x, key: x + chain(op, p, x, key),
+    "serial": chain,
+    "shard": in_pieces,
+    "shared": shared,
+    "sigmoid": plain(torch.sigmoid),
+    "silu": plain(F.silu),
+    "softmax": plain(lambda x: F.softmax(x, -1)),
+    "softplus": plain(lambda x: F.softplus(x, threshold=100)),
+    "tanh": plain(torch.tanh),
+}
+"""Each operator by its kind: from it, its params as tensors, an input and a key to the output."""
+
+
+def tensor(array: Array) -> Any:
+    return torch.tensor(np.array(array, order="C"), requires_grad=array.dtype.kind == "f")
+
+
+def close(came: Any, wanted: Any, what: str) -> None:
+    """Asserts agreement to 1e-9 of the largest number; 1e-12 is the rounding of a sum that cancels."""
+    there = np.zeros(came.shape) if wanted is None else wanted.detach().numpy()
+    assert came.shape == there.shape, what
+    tolerance = 1e-12 + 1e-9 * np.abs(there).max(initial=0)
+    np.testing.assert_allclose(came, there, rtol=0, atol=tolerance, err_msg=what)
+
+
+def moved(params: Params, rng: np.random.Generator) -> Params:
+    """The params in float64, far from zeros and ones; variances are positive."""
+
+    def move(name: str, child: Any) -> Any:
+        if isinstance(child, dict):
+            return moved(child, rng)
+        drawn = child + rng.standard_normal(child.shape)
+        return np.abs(drawn) if name == "var" else drawn
+
+    return {name: move(name, child) for name, child in params.items()}
+
+
+def agrees_at(op: Op, x: Array, order: Order, key: Rng | None = None) -> None:
+    """Asserts that `op` and its counterpart agree on `x`, in memory of any order."""
+    rng = np.random.default_rng(0)
+    params = moved(op.init(0, x.shape[1:]), rng)
+    y, vjp = op.apply(tree_map(order, params), order(x), key)
+    dy = numbers(rng, y.shape)
+    dparams, dx = vjp(order(dy))
+
+    theirs, x_theirs = tree_map(tensor, params), tensor(x)
+    y_theirs = in_torch(op, theirs, x_theirs, None if key is None else as_key(key))
+    y_theirs.backward(torch.tensor(dy))
+    close(y, y_theirs, "output")
+    close(dx, x_theirs.grad, "input")
+    gradients = dict(tree_items(dparams))
+    for path, leaf in tree_items(theirs):
+        close(gradients[path], leaf.grad, path)
+
+
+def agrees(op: Op, shape: Shape, seed: int, batch: int, order: Order, ties: bool = False) -> None:
+    """Asserts that `op` and its counterpart agree on a random batch, in memory of any order."""
+    agrees_at(op, numbers(np.random.default_rng(seed), (batch, *shape), ties), order)

@@ -1,0 +1,120 @@
+"""The programs that `test_mpi` runs: `mpiexec -n 2 python tests/support/mpi_main.py trained params.pkl`, and others."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+import fnn
+from fnn import conv, cross_entropy, dense, maxpool, serial, tanh, value_and_grad
+from fnn.mpi import part, program, spread, spread_loss, totals, world
+from fnn.ops import dropout
+from fnn.testing import check_op
+
+NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dropout(0.4), dense(20), tanh, dense(4))
+SHAPE, N, SIZE, STEPS = (1, 6, 6), 91, 8, 3
+"""91 examples are in 16 shards of 5 and 6, which is in parts of different sizes for all ranks but one."""
+
+
+def batch(rows: slice = slice(None)) -> tuple[fnn.Array, fnn.Array]:
+    """These rows of the batch, the batch innermost in memory, as images come."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((*SHAPE, N)).astype(np.float32), rng.integers(0, 4, N)
+    return np.moveaxis(images[..., rows].copy(), -1, 0), labels[rows]
+
+
+def train(net: fnn.Op, loss: fnn.losses.Loss, rows: slice) -> fnn.Params:
+    """The params after a few steps, each with draws of its own."""
+    (x, y), step, optimizer = batch(rows), value_and_grad(net, loss), fnn.sgd(0.1, momentum=0.9)
+    params = net.init(0, SHAPE)
+    state = optimizer.init(params)
+    for i in range(STEPS):
+        _, grads = step(params, x, y, fnn.Key(i))
+        params, state = optimizer.update(params, grads, state)
+    return params
+
+
+def trained(path: Path) -> int:
+    comm = world()
+    params = train(spread(NET, size=SIZE), spread_loss(cross_entropy), part(N, SIZE))
+    bits = b"".join(leaf.tobytes("A") for leaf in fnn.tree_leaves(params))
+    assert len(set(comm.allgather(zlib.crc32(bits)))) == 1
+    assert totals(comm.rank, 1) == [sum(range(comm.size)), comm.size]
+    assert comm.bcast({"w": np.asfortranarray(np.eye(2, 3))} if comm.rank == 0 else None)["w"].flags.fnc
+    if comm.rank == 0:
+        fnn.save(path, params)
+        print(f"{comm.size} ranks")
+    print(f"{comm.rank}", file=sys.stderr if comm.rank else sys.stdout)
+    return 0
+
+
+def checked(path: Path) -> int:
+    check_op(spread(serial(dense(3), dropout(0.5)), size=2), (4,), batch=7, key=0)
+    return 0
+
+
+def failing(path: Path) -> int:
+    if world().rank == 1:
+        raise RuntimeError("the disk is on fire")
+    return waiting(path)
+
+
+def failing_alike(path: Path) -> int:
+    print(f"mpi_main.py: error: no such file: {path}", file=sys.stderr)
+    return 3
+
+
+def misused(path: Path) -> int:
+    argparse.ArgumentParser("mpi_main.py").error("a bad flag")
+
+
+def misfit(path: Path) -> int:
+    """Rank 1 gives the whole batch and not its part."""
+    x, _ = batch(slice(None) if world().rank == 1 else part(N, SIZE))
+    net = spread(NET, size=SIZE)
+    net.apply(net.init(0, SHAPE), x)
+    return 0
+
+
+def killed(path: Path) -> int:
+    if world().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return waiting(path)
+
+
+def waiting(path: Path) -> int:
+    """Waits for ranks that never come."""
+    totals(0)
+    time.sleep(60)
+    return totals(0) == [0]
+
+
+def stopped(path: Path) -> int:
+    """Does steps until a signal comes to any rank; the steps that each did are then the same."""
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    steps = 0
+    while not totals(len(signals))[0]:
+        steps += 1
+        if steps == 3:
+            print("three steps", flush=True)
+    assert len(set(world().allgather(steps))) == 1
+    print("all stopped after the same step")
+    totals(0)
+    return 143
+
+
+TASKS: dict[str, Callable[[Path], int]] = {
+    task.__name__: task for task in (trained, checked, failing, failing_alike, misused, misfit, killed, stopped)
+}
+
+if __name__ == "__main__":
+    sys.exit(program(lambda: TASKS[sys.argv[1]](Path(sys.argv[-1]))))

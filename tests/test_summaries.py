@@ -1,0 +1,258 @@
+import re
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fnn
+from fnn import Op, Params, conv, dense, maxpool, parallel, relu, repeat, residual, serial, shared, tanh, tree_map
+from fnn.combinators import positionwise
+from fnn.op import Array, OpError, Shape, operator
+from fnn.ops import attention, batch_norm, conv_transpose, dropout, embedding
+from fnn.summaries import Layer, layers
+from fnn.testing.table import TABLE
+from fnn.testing.table import Example as Row
+from tests.support.strategies import Example, both, convolutions, denses, nets
+
+ROWS = [pytest.param(row, id=f"{name}-{i}") for name, rows in TABLE.items() for i, row in enumerate(rows)]
+
+
+def numbers(net: Op, shape: Shape) -> dict[str, tuple[Shape, int | None, int | None]]:
+    return {path: (output, size, count) for path, _, output, size, count in layers(net, shape)}
+
+
+def counted(found: list[Layer]) -> list[tuple[int, int | None]]:
+    return [(layer.parameters, layer.multiply_adds) for layer in found if layer.parameters is not None]
+
+
+def identity(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
+    return {}, dy
+
+
+@operator
+def scaled() -> Op:
+    """An operator that the library knows nothing of."""
+    init = lambda key, shape: {"s": np.ones((), np.float32)}  # noqa: E731
+    return Op(init, lambda params, x: (x * params["s"], lambda dy, need_dx=True: ({"s": (dy * x).sum()}, dy)))
+
+
+def test_a_chain_is_told_part_by_part_with_shapes_params_and_products() -> None:
+    net = serial(conv(6, 3, padding=1), maxpool(2), tanh, dense(10))
+    assert layers(net, (1, 28, 28)) == [
+        Layer("", "serial", (10,), None, None),
+        Layer("conv1", "conv(6, 3, padding=1)", (6, 28, 28), 60, 28 * 28 * 6 * 9),
+        Layer("maxpool1", "maxpool(2)", (6, 14, 14), 0, 0),
+        Layer("tanh1", "tanh", (6, 14, 14), 0, 0),
+        Layer("dense1", "dense(10)", (10,), 11_770, 11_760),
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_operator_of_the_library_is_known_and_no_parameter_is_lost_or_counted_twice(row: Row) -> None:
+    params = row.op.init(0, row.shape)
+    found = layers(row.op, row.shape, params)
+    assert (found[0].path, found[0].shape) == ("", row.op.output_shape(params, row.shape))
+    assert sum(size for size, _ in counted(found)) == fnn.tree_size(params)
+    assert None not in [count for _, count in counted(found)]
+
+
+@given(nets())
+def test_a_layers_path_is_that_of_its_params(example: Example) -> None:
+    op, shape = example
+    params = op.init(0, shape)
+    for layer in layers(op, shape, params):
+        here: Any = params
+        for name in filter(None, layer.path.split("/")):
+            here = here[name]
+        assert layer.parameters in (None, fnn.tree_size(here))
+
+
+def test_side_by_side_parts_have_the_same_input() -> None:
+    net = parallel(conv(4, 3, padding=1), conv(2, 1), join="concat")
+    assert numbers(net, (3, 5, 5)) == {
+        "": ((6, 5, 5), None, None),
+        "conv1": ((4, 5, 5), 112, 25 * 4 * 27),
+        "conv2": ((2, 5, 5), 8, 25 * 2 * 3),
+    }
+
+
+def test_what_is_repeated_has_params_and_products_each_time() -> None:
+    assert numbers(repeat(residual(dense(4)), 2), (4,)) == {
+        "": ((4,), None, None),
+        "residual1": ((4,), None, None),
+        "residual1/dense1": ((4,), 20, 16),
+        "residual2": ((4,), None, None),
+        "residual2/dense1": ((4,), 20, 16),
+    }
+
+
+def test_what_is_shared_has_its_params_once_and_products_each_time_on_the_shape_of_that_time() -> None:
+    assert numbers(shared(dense(4), 3), (4,))["dense1"] == ((4,), 20, 3 * 16)
+    shrinking = numbers(serial(shared(serial(conv(2, 3), relu), 2), shared(scaled(), 2)), (2, 8, 8))
+    assert shrinking["shared1/serial1/conv1"] == ((2, 4, 4), 38, (6 * 6 + 4 * 4) * 36)
+    assert shrinking["shared2/scaled1"] == ((2, 4, 4), 1, None)
+
+
+def test_a_sequences_positions_each_have_the_products() -> None:
+    assert numbers(serial(positionwise(positionwise(dense(2))), positionwise(dense(3))), (5, 4, 6)) == {
+        "": ((5, 3), None, None),
+        "dense1": ((5, 4, 2), 14, 5 * 4 * 12),
+        "dense2": ((5, 3), 27, 5 * 24),
+    }
+
+
+def test_a_wrapper_shows_what_it_wraps_under_the_same_path() -> None:
+    net = serial(fnn.freeze(fnn.remat(conv(2, 1))), fnn.named("head", fnn.check_finite(serial(dense(3), tanh))))
+    assert [layer[:2] for layer in layers(fnn.shard(net, workers=1), (1, 4, 4))] == [
+        ("", "shard(serial)"),
+        ("conv1", "freeze(remat(conv(2, 1)))"),
+        ("head", "check_finite(serial)"),
+        ("head/dense1", "dense(3)"),
+        ("head/tanh1", "tanh"),
+    ]
+
+
+def test_a_wrapper_that_gives_its_part_another_input_is_one_layer_of_which_nobody_knows_the_products() -> None:
+    def halved(op: Op, apply: Callable[[Params, Array], Any]) -> Op:
+        return Op(lambda key, shape: op.init(key, (2,)), apply, kind="halved", parts={"": op})
+
+    part = dense(3)
+    refused = halved(part, lambda params, x: part.apply(params, x[:, :2]))
+    assert layers(refused, (4,)) == [Layer("", "halved", (3,), 9, None)]
+    summed = halved(part, lambda params, x: (x.sum(1), identity))
+    assert layers(summed, (2,)) == [Layer("", "halved", (), 9, None)]
+
+
+def test_a_combinator_that_is_not_known_is_one_layer_with_all_its_params() -> None:
+    op = dense(2)
+    init = lambda key, shape: {"a": op.init(key, shape), "b": op.init(key, shape)}  # noqa: E731
+    both_ways = Op(init, lambda params, x: op.apply(params["a"], x), kind="two", parts={"a": op, "b": op})
+    assert layers(serial(both_ways, tanh), (3,))[1:] == [
+        Layer("two1", "two", (2,), 16, None),
+        Layer("tanh1", "tanh", (2,), 0, 0),
+    ]
+
+
+def test_another_operator_by_the_name_of_the_librarys_is_not_taken_for_it() -> None:
+    kernel = Op(lambda key, shape: {"kernel": np.ones(3, np.float32)}, lambda params, x: (x, identity), kind="dense")
+    assert layers(kernel, (3,)) == [Layer("", "dense", (3,), 3, None)]
+
+
+def test_nets_that_draw_and_nets_that_take_integers_are_told_too() -> None:
+    net = serial(embedding(7, 4), batch_norm(), dropout(0.5), attention(2))
+    assert numbers(net, (5,)) == {
+        "": ((5, 4), None, None),
+        "embedding1": ((5, 4), 28, 0),
+        "batch_norm1": ((5, 4), 20, 0),
+        "dropout1": ((5, 4), 0, 0),
+        "attention1": ((5, 4), 80, 5 * 4 * 16 + 2 * 5 * 5 * 4),
+    }
+
+
+def test_params_may_be_given_in_another_dtype_and_are_left_alone() -> None:
+    net = serial(dense(3), tanh)
+    params = tree_map(lambda p: p.astype(np.float64), net.init(0, (4,)))
+    for leaf in fnn.tree_leaves(params):
+        leaf.flags.writeable = False
+    assert layers(net, (4,), params) == layers(net, (4,))
+
+
+def test_shapes_cost_no_memory() -> None:
+    found = layers(conv(1, 3), (1, 1_000_000, 1_000_000))
+    assert found == [Layer("", "conv(1, 3)", (1, 999_998, 999_998), 10, 9 * 999_998**2)]
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3,), r"^serial1/conv1: .*\(.*3,?\)"),
+        ((1, 9), r"^serial1/conv1: .*1, 9\)"),
+        (28, r"^serial: expected the shape of one example, .*, got 28; write \(28,\)$"),
+        ((1, -28, 28), r"^serial: expected the shape of one example, .*, got \(1, -28, 28\)$"),
+        ((1, 2.5, 28), r"^serial: expected the shape of one example, .*, got \(1, 2.5, 28\)$"),
+    ],
+)
+def test_a_shape_that_the_net_cannot_take_is_refused_where_it_is_met(shape: Any, message: str, given: bool) -> None:
+    net = serial(serial(conv(2, 3)), tanh)
+    with pytest.raises(OpError) as raised:
+        layers(net, shape, net.init(0, (1, 4, 4)) if given else None)
+    assert re.search(message, str(raised.value))
+
+
+def test_params_of_another_net_are_refused() -> None:
+    with pytest.raises(OpError, match=r"^dense1: expected params 'w', 'b', got 'b'; 'w' is missing$"):
+        layers(serial(dense(2)), (3,), {"dense1": {"b": np.zeros(2, np.float32)}})
+
+
+# The counts against PyTorch's counter, which counts multiplications and additions apart.
+
+
+def torch_count(run: Callable[[Any], object], *shapes: Shape) -> int:
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run([torch.zeros(shape) for shape in shapes])
+    flops: int = counter.get_total_flops()
+    return flops // 2
+
+
+def count_of(op: Op, shape: Shape, params: Params) -> int | None:
+    [layer] = layers(op, shape, params)
+    return layer.multiply_adds
+
+
+@given(denses())
+def test_dense_layers_count_as_in_torch(example: Example) -> None:
+    op, shape = example
+    params = op.init(0, shape)
+    expected = torch_count(lambda t: t[0].reshape(1, -1) @ t[1], (1, *shape), params["w"].shape)
+    assert count_of(op, shape, params) == expected
+
+
+@given(convolutions())
+def test_convolutions_count_as_in_torch(example: Example) -> None:
+    op, (channels, height, width) = example
+    config = op.config
+    params = op.init(0, (channels, height, width))
+    _, *pixels = op.output_shape(params, (channels, height, width))
+    # Any image of which the windows leave as many pixels is as good, and needs no padding.
+    sizes = zip(pixels, *(both(config[name]) for name in ("kernel_size", "stride", "dilation")), strict=True)
+    reach = [(out - 1) * stride + (kernel - 1) * dilation + 1 for out, kernel, stride, dilation in sizes]
+
+    def run(t: Any) -> object:
+        torch = pytest.importorskip("torch")
+        stride, dilation = both(config["stride"]), both(config["dilation"])
+        return torch.nn.functional.conv2d(t[0], t[1], None, stride, 0, dilation, config["groups"])
+
+    assert count_of(op, (channels, height, width), params) == torch_count(run, (1, channels, *reach), params["w"].shape)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
+def test_transposed_convolutions_count_as_in_torch(groups: int, ins: int, outs: int, kernel: int, stride: int) -> None:
+    op, shape = conv_transpose(groups * outs, kernel, stride, groups=groups), (groups * ins, 4, 3)
+    params = op.init(0, shape)
+
+    def run(t: Any) -> object:
+        torch = pytest.importorskip("torch")
+        return torch.nn.functional.conv_transpose2d(*t, None, stride, 0, 0, groups)
+
+    assert count_of(op, shape, params) == torch_count(run, (1, *shape), params["w"].shape)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.booleans())
+def test_attention_counts_as_in_torch(heads: int, size: int, time: int, causal: bool) -> None:
+    op, shape = attention(heads, causal), (time, heads * size)
+
+    def run(t: Any) -> object:
+        x, w = t
+        q, k, v = ((x @ w).reshape(time, heads, size).transpose(0, 1) for _ in "qkv")
+        return ((q @ k.mT) @ v).transpose(0, 1).reshape(shape) @ w
+
+    count = torch_count(run, shape, (heads * size, heads * size))
+    assert count_of(op, shape, op.init(0, shape)) == count == 4 * prod(shape) * shape[1] + 2 * time * prod(shape)

@@ -1,0 +1,693 @@
+"""Weights to and from PyTorch: the same numbers come out of its modules and of our nets, and misfits are told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fnn import (
+    CheckpointError,
+    Op,
+    conv,
+    cross_entropy,
+    dense,
+    flatten,
+    load,
+    maxpool,
+    named,
+    relu,
+    repeat,
+    residual,
+    save,
+    serial,
+    sgd,
+    tanh,
+    value_and_grad,
+)
+from fnn.combinators import positionwise
+from fnn.data import as_float, digits
+from fnn.op import Array, Params
+from fnn.ops import (
+    attention,
+    avgpool,
+    batch_norm,
+    conv_transpose,
+    embedding,
+    group_norm,
+    layer_norm,
+    position_embedding,
+)
+from fnn.torch.weights import from_torch, to_torch
+from fnn.tree import tree_items, tree_map
+from tests.support.strategies import seeds
+from tests.support.trees import assert_same
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+nn = torch.nn
+Module: Any = nn.Module
+
+Shape = tuple[int, ...]
+
+
+class Attention(Module):  # type: ignore[misc]
+    """PyTorch's attention, which takes three inputs, as a module of one."""
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(features, heads, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x, x, x, need_weights=False)[0]
+
+
+class Residual(Module):  # type: ignore[misc]
+    def __init__(self, *modules: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*modules)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.body(x)
+
+
+class Positions(Module):  # type: ignore[misc]
+    def __init__(self, time: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(time, features)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.table(torch.arange(x.shape[1]))
+
+
+class Named(Module):  # type: ignore[misc]
+    """Modules under names of their own, whose alphabetical order is not theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.down(torch.tanh(self.up(x)))
+
+
+Pair = tuple[Op, Any, Shape]
+
+
+def images() -> Pair:
+    net = serial(
+        *(conv(4, 3, padding=1, groups=2), batch_norm(), relu, maxpool(2)),
+        *(conv(6, 3, dilation=2, padding=2, bias=False), group_norm(3), avgpool(2)),
+        *(conv_transpose(3, 2, stride=2), layer_norm(2), conv_transpose(4, 3, bias=False), tanh),
+        *(dense(8), batch_norm(), dense(7, bias=False), layer_norm(), dense(5)),
+    )
+    module = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 6, 3, dilation=2, padding=2, bias=False), nn.GroupNorm(3, 6), nn.AvgPool2d(2)),
+        *(nn.ConvTranspose2d(6, 3, 2, stride=2), nn.LayerNorm((4, 4)), nn.ConvTranspose2d(3, 4, 3, bias=False)),
+        *(nn.Tanh(), nn.Flatten(), nn.Dropout()),
+        *(nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, 7, bias=False), nn.LayerNorm(7), nn.Linear(7, 5)),
+    )
+    return net, module, (2, 8, 8)
+
+
+def words() -> Pair:
+    net = serial(
+        *(embedding(11, 6), position_embedding()),
+        residual(serial(layer_norm(), attention(2))),
+        residual(serial(layer_norm(), positionwise(dense(9)), tanh, positionwise(dense(6)))),
+        dense(3),
+    )
+    module = nn.Sequential(
+        *(nn.Embedding(11, 6), Positions(5, 6)),
+        Residual(nn.LayerNorm(6), Attention(6, 2)),
+        Residual(nn.LayerNorm(6), nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 6)),
+        *(nn.Flatten(), nn.Linear(30, 3)),
+    )
+    return net, module, (5,)
+
+
+def deep() -> Pair:
+    net = serial(repeat(serial(dense(4), tanh), 6), serial(), dense(4, bias=False))
+    blocks = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)]
+    return net, nn.Sequential(nn.Sequential(*blocks), nn.Linear(4, 4, bias=False)), (4,)
+
+
+def long() -> Pair:
+    """More than ten modules, so that 10 comes after 2 and not before it, all of one shape."""
+    module = nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(4, 4), nn.Tanh())))
+    return serial(*(part for _ in range(8) for part in (dense(4), tanh))), module, (4,)
+
+
+def alone() -> Pair:
+    return dense(3), nn.Linear(4, 3), (4,)
+
+
+PAIRS = {make.__name__: make for make in (images, words, deep, long, alone)}
+
+
+def pair(name: str, seed: int = 0, dtype: Any = None) -> Pair:
+    """The net of that name, and the module that it is in PyTorch, shaken."""
+    torch.manual_seed(seed)
+    net, module, shape = PAIRS[name]()
+    return net, shaken(module, dtype), shape
+
+
+def shaken(module: Any, dtype: Any = None) -> Any:
+    """The module in evaluation, all its numbers far from those that it began with; variances are positive."""
+    module = module.to(dtype or torch.float32).eval()
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                value += 0.3 * torch.randn(value.shape, dtype=value.dtype)
+                if name.endswith("running_var"):
+                    value.abs_().add_(0.5)
+    return module
+
+
+def drawn(op: Op, shape: Shape, rng: np.random.Generator, batch: int = 4) -> Array:
+    return (
+        rng.integers(0, 11, (batch, *shape)) if op.integers else rng.standard_normal((batch, *shape)).astype(np.float32)
+    )
+
+
+def theirs(module: Any, x: Array) -> Array:
+    with torch.no_grad():
+        out: Array = module(torch.from_numpy(np.array(x))).numpy()
+    return out
+
+
+def loaded(module: Any, state: dict[str, Array]) -> Any:
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    return module
+
+
+def frozen(params: Params) -> Params:
+    def freeze(leaf: Array) -> Array:
+        leaf.flags.writeable = False
+        return leaf
+
+    return tree_map(freeze, params)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_same_outputs_from_pytorchs_weights_and_back(name: str, seed: int) -> None:
+    (net, module, shape), rng = pair(name, seed), np.random.default_rng(seed)
+    like, x = frozen(net.init(seed, shape)), drawn(net, shape, rng)
+    params = from_torch(module.state_dict(), like)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(params, from_torch(to_torch(params, module.state_dict()), like))
+    changed = tree_map(lambda leaf: leaf + (0.3 * np.abs(rng.standard_normal(leaf.shape))).astype(np.float32), like)
+    loaded(module, to_torch(frozen(changed), module.state_dict()))
+    np.testing.assert_allclose(net.apply(changed, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_double_precision_comes_over_without_loss(name: str) -> None:
+    net, module, shape = pair(name, dtype=torch.float64)
+    like = tree_map(lambda leaf: leaf.astype(float), net.init(0, shape))
+    params = from_torch(module.state_dict(), like)
+    state = to_torch(params, module.state_dict())
+    for key, value in module.state_dict().items():
+        assert state[key].dtype == value.numpy().dtype
+        assert state[key].tobytes() == value.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("how", ["torch", "numpy", "npz"])
+def test_files_of_state_dicts(tmp_path: Path, name: str, how: str) -> None:
+    from safetensors.torch import save_file
+
+    net, module, shape = pair(name)
+    state = module.state_dict()
+    path = tmp_path / ("state.npz" if how == "npz" else "state.safetensors")
+    if how == "torch":
+        save_file(state, path)
+    else:
+        save(path, to_torch(from_torch(state, net.init(0, shape)), state))
+    like = net.init(0, shape)
+    assert_same(from_torch(path, like), from_torch(state, like))
+    assert_same(from_torch(str(path), like), from_torch(state, like))
+    params = from_torch(path, like)
+    assert_same(dict(sorted(to_torch(params, path).items())), dict(sorted(to_torch(params, state).items())))
+
+
+def test_names_without_a_template_are_those_of_nested_sequentials() -> None:
+    net = serial(conv(2, 3), tanh, serial(batch_norm(), relu), flatten, dense(4), residual(dense(4)))
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU())),
+        *(nn.Flatten(), nn.Linear(18, 4), nn.Sequential(nn.Linear(4, 4))),
+    )
+    state = to_torch(net.init(0, (1, 5, 5)))
+    assert state.keys() == module.state_dict().keys()
+    loaded(module, state)
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in state.values())
+    assert list(to_torch({})) == []
+    assert list(to_torch(dense(3).init(0, (2,)))) == ["weight", "bias"]
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 4))
+def test_random_weights_of_dense_layers_agree(seed: int, features: int, out: int) -> None:
+    rng = np.random.default_rng(seed)
+    net, module = (
+        serial(dense(out), tanh, dense(3)),
+        nn.Sequential(nn.Linear(features, out), nn.Tanh(), nn.Linear(out, 3)),
+    )
+    params = tree_map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), net.init(0, (features,)))
+    loaded(module, to_torch(params))
+    x = drawn(net, (features,), rng)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(from_torch(module.state_dict(), params), params)
+
+
+def test_what_comes_is_the_callers_and_lies_as_the_template_does() -> None:
+    module, net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), serial(dense(3), batch_norm())
+    like = tree_map(np.asfortranarray, net.init(0, (4,)))
+    params, before = from_torch(module.state_dict(), like), theirs(module.eval(), np.ones((1, 4), np.float32))
+    assert params["dense1"]["w"].strides == like["dense1"]["w"].strides
+    state = to_torch(params)
+    for leaf in [*(leaf for _, leaf in tree_items(params)), *state.values()]:
+        leaf[...] = 7
+    assert np.array_equal(theirs(module, np.ones((1, 4), np.float32)), before)
+    assert np.all(params["dense1"]["w"] == 7)
+    assert np.all(net.init(0, (4,))["dense1"]["w"] != 7)
+
+
+def test_the_count_of_batches_is_the_modules_own_or_nothing() -> None:
+    module, net = nn.Sequential(nn.BatchNorm1d(3)), serial(batch_norm())
+    module(torch.ones(2, 3))
+    params = net.init(0, (3,))
+    for state, count in ((to_torch(params), 0), (to_torch(params, module.state_dict()), 1)):
+        assert_same(state["0.num_batches_tracked"], np.array(count))
+
+
+def test_layers_go_by_their_names_where_all_of_them_agree(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    module, path = shaken(Named()), tmp_path / "state.safetensors"
+    save_file(module.state_dict(), path)
+    net = serial(named("up", dense(5)), tanh, named("down", dense(5)))
+    like, x = net.init(0, (5,)), np.ones((2, 5), np.float32)
+    for state in (path, load_file(path), module.state_dict()):  # in whatever order they come
+        params = from_torch(state, like)
+        np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert to_torch(params, path).keys() == module.state_dict().keys()
+    other = serial(dense(5), tanh, dense(5)).init(0, (5,))
+    assert np.array_equal(from_torch(module.state_dict(), other)["dense1"]["w"], params["up"]["w"])
+    for lost in (path, load_file(path), load(path)):
+        assert fault(lambda state=lost: from_torch(state, other)) == [  # type: ignore[misc]
+            "a file forgets the order of down, up",
+            "wanted numbers, our layers' names, or a dict in order",
+        ]
+
+
+def test_a_named_module_beside_numbered_ones_stays_where_it_is() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    module.add_module("head", nn.Linear(4, 4))
+    net, x = serial(dense(4), tanh, dense(4), dense(4)), np.eye(4, dtype=np.float32)
+    params = from_torch(shaken(module).state_dict(), net.init(0, (4,)))
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+
+
+def fault(use: Callable[[], object]) -> list[str]:
+    with pytest.raises(CheckpointError) as raised:
+        use()
+    start, _, faults = str(raised.value).partition(": ")
+    assert start == "the weights do not fit"
+    return faults.split("; ")
+
+
+def test_all_misfits_are_listed_by_path() -> None:
+    like = serial(conv(2, 3), batch_norm(), dense(4), dense(3)).init(0, (1, 5, 5))
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2, affine=False), nn.Flatten()),
+        *(nn.Linear(18, 4, bias=False), nn.Linear(4, 3).double()),
+    )
+    faults = [
+        "'0.weight' is float32 (2, 1, 2, 2), wanted float32 (2, 1, 3, 3) for 'conv1'",
+        "'1.weight' is missing, wanted float32 (2,) for 'batch_norm1'",
+        "'1.bias' is missing, wanted float32 (2,) for 'batch_norm1'",
+        "'3.bias' is missing, wanted float32 (4,) for 'dense1'",
+        "'4.weight' is float64 (3, 4), wanted float32 (3, 4) for 'dense2'",
+        "'4.bias' is float64 (3,), wanted float32 (3,) for 'dense2'",
+    ]
+    assert fault(lambda: from_torch(module.state_dict(), like)) == faults
+    assert fault(lambda: to_torch(like, module.state_dict())) == faults
+
+
+def test_what_layers_do_not_have_is_told(tmp_path: Path) -> None:
+    like = serial(dense(3), dense(2)).init(0, (4,))
+    norm = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(2))
+    assert fault(lambda: from_torch(norm.state_dict(), like))[1:] == [
+        "'1.running_mean' is unexpected, float32 (2,), which 'dense2' does not have",
+        "'1.running_var' is unexpected, float32 (2,), which 'dense2' does not have",
+    ]
+    one = nn.Sequential(nn.Linear(4, 3))
+    assert fault(lambda: from_torch(one.state_dict(), like)) == [
+        "2 layers with weights (dense1, dense2) for 1 modules (0)"
+    ]
+    assert fault(lambda: from_torch(nn.GRU(2, 1, bias=False).state_dict(), like)) == [
+        "'weight_ih_l0', float32 (3, 2), has no place in our layers",
+        "'weight_hh_l0', float32 (3, 1), has no place in our layers",
+    ]
+    half = one.to(torch.bfloat16).state_dict()
+    assert fault(lambda: from_torch(half, like))[0].startswith("'0.weight' is nothing that NumPy has: ")
+    alone = dense(3).init(0, (4,))
+    assert fault(lambda: from_torch({"weight": np.zeros((4, 3), np.float32)}, alone)) == [
+        "'weight' is float32 (4, 3), wanted float32 (3, 4) for the net",
+        "'bias' is missing, wanted float32 (3,) for the net",
+    ]
+    dotted = serial(named("a.b", dense(3)), named("a", serial(named("b", dense(3))))).init(0, (3,))
+    state = {"a.b.weight": np.zeros((3, 3), np.float32), "a.b.bias": np.zeros(3, np.float32)}
+    assert fault(lambda: from_torch(state, dotted)) == ["2 layers with weights (a.b, a/b) for 1 modules (a.b)"]
+    odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
+    *names, ragged = fault(lambda: from_torch(odd, alone))
+    assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is an int")]
+    assert ragged.startswith("'weight' is nothing that NumPy has: ")
+    assert fault(lambda: from_torch({f"{'9' * 5000}.weight": np.zeros(3)}, alone))[0].startswith("'999")
+    assert fault(lambda: from_torch({"model": one.state_dict()}, like)) == [
+        "'model', object (), has no place in our layers"
+    ]
+    with pytest.raises(CheckpointError, match="a state dict, or a file of one, wanted, but it is a Sequential"):
+        from_torch(one, like)
+    save(leaf := tmp_path / "leaf.pkl", np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"a state dict, or a file of one, wanted, but it is float64 \(3,\)"):
+        from_torch(leaf, like)
+    with pytest.raises(CheckpointError, match=r"model\.pt: no format has the suffix '\.pt'; wanted"):
+        from_torch("model.pt", like)
+
+
+def test_what_pytorch_does_not_have_is_told() -> None:
+    zeros = np.zeros((2, 2), np.float32)
+    params: Params = {
+        "scale1": {"scale": zeros},
+        "dense1": {"w": zeros, "b": 0.5},
+        "mixed": {"w": zeros, "inner": {"w": zeros}},
+        "attention1": {"wq": zeros, "wk": zeros, "wv": zeros[:1], "wo": zeros},
+        "attention2": {f"w{letter}": np.array(0.5) for letter in "qkv"},
+    }
+    assert fault(lambda: to_torch(params)) == [
+        "'scale1/scale', float32 (2, 2), has no place in a module of PyTorch's",
+        "'dense1/b', a float, has no place in a module of PyTorch's",
+        "'mixed/inner', a dict, has no place in a module of PyTorch's",
+        "'attention1/wq', float32 (2, 2), has no place in a module of PyTorch's",
+        "'attention1/wk', float32 (2, 2), has no place in a module of PyTorch's",
+        "'attention1/wv', float32 (1, 2), has no place in a module of PyTorch's",
+        *(f"'attention2/w{letter}', float64 (), has no place in a module of PyTorch's" for letter in "qkv"),
+    ]
+    assert fault(lambda: from_torch({}, params)) == fault(lambda: to_torch(params))
+    assert fault(lambda: to_torch(zeros)) == ["'params', float32 (2, 2), has no place in a module of PyTorch's"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n", "op"), [(3, embedding(3, 4)), (4, dense(4, bias=False)), (3, dense(4, bias=False))])
+def test_a_matrix_alone_is_read_as_its_shape_says_or_not_at_all(n: int, op: Op) -> None:
+    table = op.kind == "embedding"
+    module = nn.Embedding(n, 4) if table else nn.Linear(n, 4, bias=False)
+    like = serial(named("table", op)).init(0, (n,))
+    ambiguous = f"'table/w', float32 ({n}, 4), may be of a dense layer or of an embedding"
+    assert fault(lambda: to_torch(like))[0].startswith(ambiguous)
+    if n == 4:
+        assert fault(lambda: from_torch(module.state_dict(), like))[0].startswith(ambiguous)
+        assert fault(lambda: to_torch(like, module.state_dict()))[0].startswith(ambiguous)
+    else:
+        w = from_torch(module.state_dict(), like)["table"]["w"]
+        weight = module.weight.detach().numpy()
+        assert np.array_equal(w, weight if table else weight.T)
+
+
+@pytest.mark.parametrize(
+    ("net", "module", "shape"),
+    [
+        (serial(embedding(4, 4)), nn.Sequential(nn.Embedding(4, 4)), (3,)),
+        (serial(layer_norm(2)), nn.Sequential(nn.LayerNorm((4, 4))), (4, 4)),
+        (layer_norm(2), nn.LayerNorm((4, 4)), (4, 4)),
+    ],
+)
+def test_square_tables_are_not_turned(net: Op, module: Any, shape: Shape) -> None:
+    state, like = shaken(module).state_dict(), net.init(0, shape)
+    x = drawn(net, shape, np.random.default_rng(0)) % 4
+    params = from_torch(state, like)
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+    assert_same(to_torch(params), to_torch(params, state))
+
+
+def test_an_out_proj_that_is_not_attentions_is_a_module() -> None:
+    module = nn.Sequential()
+    module.add_module("in_proj", nn.Linear(4, 4))
+    module.add_module("out_proj", nn.Linear(4, 4))
+    net, x = serial(dense(4), dense(4)), np.eye(4, dtype=np.float32)
+    params = from_torch(shaken(module).state_dict(), net.init(0, (4,)))
+    np.testing.assert_allclose(net.apply(params, x)[0], theirs(module, x), rtol=0, atol=1e-5)
+
+
+def test_a_file_of_weights_alone_forgets_their_order_as_well(tmp_path: Path) -> None:
+    zeros = np.zeros((4, 4), np.float32)
+    save(tmp_path / "state.safetensors", {"up.weight": zeros, "down.weight": zeros})
+    like = serial(dense(4, bias=False), dense(4, bias=False)).init(0, (4,))
+    assert fault(lambda: from_torch(tmp_path / "state.safetensors", like))[0] == (
+        "a file forgets the order of down, up"
+    )
+
+
+def state_of(**modules: Any) -> dict[str, Any]:
+    """The state dict of a module with these modules as attributes, in this order."""
+    return {f"{name}.{entry}": value for name, part in modules.items() for entry, value in part.state_dict().items()}
+
+
+def refuses(state: Any, net: Op, shape: Shape, *faults: str) -> None:
+    """Asserts that the weights do not fit, in either direction."""
+    like = net.init(0, shape)
+    assert fault(lambda: from_torch(state, like)) == list(faults)
+    assert fault(lambda: to_torch(like, state)) == list(faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "wanted", "named_like"),
+    [
+        ("conv1", conv_transpose(4, 3), "conv_transpose", "conv"),
+        ("Conv2d_1", conv_transpose(4, 3), "conv_transpose", "conv"),
+        ("deconv", conv(4, 3), "conv", "conv_transpose"),
+        ("ConvTranspose2d", conv(4, 3), "conv", "conv_transpose"),
+        ("conv_transpose1", conv(4, 3), "conv", "conv_transpose"),
+        ("up", named("deconv", conv_transpose(4, 3)), "", ""),
+        ("conv_transpose2", conv_transpose(4, 3), "", ""),
+        ("conv2", conv(4, 3, groups=1), "", ""),
+    ],
+)
+def test_from_torch_tells_conv_from_conv_transpose_by_their_names(
+    name: str, op: Op, wanted: str, named_like: str
+) -> None:
+    net, state = serial(op), state_of(**{name: nn.Conv2d(4, 4, 3)})
+    [path] = net.parts
+    if wanted:
+        message = f"{name!r} is named like {named_like}, wanted {wanted} for {path!r}"  # whatever it really is
+        refuses(state, net, (4, 6, 6), message, "if it is that, rename it")
+    else:
+        assert from_torch(state, net.init(0, (4, 6, 6)))[path]["w"].shape == (4, 4, 3, 3)
+
+
+def test_from_torch_tells_other_numbers_of_channels_by_their_shapes() -> None:
+    state = state_of(a=nn.Conv2d(2, 4, 3))
+    refuses(
+        state,
+        serial(conv_transpose(4, 3)),
+        (2, 6, 6),
+        "'a.weight' is float32 (4, 2, 3, 3), wanted float32 (2, 4, 3, 3) for 'conv_transpose1'",
+    )
+
+
+def test_from_torch_tells_linear_from_conv_of_one_pixel() -> None:
+    refuses(
+        state_of(a=nn.Linear(4, 4)),
+        serial(conv(4, 1)),
+        (4, 3, 3),
+        "'a.weight' is float32 (4, 4), wanted float32 (4, 4, 1, 1) for 'conv1'",
+    )
+    refuses(
+        state_of(a=nn.Conv2d(4, 4, 1)),
+        serial(dense(4)),
+        (4,),
+        "'a.weight' is float32 (4, 4, 1, 1), wanted float32 (4, 4) for 'dense1'",
+    )
+
+
+NORMS = {
+    "batch_norm": (batch_norm(), nn.BatchNorm1d(4)),
+    "layer_norm": (layer_norm(), nn.LayerNorm(4)),
+    "group_norm": (group_norm(1), nn.GroupNorm(1, 4)),
+}
+NORM_NAMES = {
+    "batch_norm": ["bn1", "BatchNorm2d"],
+    "layer_norm": ["ln", "LayerNorm"],
+    "group_norm": ["gn2", "group_norm1"],
+}
+
+
+@pytest.mark.parametrize("theirs", NORMS)
+@pytest.mark.parametrize("ours", NORMS)
+def test_from_torch_tells_norms_by_statistics_or_names(ours: str, theirs: str) -> None:
+    op, module = NORMS[ours][0], NORMS[theirs][1]
+    like = serial(op).init(0, (4,))
+    for name in NORM_NAMES[theirs]:
+        state = state_of(**{name: module})
+        if ours == theirs:
+            assert from_torch(state, like).keys() == like.keys()
+            continue
+        faults = fault(lambda state=state: from_torch(state, like))  # type: ignore[misc]
+        if "batch_norm" in (ours, theirs):
+            assert all("running_" in told for told in faults)
+        else:
+            assert faults[0] == f"{name!r} is named like {theirs}, wanted {ours} for '{ours}1'"
+    without = state_of(bn1=nn.BatchNorm1d(4, track_running_stats=False))
+    assert fault(lambda: from_torch(without, like))[0].startswith("'bn1")
+
+
+def test_from_torch_tells_embedding_from_dense_by_their_names() -> None:
+    net = serial(dense(4, bias=False))
+    refuses(
+        state_of(embed=nn.Embedding(4, 4)),
+        net,
+        (4,),
+        "'embed' is named like embedding, wanted dense for 'dense1'",
+        "if it is that, rename it",
+    )
+    refuses(
+        state_of(fc=nn.Linear(4, 4, bias=False)),
+        serial(embedding(4, 4)),
+        (2,),
+        "'fc' is named like dense, wanted embedding for 'embedding1'",
+        "if it is that, rename it",
+    )
+    biased = state_of(embed=nn.Linear(4, 4))  # an Embedding has no bias
+    assert from_torch(biased, serial(dense(4)).init(0, (4,))).keys() == {"dense1"}
+
+
+@pytest.mark.parametrize("names", [("conv2", "conv1"), ("layer10", "layer2"), ("c_3", "c_2"), ("10", "head", "9")])
+def test_from_torch_refuses_numbers_that_go_down(names: tuple[str, ...]) -> None:
+    net = serial(*(dense(4) for _ in names))
+    state = state_of(**{name: nn.Linear(4, 4) for name in names})
+    first, last = names[0], names[-1]
+    refuses(state, net, (4,), f"{first!r} is before {last!r} in the state dict, but both fit in either place")
+    blocks = state_of(**{name: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)) for name in names})
+    message = f"{first!r} is before {last!r} in the state dict, but both fit in either place"
+    refuses(blocks, serial(*(dense(4) for _ in names for _ in range(2))), (4,), message)
+    inside = {f"net.body.{name}": value for name, value in state.items()}
+    message = f"'net.body.{first}' is before 'net.body.{last}' in the state dict, but both fit in either place"
+    refuses(inside, net, (4,), message)
+
+
+def test_from_torch_takes_numbers_that_go_down_where_shapes_tell() -> None:
+    net = serial(dense(5), tanh, dense(6), tanh, dense(7))
+    state = state_of(up3=nn.Linear(4, 5), up2=nn.Linear(5, 6), up1=nn.Linear(6, 7))
+    params = from_torch(state, net.init(0, (4,)))
+    assert np.array_equal(params["dense3"]["w"].T, state["up1.weight"].numpy())
+
+
+def test_from_torch_takes_names_that_count_from_zero() -> None:
+    net = serial(dense(4), dense(4), dense(4))
+    state = state_of(dense0=nn.Linear(4, 4), dense1=nn.Linear(4, 4), dense2=nn.Linear(4, 4))
+    params = from_torch(state, net.init(0, (4,)))
+    assert np.array_equal(params["dense1"]["w"].T, state["dense0.weight"].numpy())
+
+
+def test_from_torch_takes_the_names_of_a_residual_net() -> None:
+    def conv3() -> Any:
+        return nn.Conv2d(4, 4, 3, padding=1)
+
+    def layer() -> Any:
+        return state_of(conv1=conv3(), bn1=nn.BatchNorm2d(4), conv2=conv3(), bn2=nn.BatchNorm2d(4))
+
+    state = state_of(conv1=conv3())
+    state |= {f"layer{i}.{j}.{name}": value for i in (1, 2) for j in (0, 1) for name, value in layer().items()}
+    state |= state_of(fc=nn.Linear(144, 3))
+    block = serial(conv(4, 3, padding=1), batch_norm(), relu, conv(4, 3, padding=1), batch_norm())
+    net = serial(conv(4, 3, padding=1), repeat(residual(block), 4), dense(3))
+    params = from_torch(state, net.init(0, (4, 6, 6)))
+    assert np.array_equal(
+        params["repeat1"]["residual3"]["serial1"]["conv2"]["w"], state["layer2.0.conv2.weight"].numpy()
+    )
+
+
+def test_from_torch_refuses_names_of_other_layers() -> None:
+    net = serial(named("down", dense(5)), tanh, named("up", dense(5)), dense(5))
+    state = state_of(up=nn.Linear(5, 5), down=nn.Linear(5, 5), head=nn.Linear(5, 5))
+    refuses(
+        state,
+        net,
+        (5,),
+        "'up' stands where 'down' does in the net, but has the name of another layer",
+        "'down' stands where 'up' does in the net, but has the name of another layer",
+    )
+
+
+def test_params_whose_order_a_file_has_lost_are_refused(tmp_path: Path) -> None:
+    net = serial(named("up", dense(5)), tanh, named("down", dense(5)))
+    params = net.init(0, (5,))
+    numbered = to_torch(params)
+    for suffix in ".npz", ".safetensors":
+        save(tmp_path / f"params{suffix}", params)
+    kept, lost = load(tmp_path / "params.npz"), load(tmp_path / "params.safetensors")
+    assert_same(to_torch(kept, numbered), numbered)
+    told = ["the params are in alphabetical order, as from a file, not in the net's", "load them with like=..."]
+    uses: list[Callable[[], object]] = [
+        lambda: to_torch(lost),
+        lambda: to_torch(lost, numbered),
+        lambda: from_torch(numbered, lost),
+    ]
+    for use in uses:
+        assert fault(use) == told
+    by_name = state_of(up=nn.Linear(5, 5), down=nn.Linear(5, 5))  # names need no order
+    assert np.array_equal(from_torch(by_name, lost)["up"]["w"].T, by_name["up.weight"].numpy())
+    assert np.array_equal(to_torch(lost, by_name)["up.weight"], params["up"]["w"].T)
+    assert list(to_torch(lost["up"])) == ["weight", "bias"]  # neither does a single layer
+    assert_same(to_torch(load(tmp_path / "params.safetensors", params)), numbered)
+
+
+def test_params_without_biases_whose_order_a_file_has_lost_are_told_by_their_numbers(tmp_path: Path) -> None:
+    net = serial(*(dense(4, bias=False) for _ in range(11)))
+    params = net.init(0, (4,))
+    save(tmp_path / "params.safetensors", params)
+    assert fault(lambda: to_torch(load(tmp_path / "params.safetensors"))) == [
+        "'dense11' is before 'dense2' in the params, but both fit in either place"
+    ]
+    assert_same(to_torch(load(tmp_path / "params.safetensors", params)), to_torch(params))
+
+
+def test_a_net_trained_in_pytorch_predicts_the_same_here_and_one_trained_here_there() -> None:
+    torch.manual_seed(0)
+    net = serial(
+        conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh, dense(32), tanh, dense(10)
+    )
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()),
+        *(nn.Conv2d(6, 12, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(588, 32), nn.Tanh(), nn.Linear(32, 10)),
+    )
+    images, labels = digits(400, 0)
+    x, trainer = as_float(images), torch.optim.SGD(module.parameters(), 0.1, 0.9)
+    for i in 2 * [*range(0, 400, 50)]:
+        trainer.zero_grad()
+        nn.functional.cross_entropy(
+            module(torch.from_numpy(x[i : i + 50])), torch.from_numpy(labels[i : i + 50])
+        ).backward()
+        trainer.step()
+    params = from_torch(module.state_dict(), net.init(0, (1, 28, 28)))
+    agree(net.apply(params, x)[0], theirs(module, x))
+
+    optimizer = sgd(0.1, momentum=0.9)
+    state = optimizer.init(params)
+    for i in range(0, 400, 50):
+        _, grads = value_and_grad(net, cross_entropy)(params, x[i : i + 50], labels[i : i + 50])
+        params, state = optimizer.update(params, grads, state)
+    loaded(module, to_torch(params, module.state_dict()))
+    agree(net.apply(params, x)[0], theirs(module, x))
+
+
+def agree(ours: Array, theirs: Array) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+    assert len(np.unique(ours.argmax(1))) > 3
