@@ -55,7 +55,7 @@ class Watch:
 
     def op(self, name: str, op: Op) -> Op:
         """The same operator, timed: an operator from an operator."""
-        return Op(op.init, self.pair(name, op.apply), kind=op.kind, parts=op.parts, draws=True)
+        return Op(op.init, self.pair(name, op.apply), kind=op.kind, wraps=op, takes_key=True)
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
         """The same optimizer, its update timed."""

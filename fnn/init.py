@@ -89,6 +89,19 @@ def ones(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray
     return np.ones(shape, np.float32)
 
 
+def init_affine(
+    key: Key,
+    w_shape: tuple[int, ...],
+    b_shape: tuple[int, ...] | None,
+    fans: tuple[int, int],
+    w_init: Initialiser,
+    b_init: Initialiser,
+) -> dict[str, NDArray[Any]]:
+    """The initial `w` of an operator and, unless its shape is None, its initial `b`. `fans` are fan_in and fan_out."""
+    params = {"w": w_init(key.fold("w"), w_shape, *fans)}
+    return params if b_shape is None else params | {"b": b_init(key.fold("b"), b_shape, *fans)}
+
+
 def _uniform(key: Key, shape: tuple[int, ...], limit: float) -> NDArray[Any]:
     return key.generator().uniform(-limit, limit, shape).astype(np.float32)
 

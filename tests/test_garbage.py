@@ -46,7 +46,7 @@ from fnn import (
     value_and_grad,
 )
 from fnn.data import digits
-from fnn.kernels.threads import MIN_DEFERRED_MACS, later
+from fnn.kernels.threads import MIN_SHARED_MACS, run_both
 from fnn.mpi import spread, spread_loss
 from fnn.testing.table import TABLE, Example
 from tests.support.runs import silent, task_of
@@ -99,7 +99,7 @@ def step(net: fnn.Op, params: fnn.Params = PARAMS, x: fnn.Array = X) -> Callable
 
 def _faulty(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
     def pull(dy: fnn.Array, need_dx: bool = True) -> Any:
-        return later(lambda: 1 // 0, MIN_DEFERRED_MACS), dy
+        return run_both(lambda: 1 // 0, lambda: dy, MIN_SHARED_MACS)
 
     return x, pull
 

@@ -89,7 +89,7 @@ def test_a_key_goes_to_what_draws() -> None:
         shift = x.dtype.type(0 if key is None else key.seed)
         return x + shift, lambda dy, need_dx=True: ({}, dy)
 
-    gradient = value_and_grad(Op(lambda key, shape: {}, apply, draws=True), mse)
+    gradient = value_and_grad(Op(lambda key, shape: {}, apply, takes_key=True), mse)
     assert gradient({}, X, X, None)[0][0] == 0
     assert gradient({}, X, X, 2)[0][0] == pytest.approx(4, rel=1e-6)
     assert gradient({}, X, X, Key(3))[0][0] == pytest.approx(9, rel=1e-6)

@@ -14,6 +14,8 @@ class OpError(ValueError):
     `missing` means that the params lack an entry.
     """
 
+    __module__ = "fnn"
+
     def __init__(self, message: str, kind: str = "", missing: bool = False) -> None:
         super().__init__(message)
         self.message = message
@@ -52,3 +54,11 @@ def describe_value(value: Any) -> str:
 def is_maker_of(function: Any, *types: Any) -> bool:
     """Whether the function is annotated to return one of the types: a constructor in the place of what it makes."""
     return getattr(function, "__annotations__", {}).get("return") in types
+
+
+def prepend_path(error: Exception, name: str) -> None:
+    """Adds `name`, the part of a combinator that raised `error`, in front of the path of the error."""
+    if isinstance(error, OpError):
+        error.path = (name, *error.path)
+    else:
+        error.add_note(f"in {name}")

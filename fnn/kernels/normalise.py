@@ -17,7 +17,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.kernels.reductions import accurate_sum, wide_dot, wide_sum
+from fnn.kernels.reductions import accurate_sum as accurate_sum
+from fnn.kernels.reductions import wide_dot
+from fnn.kernels.reductions import wide_mean as wide_mean
+from fnn.kernels.reductions import wide_sum as wide_sum
 
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = tuple[int, ...]

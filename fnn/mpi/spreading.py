@@ -12,7 +12,7 @@ import numpy as np
 from fnn.checks.errors import describe
 from fnn.checks.values import check_int
 from fnn.combinators import wrap
-from fnn.kernels.threads import limit_blas
+from fnn.kernels.process import limited_blas, warn_if_blas_is_unlimited
 from fnn.losses import Loss, LossError, LossVjp
 from fnn.mpi.exchange import everyones, gathered, summed, turned
 from fnn.mpi.ranks import Comm, cores_each, world
@@ -61,13 +61,15 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
     workers = cores_each(comm) if workers is None else check_int("workers", workers, 1, OpError)
     size = check_int("size", size, 1, OpError)
     if workers > 1 or comm.size > 1:
-        limit_blas()
+        warn_if_blas_is_unlimited()
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        y, vjp = apply_in_shards(op, _own(params, len(x), size, comm), workers, params, x, key)
+        with limited_blas(max(workers, comm.size)):
+            y, vjp = apply_in_shards(op, _own(params, len(x), size, comm), workers, params, x, key)
 
         def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            grads, dx = vjp(dy, need_dx)
+            with limited_blas(max(workers, comm.size)):
+                grads, dx = vjp(dy, need_dx)
             return summed(grads, params, comm), dx
 
         return y, pull
@@ -108,7 +110,7 @@ def spread_loss(loss: Loss, comm: Comm | None = None) -> Loss:
 @functools.lru_cache(maxsize=100)
 def _dealt(n: int, size: int, ranks: int) -> list[dict[int, slice]]:
     """The `shards` of each rank."""
-    every = shard_slices(n, size, least=ranks)
+    every = shard_slices(n, size, min_count=ranks)
     firsts = [len(every) * rank // ranks for rank in range(ranks + 1)]
     return [{i: every[i] for i in range(first, end)} for first, end in pairwise(firsts)]
 

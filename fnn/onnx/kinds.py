@@ -12,8 +12,8 @@ def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:
     """Raises the OpError for the first operator in `op` that has no translation, before any is applied."""
     if op.kind not in KINDS or not _ours(op):
         raise _unknown(op.kind, path)
-    for name, part in op.parts.items():
-        check_kinds(part, (*path, name) if name else path)
+    for names, part in op.inside():
+        check_kinds(part, (*path, *names))
 
 
 def _unknown(kind: str, path: tuple[str, ...]) -> OpError:
@@ -38,9 +38,9 @@ def _ours(op: Op) -> bool:
 
 def _part(at: Place, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
     """What the part of that name does with `x`; of an operator that wraps another, the one named ""."""
-    if name:
-        return translated(at.graph, at.op.parts[name], at.params.get(name, {}), (*at.path, name), x, shape)
-    return translated(at.graph, at.op.parts[name], at.params, at.path, x, shape)
+    if at.op.wraps is not None:
+        return translated(at.graph, at.op.wraps, at.params, at.path, x, shape)
+    return translated(at.graph, at.op.parts[name], at.params.get(name, {}), (*at.path, name), x, shape)
 
 
 def _inside(at: Place, x: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fnn.kernels.windows import pair
+from fnn.checks.images import check_pair
 from fnn.onnx.place import Place, Translate
 from fnn.ops.activations import GELU_CUBIC, GELU_SCALE
 
@@ -22,7 +22,7 @@ def _identity(at: Place, x: str) -> str:
 
 def _sizes(at: Place, *names: str) -> Iterator[tuple[int, int]]:
     """The hyper-parameters of these names, each for height and width."""
-    return (pair(name, at.op.config[name], 0) for name in names)
+    return (check_pair(name, at.op.config[name], 0) for name in names)
 
 
 def _bias(at: Place) -> list[str]:
@@ -37,7 +37,7 @@ def _conv(at: Place, x: str) -> str:
         down, across = (max(0, (out - 1) * step + (tap - 1) * gap + 1 - size) for size, out, tap, step, gap in axes)
         pads = (down // 2, across // 2, down - down // 2, across - across // 2)
     elif padding != "valid":
-        pads = 2 * pair("padding", padding, 0)
+        pads = 2 * check_pair("padding", padding, 0)
     sizes = {"kernel_shape": taps, "strides": steps, "dilations": gaps, "pads": pads}
     return at.node("", "Conv", x, at.param("w"), *_bias(at), **sizes, group=at.op.config["groups"])
 

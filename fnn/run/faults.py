@@ -3,16 +3,19 @@
 import inspect
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fnn.losses import Loss
 from fnn.mpi import spread
-from fnn.op import Array, Op, OpError, Params, Vjp, prepend_path, rebuild
+from fnn.op import Array, Op, OpError, Params, Vjp, intercept, rebuild
 from fnn.random import Key
+from fnn.summaries import find_paths
 from fnn.transforms import check_finite, shard
 from fnn.tree import Tree, tree_items, tree_leaves
+
+Apply: TypeAlias = Callable[..., tuple[Array, Vjp]]
 
 
 class NotFiniteError(ValueError):
@@ -50,51 +53,53 @@ def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> 
     return None
 
 
-def watched(op: Op, report: Callable[[OpError], None] = lambda error: None) -> Op:
-    """`op` with `finite` around it and around each operator inside it; params, results and names stay the same.
+def watched(net: Op) -> Op:
+    """`net`, but the first nan or infinity in an operator inside it raises OpError with the path of that operator.
 
-    The OpError of the first number that is not finite has the full path, also inside a combinator that does not add the
-    name of its part to errors. `report` is called with each error.
-
-    An operator that is spread over ranks runs on this rank alone, because the other ranks may have stopped already.
+    Params, results and names stay the same. An operator that is spread over ranks runs on this rank alone, because the
+    other ranks may have stopped already.
     """
-    came: dict[OpError, tuple[str, int]] = {}
+    culprits: dict[OpError, tuple[tuple[str, ...], str]] = {}
+    paths: dict[int, str] = {}
 
-    def watched_part(part: Op) -> Op:
-        name = " or ".join(name for name, other in op.parts.items() if other is part)
-        return watched(part, lambda error: came.update({error: (name, len(error.path))}))
-
-    def complete(error: OpError) -> None:
-        name, depth = came.pop(error, ("", 0))
-        if name and len(error.path) == depth:
-            prepend_path(error, name)
-        error.kind = op.kind if error.kind == check_finite.__name__ else error.kind
-        report(error)
-
-    alone = op
-    if op.maker is inspect.unwrap(spread):
-        alone = shard(op.config["op"], op.config["workers"], op.config["size"])
-    checked = check_finite(rebuild(alone, watched_part))
-
-    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        try:
-            y, vjp = checked.apply(params, x, key)
-        except OpError as error:
-            complete(error)
-            raise
-
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+    def around(op: Op, apply: Apply, params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        def watch(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
             try:
-                return vjp(dy, need_dx)
+                return f(*args)
             except OpError as error:
-                complete(error)
+                if id(params) in paths:
+                    path = (*filter(None, paths[id(params)].split("/")), *error.path)
+                    culprits.setdefault(error, (path, op.kind))
                 raise
 
-        return y, pull
+        y, vjp = watch(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
+        return y, lambda dy, need_dx=True: watch(vjp, dy, need_dx)
 
-    whole = Op(op.init, apply, kind=op.kind, parts=op.parts, draws=True, integers=op.integers)
-    whole.config, whole.maker = op.config, op.maker
-    return whole
+    watching = intercept(_on_this_rank(net), around)
+
+    def locate(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
+        try:
+            return f(*args)
+        except OpError as error:
+            error.path, error.kind = culprits.pop(error, (error.path, error.kind))
+            raise
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        params, found = find_paths(net, params)
+        paths.update(found)
+        y, vjp = locate(watching.apply, params, x, key)
+        return y, lambda dy, need_dx=True: locate(vjp, dy, need_dx)
+
+    return Op(net.init, apply, kind=net.kind, wraps=net, takes_key=True)
+
+
+def _on_this_rank(op: Op) -> Op:
+    """`op` with `shard` in place of each `spread`, which has the same results."""
+    if op.maker is inspect.unwrap(spread):
+        alone = shard(_on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
+        alone.kind = op.kind
+        return alone
+    return rebuild(op, _on_this_rank)
 
 
 def not_finite(what: str, tree: Tree) -> str | None:

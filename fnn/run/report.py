@@ -109,12 +109,14 @@ def first_filters(net: Op, params: Params) -> Filters | None:
     Each channel of a kernel is an image by itself.
     """
     path: list[str] = []
-    while net.parts:
-        inner = {name: params.get(name, {}) if name else params for name in net.parts}
-        name = next((name for name in inner if tree_leaves(inner[name])), None)
-        if name is None:
+    while net.is_composite:
+        for names, part in net.inside():
+            own = params.get(names[0], {}) if names else params
+            if tree_leaves(own):
+                net, params, path = part, own, [*path, *names]
+                break
+        else:
             return None
-        net, params, path = net.parts[name], inner[name], path + [name] * bool(name)
     w = params.get("w")
     if net.kind == "conv" and isinstance(w, np.ndarray):
         return Filters("/".join([*path, "w"]), w.reshape(-1, *w.shape[2:]))

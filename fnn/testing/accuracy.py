@@ -53,7 +53,7 @@ def check_accuracy(case: Case) -> None:
         trials = [*_trials(large, y, vjp, of_params=error == EQUAL)]
         # Weights of both signs cancel. Without signs, the output is as large as its terms.
         unsigned = large.op.apply(tree_map(np.abs, large.params), large.x, large.key)[0]
-        size = max(_largest(y), 0.0 if large.op.parts else _largest(unsigned))
+        size = max(_largest(y), 0.0 if large.op.is_composite else _largest(unsigned))
         for arrange in ORDERS:
             single = large.map(arrange).cast(np.float32)
             where = f"for an input of shape {single.x.shape} and strides {single.x.strides}"
@@ -93,13 +93,13 @@ def _enlarge(case: Case) -> Iterator[tuple[Case, float]]:
     """The case with more examples, and one without parts with larger examples if it takes any; and the tolerances."""
     rng = case.rng.fold("enlarged").generator()
     size = max(4, prod(case.shape), prod(case.dy.shape[1:]))
-    few, many = (NUMBERS >> 6, 0) if case.op.parts else (NUMBERS, min(EXAMPLES, (NUMBERS << 2) // size))
+    few, many = (NUMBERS >> 6, 0) if case.op.is_composite else (NUMBERS, min(EXAMPLES, (NUMBERS << 2) // size))
     batch = max(len(case.x), few // size, many)
     if not case.drawn:
         yield case.rows(rng.integers(len(case.x), size=batch).tolist()), EQUAL
         return
     cases = [(case.params, (batch, *case.shape), (2, *case.shape))]
-    if not case.op.parts and (larger := _larger(case)):
+    if not case.op.is_composite and (larger := _larger(case)):
         params, shape = larger
         cases.append((tree_map(_round, move(params, case.rng)), (FEW, *shape), (FEW, *[1] * (len(shape) - 1), 2)))
     for params, shape, halves in cases:
@@ -135,8 +135,8 @@ def _count_layers(case: Case) -> int:
 
 def _count_operators(op: Op) -> int:
     times = int(op.config["n"]) if op.kind in ("repeat", "shared") else 1
-    inside: int = sum(map(_count_operators, op.parts.values()))
-    return times * inside if op.parts else 1
+    inside: int = sum(_count_operators(part) for _, part in op.inside())
+    return times * inside if op.is_composite else 1
 
 
 def _shift(params: Params, path: str, at: tuple[int, ...], step: float) -> Params:

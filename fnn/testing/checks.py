@@ -100,7 +100,7 @@ def _float16(case: Case) -> None:
         alike(came, {"output": half.dy, "params": half.params, "input": half.x.astype(half.dy.dtype)}, "for float16")
         if nans := [path for path, leaf in tree_items(came) if np.isnan(leaf).any()]:
             raise AssertionError(f"{nans[0]} for float16 has nan, expected finite numbers or infinity")
-        if not case.op.parts:
+        if not case.op.is_composite:
             rounded = tree_map(lambda a: a.astype(np.float16), half.cast(np.float32).results())
             agree(came, rounded, "for float16, computed in float32 and rounded once,")
 
@@ -141,7 +141,7 @@ def _threads(case: Case) -> None:
 
 
 def _key(case: Case) -> None:
-    if case.op.draws and not case.op.needs_key:
+    if case.op.takes_key and not case.op.needs_key:
         without = case._replace(key=None).results()
         for i in range(3):  # because a random operator may change nothing by chance
             agree(

@@ -85,13 +85,13 @@ def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
 
         return x, vjp
 
-    return fnn.Op(init, apply, parts=parts, draws=True)
+    return fnn.Op(init, apply, parts=parts, takes_key=True)
 
 
 @fnn.operator
 def through(op: fnn.Op) -> fnn.Op:
     """A user's combinator with the params of its part, and without a word about its parts."""
-    return fnn.Op(op.init, op.apply, draws=True)
+    return fnn.Op(op.init, op.apply, takes_key=True)
 
 
 @fnn.operator
@@ -147,35 +147,41 @@ def told_by(net: fnn.Op, forward: bool) -> str:
 def test_watched_tells_the_full_path_inside_of_two_combinators(outer: str, inner: str, forward: bool) -> None:
     net = serial(dense(12), AROUND[outer](AROUND[inner](broken(forward))), tanh)
     paths = [path.removesuffix("/v") for path, _ in fnn.tree_items(net.init(0, (12,))) if path.endswith("/v")]
-    path, what = (paths[0], "the output has") if forward else (paths[-1], "the gradient of v has")
-    assert told_by(net, forward).startswith(f"{path}: {what} 0 nan and ")
+    path, what = (
+        (paths[0], "output: expected finite numbers") if forward else (paths[-1], "gradient v: expected finite numbers")
+    )
+    assert told_by(net, forward).startswith(f"{path}: {what}, got 0 nan and ")
 
 
 def test_watched_knows_every_combinator_of_the_table() -> None:
-    combinators = {name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.parts for row in rows)}
+    combinators = {
+        name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.is_composite for row in rows)
+    }
     assert len(combinators) > 9
     assert combinators <= AROUND.keys()
 
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_watched_tells_the_path_inside_of_a_block_without_operators_among_its_arguments(forward: bool) -> None:
-    assert told_by(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: the ")
+    assert told_by(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: ")
 
 
 def test_watched_tells_an_operator_without_a_maker_as_one() -> None:
     inner = serial(tanh, broken(True))
     net = serial(dense(12), fnn.Op(inner.init, inner.apply, kind="mine", parts={"inner": inner}))
-    assert told_by(net, True).startswith("mine1: the output has 0 nan and 48 ")
+    assert told_by(net, True).startswith("mine1: output: expected finite numbers, got 0 nan and 48 ")
 
 
 def test_watched_tells_a_single_operator_by_its_kind() -> None:
-    assert told_by(broken(True), True).startswith("broken: the output has 0 nan and 48 ")
+    assert told_by(broken(True), True).startswith("broken: output: expected finite numbers, got 0 nan and 48 ")
 
 
 def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None:
     huge = elementwise(lambda x: np.full_like(x, 3e38))
     with np.errstate(over="ignore"):
-        assert told_by(serial(parallel(huge, huge), tanh), True).startswith("parallel1: the output has 0 nan and 48 ")
+        assert told_by(serial(parallel(huge, huge), tanh), True).startswith(
+            "parallel1: output: expected finite numbers, got 0 nan and 48 "
+        )
 
 
 @pytest.mark.parametrize("forward", [True, False])
@@ -197,7 +203,11 @@ def test_the_operator_at_fault_is_told_by_its_path(
     if path.startswith("repeat") and not forward:
         path = "repeat1/broken2"  # the gradients come from the end
     task = task_of(net=net)
-    what = "the output has 0 nan and" if forward else "the gradient of v has 0 nan and 1 infinite of 1 numbers"
+    what = (
+        "output: expected finite numbers, got 0 nan and"
+        if forward
+        else "gradient v: expected finite numbers, got 0 nan and 1 infinite of 1"
+    )
     with pytest.raises(run.NotFiniteError, match=rf"^step 1 \(epoch 1, batch 1\): {path}: {what}"):
         run.train(task, run.start(task), tell=silent)
 

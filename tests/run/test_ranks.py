@@ -76,7 +76,7 @@ def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_
             run.train(task, run.start(task), tell=silent)
         return str(error.value)
 
-    told = "step 2 (epoch 1, batch 2): inner/op1: the output has 0 nan and 1 infinite of 2352 numbers, wanted none"
+    told = "step 2 (epoch 1, batch 2): inner/op1: output: expected finite numbers, got 0 nan and 1 infinite of 2352"
     assert together(2, part) == [told] * 2
 
 

@@ -186,7 +186,7 @@ def test_no_two_steps_draw_the_same() -> None:
         drawn.append(key)
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    look = fnn.Op(lambda key, shape: {}, apply, draws=True)
+    look = fnn.Op(lambda key, shape: {}, apply, takes_key=True)
     task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
     run.train(task, run.start(task), tell=silent)
     keys = [key for key in drawn if key is not None]
