@@ -9,7 +9,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from operator import is_
+from math import inf
 from typing import Any, NoReturn, ParamSpec, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy import ndarray
 from fnn.calibration import uncalibrated, warning_once
 from fnn.checks.arrays import FLOATS, INTEGERS, check_batch, check_cotangent, params_error
 from fnn.checks.arrays import Array as Array
+from fnn.checks.calls import bind_arguments, format_arguments, format_call
 from fnn.checks.errors import OpError as OpError
 from fnn.checks.errors import describe as describe
 from fnn.checks.errors import describe_value, is_maker_of
@@ -138,11 +139,7 @@ class Op:
     def __repr__(self) -> str:
         if self._arguments is None:
             return self.kind
-        line = f"{self.kind}({', '.join(self._arguments)})"
-        if len(line) <= 100 or not self.parts:
-            return line
-        inner = ",\n".join(self._arguments).replace("\n", "\n    ")
-        return f"{self.kind}(\n    {inner},\n)"
+        return format_call(self.kind, self._arguments, 100 if self.parts else inf)
 
     def init(self, rng: Rng, shape: Shape) -> Params:
         """The initial parameters, float32, for inputs of `shape` (one example's, without the batch axis).
@@ -339,39 +336,12 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
         except OpError as error:
             error.kind = error.kind or make.__name__
             raise
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        config = {name: _as_python(value) for name, value in bound.arguments.items()}
-        op.kind, op.config, op.maker = make.__name__, config, make
+        op.kind, op.config, op.maker = make.__name__, bind_arguments(signature, *args, **kwargs), make
         op.warned = False
-        op._arguments = tuple(_arguments(signature, op.config))
+        op._arguments = tuple(format_arguments(signature, op.config))
         return op
 
     return construct
-
-
-def _as_python(value: Any) -> Any:
-    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
-    if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
-        number = value.item()
-        return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
-    if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
-        return tuple(value.tolist())
-    if type(value) in (list, tuple):
-        values = tuple(map(_as_python, value))
-        return value if isinstance(value, tuple) and all(map(is_, value, values)) else values
-    return value
-
-
-def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Iterator[str]:
-    """The arguments as one would write them: those at their defaults left out, the optional ones by name."""
-    for name, parameter in signature.parameters.items():
-        value = config[name]
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            yield from map(repr, value)
-        elif value is not parameter.default:
-            text = value.__name__ if inspect.isfunction(value) else repr(value)
-            yield text if parameter.default is parameter.empty else f"{name}={text}"
 
 
 def rebuild(op: Op, change: Callable[[Op], Op]) -> Op:

@@ -1,0 +1,72 @@
+"""How calls are written: the `repr` of an operator, an optimizer or an initialiser is the call that returned it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from math import inf
+from operator import is_
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy import ndarray
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def named_by_call(make: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a function that returns a new function, or a tuple that ends with one: names this after the call."""
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> T:
+        result = make(*args, **kwargs)
+        function: Any = result[-1] if isinstance(result, tuple) else result
+        arguments = format_arguments(signature, bind_arguments(signature, *args, **kwargs))
+        function.__name__ = function.__qualname__ = format_call(make.__name__, arguments)
+        return result
+
+    return construct
+
+
+def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """All arguments of a call by name, including defaults, with Python's numbers and tuples."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return {name: _as_python(value) for name, value in bound.arguments.items()}
+
+
+def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Each argument as you would write it. Defaults are left out, and optional arguments appear by name."""
+    for name, parameter in signature.parameters.items():
+        value = arguments[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            yield from map(repr, value)
+        elif value is not parameter.default:
+            text = value.__name__ if inspect.isfunction(value) else repr(value)
+            yield text if parameter.default is parameter.empty else f"{name}={text}"
+
+
+def format_call(name: str, arguments: Iterator[str] | tuple[str, ...], width: float = inf) -> str:
+    """The call `name(...)`, with one argument per line if it is longer than `width`."""
+    arguments = tuple(arguments)
+    line = f"{name}({', '.join(arguments)})"
+    if len(line) <= width:
+        return line
+    inner = ",\n".join(arguments).replace("\n", "\n    ")
+    return f"{name}(\n    {inner},\n)"
+
+
+def _as_python(value: Any) -> Any:
+    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
+    if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
+        number = value.item()
+        return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
+    if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
+        return tuple(value.tolist())
+    if type(value) in (list, tuple):
+        values = tuple(map(_as_python, value))
+        return value if isinstance(value, tuple) and all(map(is_, value, values)) else values
+    return value
