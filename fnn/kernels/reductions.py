@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.kernels.underflow import allow_underflow as allow_underflow  # for losses and optimizers, which need both
+
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 
