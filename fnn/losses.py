@@ -81,14 +81,15 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
     def loss(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
         # Targets still add up to 1, so the loss changes by a linear term: the label's logit minus the mean logit.
         value, vjp = cross_entropy(logits, labels)
-        at_label, share = labels[..., None], smoothing / labels.size
-        lead = np.take_along_axis(logits, at_label, -1) - accurate_mean(logits, -1, True)
+        count, classes = labels.size, logits.shape[-1]
+        at_label = np.arange(count), labels.ravel()
+        lead = logits.reshape(count, classes)[at_label] - accurate_mean(logits, -1).ravel()
 
         def smoothed_vjp() -> Array:
-            d = vjp()
-            d -= share / logits.shape[-1]
-            np.put_along_axis(d, at_label, np.take_along_axis(d, at_label, -1) + share, -1)
-            return d
+            d = vjp().reshape(count, classes)
+            d -= smoothing / count / classes
+            d[at_label] += smoothing / count
+            return d.reshape(logits.shape)
 
         return value + smoothing * wide_mean(lead), smoothed_vjp
 
