@@ -20,19 +20,19 @@ Loss: TypeAlias = Callable[[Array, Array], tuple[Any, LossVjp]]
 
 
 def _loss(name: str, check: Callable[[str, Any, Any], tuple[Array, Array]]) -> Callable[[Loss], Loss]:
-    """Decorates a formula: checks the arguments, and rounds value and gradient to the dtype of the outputs.
+    """Decorates a formula: checks the arguments and gives the value the dtype of the outputs.
 
-    The formula gets float16 as float32, because sums need its range and digits. Numbers too small for a dtype become 0.
+    float16 is computed in float32 and rounded once, because sums need its range. Results too small for a dtype are 0.
     """
 
     def decorate(formula: Loss) -> Loss:
         def run(outputs: Array, targets: Array) -> tuple[Any, LossVjp]:
             outputs, targets = check(name, outputs, targets)
-            dtype = outputs.dtype
-            if dtype.itemsize == 2:
-                outputs, targets = widen(outputs), widen(targets)
+            if outputs.dtype.itemsize == 2:
+                value, vjp = formula(widen(outputs), widen(targets))
+                return np.float16(value), partial(allow_underflow, lambda: vjp().astype(np.float16))
             value, vjp = formula(outputs, targets)
-            return dtype.type(value), partial(allow_underflow, lambda: vjp().astype(dtype, copy=False))
+            return outputs.dtype.type(value), partial(allow_underflow, vjp)
 
         @wraps(formula)
         def loss(outputs: Array = MISSING, targets: Array = MISSING) -> tuple[Any, LossVjp]:

@@ -21,7 +21,7 @@ from fnn.checks.arrays import Array as Array
 from fnn.checks.calls import bind_arguments, format_arguments, format_call
 from fnn.checks.errors import OpError as OpError
 from fnn.checks.errors import describe as describe
-from fnn.checks.errors import describe_value, is_maker_of
+from fnn.checks.errors import describe_value, is_constructor_of
 from fnn.checks.values import check_shape
 from fnn.kernels.underflow import allow_underflow, allowed
 from fnn.random import Key, Rng, as_key
@@ -388,7 +388,7 @@ def check_operator(value: Any, where: str = "") -> Op:
     came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
     if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), Op):  # NumPy's tanh, PyTorch's relu, 'tanh'
         fix = f"; use fnn.{name}"
-    elif is_maker_of(value, Op, "Op"):
+    elif is_constructor_of(value, Op, "Op"):
         fix = f"; call it: {name}(...)"
     elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
         fix = "; write Op(init, apply)"
