@@ -53,7 +53,15 @@ def tree_items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def tree_leaves(tree: Tree) -> list[Any]:
     """The leaves, in the tree's order."""
-    return [leaf for child in tree.values() for leaf in tree_leaves(child)] if isinstance(tree, dict) else [tree]
+    if not isinstance(tree, dict):
+        return [tree]
+    leaves = []
+    for child in tree.values():
+        if isinstance(child, dict):
+            leaves += tree_leaves(child)
+        else:
+            leaves.append(child)
+    return leaves
 
 
 def tree_size(tree: Tree) -> int:

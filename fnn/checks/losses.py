@@ -18,14 +18,8 @@ class LossError(ValueError):
 
 def check_targets(loss: str, outputs: Any, targets: Any) -> tuple[Array, Array]:
     """Raises LossError unless both are floats of one shape and dtype, with at least one number."""
-    if (  # for speed: nothing more to check
-        type(outputs) is ndarray
-        and type(targets) is ndarray
-        and outputs.dtype in FLOATS
-        and outputs.size
-        and targets.shape == outputs.shape
-        and targets.dtype == outputs.dtype
-    ):
+    plain = type(outputs) is type(targets) is ndarray and outputs.dtype in FLOATS and outputs.size
+    if plain and targets.shape == outputs.shape and targets.dtype == outputs.dtype:
         return outputs, targets
     outputs = _check_outputs(loss, outputs, targets)
     if isinstance(targets, ndarray) and targets.dtype != outputs.dtype and targets.dtype.kind in "fiub":
@@ -47,15 +41,8 @@ def check_labels(loss: str, logits: Any, labels: Any) -> tuple[Array, Array]:
 
     Labels become integers that can index an array.
     """
-    if not (  # for speed: nothing more to check
-        type(logits) is ndarray
-        and type(labels) is ndarray
-        and logits.dtype in FLOATS
-        and logits.size
-        and logits.ndim > 1
-        and labels.shape == logits.shape[:-1]
-        and labels.dtype in INTEGERS
-    ):
+    plain = type(logits) is type(labels) is ndarray and logits.dtype in FLOATS and logits.size and logits.ndim > 1
+    if not (plain and labels.shape == logits.shape[:-1] and labels.dtype in INTEGERS):
         logits, labels = _check_label_arrays(loss, logits, labels)
     indices, classes = labels.astype(np.intp, copy=False), logits.shape[-1]
     if np.maximum.reduce(indices.view(np.uintp), None) >= classes:  # as an unsigned integer, a negative label is large

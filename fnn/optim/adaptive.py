@@ -10,7 +10,7 @@ from fnn.checks.values import check_fraction, check_positive
 from fnn.optim.arithmetic import axpy, lerp
 from fnn.optim.base import Array, Optimizer, State
 from fnn.optim.descent import descent
-from fnn.optim.schedules import Schedule
+from fnn.optim.schedules import Rate
 from fnn.tree import Tree, tree_map
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -19,11 +19,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @named_by_call
 def rmsprop(
-    learning_rate: float | Schedule = 1e-2,
-    decay: float = 0.99,
-    eps: float = 1e-8,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    learning_rate: Rate = 1e-2, decay: float = 0.99, eps: float = 1e-8, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> Optimizer:
     """Divides gradients by the root of a moving average v of their squares: `g / (sqrt(v) + eps)`.
 
@@ -46,7 +42,7 @@ def rmsprop(
 
 
 @named_by_call
-def adagrad(learning_rate: float | Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> Optimizer:
+def adagrad(learning_rate: Rate = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> Optimizer:
     """Divides gradients by the root of the sum of all their squares so far: `g / (sqrt(sum) + eps)`.
 
     Weight decay acts as in `sgd`. Raises ValueError for hyper-parameters out of range. Duchi, Hazan & Singer,
@@ -63,11 +59,7 @@ def adagrad(learning_rate: float | Schedule = 1e-2, eps: float = 1e-10, weight_d
 
 @named_by_call
 def adam(
-    learning_rate: float | Schedule = 1e-3,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    learning_rate: Rate = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> Optimizer:
     """Divides a moving average m of the gradients by the root of one of their squares, v: `m / (sqrt(v) + eps)`.
 
@@ -80,11 +72,7 @@ def adam(
 
 @named_by_call
 def adamw(
-    learning_rate: float | Schedule = 1e-3,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
+    learning_rate: Rate = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2
 ) -> Optimizer:
     """`adam` with decoupled weight decay: each step also subtracts `learning_rate * weight_decay * p`.
 
@@ -94,9 +82,7 @@ def adamw(
     return _adam(learning_rate, b1, b2, eps, weight_decay, decoupled=True)
 
 
-def _adam(
-    learning_rate: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float, decoupled: bool
-) -> Optimizer:
+def _adam(learning_rate: Rate, b1: float, b2: float, eps: float, weight_decay: float, decoupled: bool) -> Optimizer:
     b1, b2, eps = check_fraction("b1", b1), check_fraction("b2", b2), check_positive("eps", eps)
     update_m, update_v = lerp(1 - b1), _average_squares(b2)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from fnn.optim.base import Array
-from fnn.tree import Tree, tree_map
 
 
 def axpy(scale: float) -> Callable[[Array, Array], Array]:
@@ -35,8 +34,3 @@ def lerp(weight: float) -> Callable[[Array, Array], Array]:
         return np.add(out, term, out)
 
     return mix
-
-
-def round_like(like: Tree, tree: Tree) -> Tree:
-    """Converts the arrays of `tree` to the dtypes of `like`."""
-    return tree_map(lambda a, leaf: leaf.astype(a.dtype, copy=False), like, tree)

@@ -11,7 +11,7 @@ from numpy import ndarray
 from fnn.checks.arrays import FLOATS, array_fault
 from fnn.checks.errors import describe, describe_value, is_constructor_of
 from fnn.optim.base import Optimizer, State
-from fnn.tree import Tree, tree_items, tree_map
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
 
 def check_optimizer(value: Any) -> Optimizer:
@@ -54,21 +54,9 @@ def check_state(state: State, names: Set[str], params: Tree, grads: Tree) -> Non
 
 
 def check_gradients(params: Tree, grads: Tree) -> None:
-    """Checks parameters and their gradients. Nested dicts of plain arrays pass a faster test; their shapes are left."""
-    if not _are_plain(params, grads):
-        check_params(params)
-        check_matches(params, "gradient", grads)
-
-
-def _are_plain(params: Tree, grads: Tree) -> bool:
-    """Whether both are nested dicts of plain arrays of floats."""
-    if type(params) is not dict or type(grads) is not dict:
-        return False
-    for name, param in params.items():
-        grad = grads.get(name)
-        if type(param) is ndarray and type(grad) is ndarray:
-            if param.dtype not in FLOATS or (grad.dtype is not param.dtype and grad.dtype not in FLOATS):
-                return False
-        elif not _are_plain(param, grad):
-            return False
-    return True
+    """Checks that all leaves are plain arrays of floats. If they are, it leaves the shapes to the arithmetic."""
+    for leaf in tree_leaves(params) + tree_leaves(grads):
+        if type(leaf) is not ndarray or leaf.dtype not in FLOATS:
+            check_params(params)
+            check_matches(params, "gradient", grads)
+            return

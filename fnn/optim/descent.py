@@ -9,15 +9,15 @@ import numpy as np
 from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_fraction, check_non_negative
 from fnn.kernels.underflow import allow_underflow
-from fnn.optim.arithmetic import axpy, round_like
+from fnn.optim.arithmetic import axpy
 from fnn.optim.base import Optimizer, State
 from fnn.optim.checks import check_gradients, check_matches, check_params, check_state
-from fnn.optim.schedules import Schedule, as_schedule
+from fnn.optim.schedules import Rate, as_schedule
 from fnn.tree import Tree, tree_map, widen
 
 
 def descent(
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     direction: Callable[[Tree, State], tuple[Tree, State]],
     slots: Iterable[str] = (),
     weight_decay: float = 0.0,
@@ -45,7 +45,9 @@ def descent(
         if weight_decay and decoupled:
             down = tree_map(axpy(weight_decay), down, wide)
         moved = tree_map(axpy(-rate(step)), wide, down)
-        return moved if wide is params else round_like(params, moved), {"step": step + 1, **new_slots}
+        if wide is not params:
+            moved = tree_map(lambda p, new: new.astype(p.dtype, copy=False), params, moved)
+        return moved, {"step": step + 1, **new_slots}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, names, params, grads)
@@ -62,9 +64,7 @@ def descent(
 
 
 @named_by_call
-def sgd(
-    learning_rate: float | Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
-) -> Optimizer:
+def sgd(learning_rate: Rate, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
     """Stochastic gradient descent, `p - learning_rate * g`. With momentum, `v = momentum * v + g` takes the place of g.
 
     With `nesterov` it is `g + momentum * v` instead. Weight decay adds `weight_decay * p` to the gradient. Raises

@@ -13,6 +13,9 @@ from fnn.checks.values import check_fraction, check_int, check_non_negative, che
 Schedule: TypeAlias = Callable[[int], float]
 """Takes the step, an int of at least 0, and returns the rate at that step."""
 
+Rate: TypeAlias = float | Schedule
+"""A rate that stays the same, or a schedule."""
+
 
 @named_by_call
 def constant(value: float) -> Schedule:
@@ -63,7 +66,7 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
 
 
 @named_by_call
-def warmup(rate: float | Schedule, steps: int, start: float = 0.0) -> Schedule:
+def warmup(rate: Rate, steps: int, start: float = 0.0) -> Schedule:
     """A straight line from `start` at step 0 to the first value of `rate` at step `steps`, where `rate` begins.
 
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017.
@@ -89,7 +92,7 @@ def one_cycle(
     return _join(cosine(start, peak, top), top, cosine(peak, end, steps - top))
 
 
-def as_schedule(name: str, rate: float | Schedule) -> Schedule:
+def as_schedule(name: str, rate: Rate) -> Schedule:
     """A constant schedule for a number. For a schedule, the same one with a check of its value at each step."""
     if is_constructor_of(rate, Schedule, "Schedule"):
         maker = getattr(rate, "__name__", "it")

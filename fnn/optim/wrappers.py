@@ -69,18 +69,15 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
     if not callable(where):
         raise ValueError(f"where: expected a function of a parameter's path, got {describe(where)}")
 
-    def split(tree: Tree) -> tuple[Tree, Tree]:
-        return _select(tree, where, True), _select(tree, where, False)
-
     def init(params: Tree) -> State:
-        chosen, others = split(params)
+        chosen, others = _split(params, where)
         if not tree_leaves(chosen):
             raise ValueError(f"where: expected True for one path or more, got none of {list(dict(tree_items(params)))}")
         return {"chosen": optimizer.init(chosen), "others": otherwise.init(others)}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, {"chosen", "others"}, params, grads)
-        (chosen, others), (chosen_grads, other_grads) = split(params), split(grads)
+        (chosen, others), (chosen_grads, other_grads) = _split(params, where), _split(grads, where)
         chosen, chosen_state = optimizer.update(chosen, chosen_grads, state["chosen"])
         others, other_state = otherwise.update(others, other_grads, state["others"])
         return _merge(params, chosen, others), {"chosen": chosen_state, "others": other_state}
@@ -88,17 +85,17 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
     return Optimizer(init, update)
 
 
-def _select(tree: Tree, where: Callable[[str], bool], wanted: bool, path: str = "") -> Tree:
-    """Keeps the leaves where `where(path)` is `wanted`, and all dicts."""
+def _split(tree: Tree, where: Callable[[str], bool], path: str = "") -> tuple[Tree, Tree]:
+    """Splits a tree into the leaves where `where(path)` is true, and the others. Both get all dicts."""
     if not isinstance(tree, dict):
         raise TreeError(f"masked: expected params as a dict, got {describe(tree)}")
-    kept = {}
+    chosen, others = {}, {}
     for name, child in tree.items():
         if isinstance(child, dict):
-            kept[name] = _select(child, where, wanted, f"{path}{name}/")
-        elif bool(where(path + name)) is wanted:
-            kept[name] = child
-    return kept
+            chosen[name], others[name] = _split(child, where, f"{path}{name}/")
+        else:
+            (chosen if where(path + name) else others)[name] = child
+    return chosen, others
 
 
 def _merge(like: Tree, first: Tree, second: Tree) -> Tree:
