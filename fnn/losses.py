@@ -11,7 +11,7 @@ import numpy as np
 from fnn.checks.losses import LossError as LossError
 from fnn.checks.losses import check_labels, check_probabilities, check_targets
 from fnn.checks.values import MISSING, check_positive, check_real
-from fnn.kernels.reductions import accurate_mean, allow_underflow, wide_dot, wide_mean
+from fnn.kernels.reductions import accurate_mean, allow_underflow, wide_mean
 from fnn.op import Array
 from fnn.tree import widen
 
@@ -128,7 +128,7 @@ def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
     empty batch.
     """
     error = predictions - targets
-    return wide_dot(error, error) / error.size, lambda: np.multiply(error, 2 / error.size)
+    return wide_mean(error, times=error), lambda: np.multiply(error, 2 / error.size)
 
 
 def huber(delta: float = 1.0) -> Loss:
@@ -143,6 +143,6 @@ def huber(delta: float = 1.0) -> Loss:
     def loss(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
         error = predictions - targets
         near = np.clip(error, -delta, delta)
-        return wide_dot(near, error - near / 2) / near.size, lambda: near / near.size
+        return wide_mean(near, times=error - near / 2), lambda: near / near.size
 
     return loss
