@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fnn.checks.errors import describe, describe_value, is_maker_of
+from fnn.checks.errors import describe, describe_value, is_constructor_of
 from fnn.checks.values import MISSING
 from fnn.kernels.numerics import allow_underflow
 from fnn.losses import Loss, LossError
@@ -98,7 +98,7 @@ def _check_loss(net: Op, loss: Loss) -> None:
         raise LossError("value_and_grad: expected (net, loss), got (loss, net); swap the arguments")
     check_operator(net, "value_and_grad")
     name = getattr(loss, "__name__", "")
-    if is_maker_of(loss, Loss, "Loss"):
+    if is_constructor_of(loss, Loss, "Loss"):
         came = f"the function {name}; call it: {name}(...)"
     elif isinstance(loss, Op):
         came = f"the operator {loss!r}"

@@ -20,7 +20,7 @@ from fnn.checks.arrays import FLOATS, INTEGERS, check_batch, check_cotangent, pa
 from fnn.checks.arrays import Array as Array
 from fnn.checks.calls import bind_arguments, format_arguments, format_call
 from fnn.checks.errors import OpError as OpError
-from fnn.checks.errors import describe, describe_value, is_maker_of
+from fnn.checks.errors import describe, describe_value, is_constructor_of
 from fnn.checks.results import check_gradients, check_result, explain_call, explain_params, warn_if_uncalibrated
 from fnn.checks.values import check_shape
 from fnn.kernels.numerics import allow_underflow, apply_in_float32, is_inside
@@ -335,7 +335,7 @@ def check_operator(value: Any, where: str = "") -> Op:
     came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
     if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), Op):  # NumPy's tanh, PyTorch's relu, 'tanh'
         fix = f"; use fnn.{name}"
-    elif is_maker_of(value, Op, "Op"):
+    elif is_constructor_of(value, Op, "Op"):
         fix = f"; call it: {name}(...)"
     elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
         fix = "; write Op(init, apply)"

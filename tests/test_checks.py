@@ -723,7 +723,7 @@ def test_numbers_may_be_numpys_and_never_bools_or_texts(use: Callable[[Any], Any
 
 def test_initialisers_show_pythons_numbers() -> None:
     op = dense(3, w_init=truncated_normal(np.float32(0.5)), b_init=constant(np.int64(2)))  # type: ignore[arg-type]
-    assert repr(op) == "dense(3, w_init=truncated_normal(0.5), b_init=constant(2.0))"
+    assert repr(op) == "dense(3, w_init=truncated_normal(0.5), b_init=constant(2))"
 
 
 def test_operator_leaves_a_users_arrays_as_they_are() -> None:

@@ -188,7 +188,10 @@ import threadpoolctl, numpy as np, fnn
 def threads(): return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
 threadpoolctl.threadpool_limits(2, "blas")
 seen = []
-watch = fnn.Op(lambda key, shape: {}, lambda params, x: (seen.append(threads()), (x, lambda dy, need_dx=True: ({}, dy)))[1])
+def apply(params, x):
+    seen.append(threads())
+    return x, lambda dy, need_dx=True: ({}, dy)
+watch = fnn.Op(lambda key, shape: {}, apply)
 net = fnn.shard(watch, 2, 4)
 assert threads() == [2], threads()
 x = np.ones((16, 3), np.float32)
@@ -210,7 +213,16 @@ def test_limited_blas_can_be_nested_and_restores_after_an_error() -> None:
         return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
 
     before = threads()
-    with pytest.raises(ZeroDivisionError), limited_blas(2), limited_blas(3):
+    with limited_blas(2):
+        with limited_blas(3):
+            assert set(threads()) <= {1}
         assert set(threads()) <= {1}
-        raise ZeroDivisionError
+    assert threads() == before
+
+    def fail() -> None:
+        with limited_blas(2):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert threads() == before

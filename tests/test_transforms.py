@@ -307,5 +307,5 @@ def test_tree_sum_changes_none_of_the_trees() -> None:
 def test_tree_sum_refuses_trees_that_differ_and_no_trees() -> None:
     with pytest.raises(TreeError, match="trees differ"):
         tree_sum([{"a": 1}, {"b": 1}])
-    with pytest.raises(TreeError, match="no trees came"):
+    with pytest.raises(TreeError, match="expected at least one tree to add, got none"):
         tree_sum([])

@@ -17,14 +17,17 @@ T = TypeVar("T")
 
 
 def named_by_call(make: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a function that returns a new function, or a tuple that ends with one: names this after the call."""
+    """Decorates a function that returns a new function, or a tuple that ends with one: names this after the call.
+
+    `constant(0.1).__name__` is "constant(0.1)". The first argument appears without its name, even if it is optional.
+    """
     signature = inspect.signature(make)
 
     @wraps(make)
     def construct(*args: P.args, **kwargs: P.kwargs) -> T:
         result = make(*args, **kwargs)
         function: Any = result[-1] if isinstance(result, tuple) else result
-        arguments = format_arguments(signature, bind_arguments(signature, *args, **kwargs))
+        arguments = format_arguments(signature, bind_arguments(signature, *args, **kwargs), unnamed=1)
         function.__name__ = function.__qualname__ = format_call(make.__name__, arguments)
         return result
 
@@ -38,15 +41,18 @@ def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> d
     return {name: _as_python(value) for name, value in bound.arguments.items()}
 
 
-def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Each argument as you would write it. Defaults are left out, and optional arguments appear by name."""
-    for name, parameter in signature.parameters.items():
-        value = arguments[name]
+def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> Iterator[str]:
+    """Each argument as you would write it. Defaults are left out.
+
+    Optional arguments appear by name, apart from the first `unnamed` ones.
+    """
+    for nth, (name, parameter) in enumerate(signature.parameters.items()):
+        value, default = arguments[name], parameter.default
         if parameter.kind is parameter.VAR_POSITIONAL:
             yield from map(repr, value)
-        elif value is not parameter.default:
+        elif not (value is default or (isinstance(value, int | float) and value == default)):
             text = value.__name__ if inspect.isfunction(value) else repr(value)
-            yield text if parameter.default is parameter.empty else f"{name}={text}"
+            yield text if default is parameter.empty or nth < unnamed else f"{name}={text}"
 
 
 def format_call(name: str, arguments: Iterator[str] | tuple[str, ...], width: float = inf) -> str:

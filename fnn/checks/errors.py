@@ -42,18 +42,16 @@ def describe(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """A short value as Python writes it, any other as `told` names it."""
+    """How an error shows a value: a short number, text or sequence of these as Python writes it, else as `describe`."""
     scalars = int | float | str | bytes | np.generic | None
     several = isinstance(value, tuple | list) and len(value) <= 8 and all(isinstance(n, scalars) for n in value)
-    if several or isinstance(value, scalars):
-        text = repr(value)
-        return text if len(text) <= 60 else describe(value)
-    return describe(value)
+    text = repr(value) if several or isinstance(value, scalars) else ""
+    return text if 0 < len(text) <= 60 else describe(value)
 
 
-def is_maker_of(function: Any, *types: Any) -> bool:
-    """Whether the function is annotated to return one of the types: a constructor in the place of what it makes."""
-    return getattr(function, "__annotations__", {}).get("return") in types
+def is_constructor_of(value: Any, *types: Any) -> bool:
+    """Whether `value` is a function annotated to return one of the types: somebody forgot to call it."""
+    return getattr(value, "__annotations__", {}).get("return") in types
 
 
 def prepend_path(error: Exception, name: str) -> None:

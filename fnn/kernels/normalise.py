@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.kernels.reductions import accurate_sum as accurate_sum
-from fnn.kernels.reductions import wide_dot
 from fnn.kernels.reductions import wide_mean as wide_mean
 from fnn.kernels.reductions import wide_sum as wide_sum
 
@@ -53,7 +52,7 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
         dy = _reorder(dy, base)
         sums = wide_sum(dy, even, True)
-        products = (wide_dot(dy, base, even, True) - offset * sums) * scale
+        products = (wide_sum(dy, even, True, times=base) - offset * sums) * scale
         dw, db = (_sum_to(s, w) for s in (products, sums))
         if not need_dx:
             return dw, db, None
@@ -74,7 +73,6 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     z -= _repeat(offset * scale, base)
     y = z * _repeat(w, z)
     y += _repeat(b, z)
-    count = max(1, prod(x.shape[axis] for axis in axes))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
         dy = _reorder(dy, z)
@@ -83,7 +81,7 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
         if not need_dx:
             return dw, db, None
         np.multiply(dy, _repeat(w, z), out=g)
-        mean, mean_product = wide_sum(g, axes, True) / count, wide_dot(g, z, axes, True) / count
+        mean, mean_product = wide_mean(g, axes, True), wide_mean(g, axes, True, times=z)
         g *= _repeat(slope, z)
         g -= z * _repeat(slope * mean_product, z)
         g -= _repeat(slope * mean, z)
@@ -94,10 +92,9 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
 
 def _standardise(x: Array, axes: Axes, eps: float) -> Standardised:
     """Finds mean and variance over `axes`, in most cases without a copy of `x`."""
-    count = max(1, prod(x.shape[axis] for axis in axes))
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = wide_sum(x, axes, True) / count
-        var = wide_dot(x, x, axes, True) / count - mean * mean
+        mean = wide_mean(x, axes, True)
+        var = wide_mean(x, axes, True, times=x) - mean * mean
         if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
             scale = 1 / np.sqrt(var + eps)
             return Standardised(x, mean, scale, scale)
@@ -121,10 +118,9 @@ def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
 
 def _subtract_mean(x: Array, axes: Axes) -> tuple[Array, Array]:
     """`x` minus its mean over `axes`, and the mean of the squares of that."""
-    count = max(1, prod(x.shape[axis] for axis in axes))
-    centred = x - _repeat(wide_sum(x, axes, True) / count, x)
-    centred -= _repeat(wide_sum(centred, axes, True) / count, x)  # again, as the first mean was rounded to float32
-    return centred, wide_dot(centred, centred, axes, True) / count
+    centred = x - _repeat(wide_mean(x, axes, True), x)
+    centred -= _repeat(wide_mean(centred, axes, True), x)  # again, because the first mean was rounded to float32
+    return centred, wide_mean(centred, axes, True, times=centred)
 
 
 def _sum_to(x: Array, like: Array) -> Array:

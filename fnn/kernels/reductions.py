@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.kernels.underflow import allow_underflow as allow_underflow  # for losses and optimizers, which need both
+
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 
@@ -24,16 +26,16 @@ DOT = 256
 """Longest dot product in float32: longer ones are less exact, shorter ones take more time."""
 
 BLOCK = 32
-"""So many float32 rows at most are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
+"""Most float32 rows that are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
 
 LANES = 256
-"""Rows shorter than this are added several at a time: below it, the call costs more than the additions."""
+"""Shorter rows are added several at a time, because the call costs more than the additions."""
 
 SMALL = 8192
-"""Up to this size NumPy's own sum in float64 takes less time than to plan a faster one."""
+"""Up to this size, NumPy's own sum in float64 takes less time than planning a faster one."""
 
 SHORT = 64
-"""Longest row that is summed by a product with ones: seven times as fast as NumPy's sum for rows of ten numbers."""
+"""Longest row that is multiplied by ones: seven times as fast as NumPy's sum for rows of ten numbers."""
 
 
 def accurate_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
@@ -50,32 +52,23 @@ def accurate_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
     return wide_mean(x, axes, keepdims).astype(x.dtype)
 
 
-def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Averages like `accurate_mean`, but returns float64."""
-    total = wide_sum(x, axes, keepdims)
+def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
+    """Averages like `accurate_mean`, or averages the products `x * times`, but returns float64."""
+    total = wide_sum(x, axes, keepdims, times)
     return total / max(1, x.size // max(1, total.size))
 
 
-def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Sums like `accurate_sum`, but returns float64."""
-    return _sum(x, None, axes, keepdims)
-
-
-def wide_dot(x: Array, y: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Sums the products `x * y` of two arrays of one shape like `wide_sum`, in most cases without storing them."""
-    return _sum(x, y, axes, keepdims)
-
-
-def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
+def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
+    """Sums like `accurate_sum`, or sums the products `x * times`, in most cases unstored, but returns float64."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = (x if y is None else x * y).sum(tuple(axes), float, keepdims=keepdims)
+        small: Array = (x if times is None else x * times).sum(tuple(axes), float, keepdims=keepdims)
         return small
     if x.dtype.itemsize < 4:
-        x, y = x.astype(np.float32), None if y is None else y.astype(np.float32)
+        x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)
     order, steps, shape, back = _plan(x.shape, x.strides, tuple(axes), keepdims)
     total = np.ascontiguousarray(x.transpose(order))
-    factor = None if y is None else np.ascontiguousarray(y.transpose(order))
+    factor = None if times is None else np.ascontiguousarray(times.transpose(order))
     for step in steps:
         add = _sum_rows if step[2] > 1 else _sum_last
         total, factor = add(total.reshape(step), None if factor is None else factor.reshape(step)), None
@@ -88,9 +81,9 @@ def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
 def _plan(
     shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], keepdims: bool
 ) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[int]]:
-    """How to sum: the axes in memory order, each sum's (kept, length, inner), and the result's shape and axes.
+    """Plans a sum: the axes in memory order, each step's (kept, length, inner), and the result's shape and axes.
 
-    In memory, summed and kept axes alternate in runs. The outermost run is summed first, as the rest is then smaller.
+    In memory, summed and kept axes alternate in runs. The outermost run is summed first, because the rest is smaller.
     """
     summed = {axis % len(shape) for axis in axes}
     order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))
@@ -123,7 +116,7 @@ def square_sum(x: Array) -> float:
 def _sum_rows(x: Array, y: Array | None) -> Array:
     """Sums (kept, length, inner), times `y` if given, over the middle axis."""
     kept, length, inner = x.shape
-    together = min(length, max(1, LANES // inner))
+    together = min(length, max(1, LANES // inner))  # rows that are added as one longer row
     many = length // together
     block = _divisor(many, BLOCK) or min(BLOCK, many)
     whole = many - many % block
