@@ -6,7 +6,7 @@ import numpy as np
 
 from fnn.checks.errors import describe
 from fnn.checks.values import check_shape
-from fnn.files.disk import regular, replacing
+from fnn.files.disk import atomic_write, check_regular
 from fnn.onnx.kinds import check_kinds, translated
 from fnn.onnx.place import INPUT, OUTPUT, Graph
 from fnn.op import Op, OpError, Params, Shape, check_operator
@@ -35,7 +35,7 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     Whatever fails, the file is the old one or the new one, whole, as with `save`. Needs the extra `onnx`.
     """
     try:
-        path = regular(path)
+        path = check_regular(path)
     except ValueError as error:
         raise _refused(str(error)) from None
     check_operator(net, "export")
@@ -48,7 +48,7 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     if (size := sum(tensor.nbytes for tensor in graph.tensors.values())) > MOST_BYTES:
         raise _refused(f"tensors have {size} bytes, wanted at most {MOST_BYTES}: ONNX's format ends at 2 GiB")
     data = _model(graph, net, shape, out)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 

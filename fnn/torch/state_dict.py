@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fnn.checks.errors import describe
-from fnn.files.admitted import DEPTH
+from fnn.files.allowed import MAX_DEPTH
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.template import listed
+from fnn.files.template import list_faults
 from fnn.op import Array
 
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)
@@ -64,8 +64,8 @@ def modules_of(state: State) -> Modules:
     modules: Modules = {}
     faults = []
     for name, value in named.items():
-        if not isinstance(name, str) or name.count(".") > DEPTH:
-            faults.append(f"{repr(name)[:80]} is {describe(name)}, wanted a str of at most {DEPTH} dots")
+        if not isinstance(name, str) or name.count(".") > MAX_DEPTH:
+            faults.append(f"{repr(name)[:80]} is {describe(name)}, wanted a str of at most {MAX_DEPTH} dots")
             continue
         prefix, _, entry = name.rpartition(".")
         inside = prefix.removesuffix("out_proj")
@@ -165,4 +165,4 @@ def join(separator: str, path: str, name: str) -> str:
 def refuse(faults: list[str]) -> None:
     """Raises the CheckpointError that lists the faults, if there are any."""
     if faults:
-        raise CheckpointError(listed("the weights do not fit", faults))
+        raise CheckpointError(list_faults("the weights do not fit", faults))
