@@ -14,10 +14,7 @@ from fnn.files.template import match_template
 from fnn.tree import Tree
 
 FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
-"""By suffix, the modules with `encode(tree)`, the content of a file in pieces, and `decode(data)`, a new tree.
-
-All but pickles hold numbers only, and decode to a dict from paths to arrays.
-"""
+"""Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path."""
 
 
 class CheckpointError(ValueError):

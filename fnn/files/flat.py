@@ -1,6 +1,6 @@
 """Trees as dicts from paths, such as `conv1/w`, to arrays, for formats that have no nesting; and the way back."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,27 +23,25 @@ def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
     if not isinstance(tree, dict):
         raise ValueError(f"the tree: expected a dict from names to arrays, got {describe(tree)}; use a .pkl file")
     flat: dict[str, Array] = {}
-    for names, leaf in _leaves(tree, ()):
-        path, array, where = "/".join(names), np.asarray(leaf), describe_path(names)
+
+    def visit(node: Tree, names: tuple[str, ...]) -> None:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                visit(child, (*names, name))
+            return
+        path, array, where = "/".join(names), np.asarray(node), describe_path(names)
         encoded = path.encode(errors="replace")
         if array.dtype.str[1:] not in codes:
-            got = "an int of more than 64 bits" if type(leaf) is int else describe(leaf)
+            got = "an int of more than 64 bits" if type(node) is int else describe(node)
             raise ValueError(f"{where}: expected numbers that this format supports, got {got}; use a .pkl file")
         if len(encoded) > MAX_PATH or 0 in encoded or encoded.decode() != path:
             raise ValueError(f"{where}: expected a path of at most {MAX_PATH} bytes in UTF-8, none of them zero")
         if path in flat:
             raise ValueError(f"{where}: expected one leaf with this path, got two; rename one")
         flat[path] = array
+
+    visit(tree, ())
     return flat
-
-
-def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each leaf with the names that lead to it. Unlike in a path, a slash in a name is not a separator."""
-    if isinstance(tree, dict):
-        for name, child in tree.items():
-            yield from _leaves(child, (*names, name))
-    else:
-        yield names, tree
 
 
 def nest(flat: dict[str, Array]) -> Tree:

@@ -132,10 +132,11 @@ class _Reader:
                 self.memo[index : index + 1] = [self.stack[-1]]
             case "BINGET" | "LONG_BINGET":
                 push(self.memo[argument.reader(self.file)])
-            case "GLOBAL":
-                push(_find_global(*(self.file.readline().decode().removesuffix("\n") for _ in range(2))))
-            case "STACK_GLOBAL":
-                push(_find_global(*items))
+            case "GLOBAL" | "STACK_GLOBAL":
+                names = items or [self.file.readline().decode().removesuffix("\n") for _ in range(2)]
+                if " ".join(names) not in GLOBALS:  # not a text? `join` fails quickly, while repr might never end
+                    raise ValueError(f"expected only dicts, arrays and plain scalars, got {'.'.join(names)[:80]!r}")
+                push(_Global(names[1]))
             case "REDUCE" | "BUILD":
                 push(self.build(name, *items))
             case "PROTO" | "FRAME":
@@ -220,9 +221,3 @@ def _get_value(item: Any) -> Any:
     if item.value is None:
         raise ValueError("expected an array, got one without content")
     return item.value
-
-
-def _find_global(module: str, name: str) -> _Global:
-    if " ".join((module, name)) not in GLOBALS:  # `join` raises TypeError quickly for a huge tuple; repr might not end
-        raise ValueError(f"expected only dicts, arrays and plain scalars, got {f'{module[:50]}.{name[:50]}'!r}")
-    return _Global(name)
