@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -78,25 +78,21 @@ def read_modules(state: State) -> Modules:
         modules.setdefault(prefix, {})[entry] = array
     raise_faults(faults)
     siblings = _find_siblings(modules)
-
-    def get_position(prefix: str) -> list[int]:
-        return [siblings[parent][name] for parent, name in _split(prefix)]
-
-    return {prefix: modules[prefix] for prefix in sorted(modules, key=get_position)}
+    prefixes = sorted(modules, key=lambda prefix: [siblings[parent][name] for parent, name in _split(prefix)])
+    return {prefix: modules[prefix] for prefix in prefixes}
 
 
 def check_order(state: State, modules: Modules) -> None:
-    """Raises CheckpointError if the order of some modules is unknown, because a file has sorted their names.
+    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown.
 
     In a dict that was loaded from a file, a bias comes before its weight.
     """
     order = (*ENTRIES, COUNT)
     if isinstance(state, Mapping) and all([*names] == sorted(names, key=order.index) for names in modules.values()):
         return
-    for names in _find_siblings(modules).values():
-        if len(names) > 1 and not _are_numbers(names):
-            expected = "numbers, our layers' names, or a dict in order, because a file loses the order"
-            raise_faults([f"{', '.join(names)}: expected {expected}"])
+    expected = "expected numbers, our layers' names, or a dict in order, because a file loses the order"
+    groups = [names for names in _find_siblings(modules).values() if len(names) > 1 and not _are_numbers(names)]
+    raise_faults([f"{', '.join(names)}: {expected}" for names in groups])
 
 
 def check_numbers(modules: Modules, where: str) -> None:
@@ -127,11 +123,6 @@ def guess_kind(name: str) -> str:
     """The kind of layer that the last part of a name means, or an empty string."""
     plain = name.replace("/", ".").rpartition(".")[2].lower().replace("_", "").rstrip("0123456789")
     return next((kind for kind, names in NAMES.items() if plain in names), "")
-
-
-def are_confusable(kind: str, other: str, entries: Collection[str]) -> bool:
-    """Whether the kinds differ and a module with these entries could be of either kind."""
-    return kind != other and any({kind, other} <= {*kinds} and e not in entries for kinds, e in CONFUSABLE.items())
 
 
 def _find_siblings(prefixes: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -12,17 +12,16 @@ from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
 from fnn.op import Params
 from fnn.torch import state_dict
-from fnn.torch.state_dict import COUNT, ENTRIES, Modules, State, join, raise_faults
+from fnn.torch.state_dict import CONFUSABLE, COUNT, ENTRIES, Modules, State, join, raise_faults
 
 NOT_TRANSPOSED = ("embedding", "position_embedding", "layer_norm")
 """Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch."""
 
 
 class TorchLayer(NamedTuple):
-    """A dict of arrays in the params.
+    """A dict of arrays in the params; `numbers` is its prefix in nested Sequentials.
 
-    `numbers` is its prefix in a nested Sequential. `transposed` says whether PyTorch transposes its matrices; it has
-    both answers if only the shapes of a module can tell.
+    `transposed` says whether PyTorch transposes its matrices; both answers if only a module's shapes can tell.
     """
 
     path: str
@@ -181,7 +180,8 @@ def _check_order(layers: list[TorchLayer]) -> None:
 def _find_wrong_name(layer: TorchLayer, prefix: str, entries: dict[str, Array], names: list[str]) -> list[str]:
     """A fault if the module, whose shapes match, has the name of another kind or of another layer in the net."""
     ours, theirs = state_dict.guess_kind(layer.path), state_dict.guess_kind(prefix)
-    if state_dict.are_confusable(ours, theirs, entries):
+    confusable = [kinds for kinds, proof in CONFUSABLE.items() if proof not in entries]
+    if ours != theirs and any({ours, theirs} <= {*kinds} for kinds in confusable):
         fix = f"rename it if it is of kind {ours}"
         return [f"{prefix!r}: expected a name of kind {ours} for {layer.path!r}, got one of {theirs}; {fix}"]
     # Numbered names are no evidence: PyTorch's users count from 0, and we count from 1.
