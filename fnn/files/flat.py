@@ -1,6 +1,6 @@
 """Trees as dicts from paths, such as `conv1/w`, to arrays, for formats that have no nesting; and the way back."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,25 +23,27 @@ def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
     if not isinstance(tree, dict):
         raise ValueError(f"the tree: expected a dict from names to arrays, got {describe(tree)}; use a .pkl file")
     flat: dict[str, Array] = {}
-
-    def visit(node: Tree, names: tuple[str, ...]) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                visit(child, (*names, name))
-            return
-        path, array, where = "/".join(names), np.asarray(node), describe_path(names)
+    for names, leaf in _leaves(tree, ()):
+        path, array, where = "/".join(names), np.asarray(leaf), describe_path(names)
         encoded = path.encode(errors="replace")
         if array.dtype.str[1:] not in codes:
-            got = "an int of more than 64 bits" if type(node) is int else describe(node)
+            got = "an int of more than 64 bits" if type(leaf) is int else describe(leaf)
             raise ValueError(f"{where}: expected numbers that this format supports, got {got}; use a .pkl file")
         if len(encoded) > MAX_PATH or 0 in encoded or encoded.decode() != path:
             raise ValueError(f"{where}: expected a path of at most {MAX_PATH} bytes in UTF-8, none of them zero")
         if path in flat:
             raise ValueError(f"{where}: expected one leaf with this path, got two; rename one")
         flat[path] = array
-
-    visit(tree, ())
     return flat
+
+
+def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each leaf with the names that lead to it. Unlike in a path, a slash in a name is not a separator."""
+    if isinstance(tree, dict):
+        for name, child in tree.items():
+            yield from _leaves(child, (*names, name))
+    else:
+        yield names, tree
 
 
 def nest(flat: dict[str, Array]) -> Tree:
@@ -60,11 +62,12 @@ def nest(flat: dict[str, Array]) -> Tree:
 
 def nest_like(flat: dict[str, Array], like: Tree) -> Tree:
     """The arrays in the dicts of `like`, {} for a missing one. Others are added at the top, under their full paths."""
-    rest: dict[str, Any] = dict(flat)
+    rest = dict(flat)
+    return _take(rest, like, "") | rest if isinstance(like, dict) else rest
 
-    def take(node: Tree, path: str) -> Tree:
-        if isinstance(node, dict):
-            return {name: take(child, f"{path}/{name}") for name, child in node.items()}
-        return rest.pop(path[1:], {})
 
-    return take(like, "") | rest if isinstance(like, dict) else rest
+def _take(flat: dict[str, Array], like: Tree, path: str) -> Tree:
+    """Removes the arrays of `like`, a template's part at `path`, from `flat` and returns them in its dicts."""
+    if isinstance(like, dict):
+        return {name: _take(flat, child, f"{path}/{name}") for name, child in like.items()}
+    return flat.pop(path[1:], {})

@@ -4,6 +4,7 @@ A layer is a dict of arrays in the params; a module is a prefix of names in a st
 names agree (`block/conv1` and `block.conv1`), otherwise by order, as in `nn.Sequential`.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,13 +56,14 @@ def from_torch(state: State, like: Params) -> Params:
         layer.path: _from_entries(layer.arrays, modules[prefix], transposed)
         for layer, prefix, transposed in _pair(layers, modules, state)
     }
+    return _replace(like, found, "")
 
-    def replace(node: Params, path: str) -> Params:
-        if path in found:
-            return found[path]
-        return {name: replace(child, join("/", path, name)) for name, child in node.items()}
 
-    return replace(like, "")
+def _replace(node: Params, found: dict[str, Params], path: str) -> Params:
+    """`node`, the part of a net's params at `path`, with the layers in `found`."""
+    if path in found:
+        return found[path]
+    return {name: _replace(child, found, join("/", path, name)) for name, child in node.items()}
 
 
 def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
@@ -96,24 +98,24 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
 
 def _find_layers(params: Params) -> list[TorchLayer]:
     """The dicts of arrays, in their order. Raises CheckpointError for arrays that PyTorch's modules do not have."""
-    layers: list[TorchLayer] = []
     faults: list[str] = []
-
-    def visit(node: Params, path: str, numbers: str) -> None:
-        arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
-        if not arrays:
-            for i, (name, child) in enumerate(node.items()):
-                visit(child, join("/", path, name), join(".", numbers, str(i)))
-            return
-        known = {name for names in ENTRIES.values() if _have_entry(arrays, names) for name in names}
-        expected = "an entry that PyTorch's modules have"
-        unknown = [name for name in node if name not in known]
-        faults.extend(f"{join('/', path, name)!r}: expected {expected}, got {describe(node[name])}" for name in unknown)
-        layers.append(TorchLayer(path, numbers, arrays, _find_transposed(path, arrays)))
-
-    visit(params if isinstance(params, dict) else {"params": params}, "", "")
+    layers = list(_visit(params if isinstance(params, dict) else {"params": params}, "", "", faults))
     raise_faults(faults)
     return layers
+
+
+def _visit(node: Params, path: str, numbers: str, faults: list[str]) -> Iterator[TorchLayer]:
+    """The layers in `node`, the part of a net's params at `path`. Adds what is wrong with them to `faults`."""
+    arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
+    if not arrays:
+        for i, (name, child) in enumerate(node.items()):
+            yield from _visit(child, join("/", path, name), join(".", numbers, str(i)), faults)
+        return
+    known = {name for names in ENTRIES.values() if _have_entry(arrays, names) for name in names}
+    expected = "expected an entry that PyTorch's modules have"
+    unknown = [name for name in node if name not in known]
+    faults.extend(f"{join('/', path, name)!r}: {expected}, got {describe(node[name])}" for name in unknown)
+    yield TorchLayer(path, numbers, arrays, _find_transposed(path, arrays))
 
 
 def _have_entry(arrays: dict[str, Any], names: tuple[str, ...]) -> bool:
