@@ -11,11 +11,15 @@ from fnn.op import Op, OpError, Params, Shape
 def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:
     """Raises OpError for the first operator in `op` that has no translation."""
     if op.kind not in KINDS or not _is_built_in(op):
-        error = OpError(f"expected an operator of fnn.__all__, got another one of kind {op.kind!r}", op.kind)
-        error.path = path
-        raise error
+        raise _kind_error(op.kind, path)
     for name, part in op.parts.items():
         check_kinds(part, (*path, name) if name else path)
+
+
+def _kind_error(kind: str, path: tuple[str, ...]) -> OpError:
+    error = OpError(f"expected an operator of fnn.__all__, got another one of kind {kind!r}", kind)
+    error.path = path
+    return error
 
 
 def _is_built_in(op: Op) -> bool:
