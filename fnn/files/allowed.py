@@ -29,27 +29,22 @@ def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | 
     if next(entries) > MAX_ENTRIES:
         raise ValueError(f"the tree: expected at most {MAX_ENTRIES} entries, got more; a dict counts at each use")
     fault = ""
-    if type(tree) is not dict:
-        if not _is_leaf(tree):
-            leaves = "a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
-            fault = f"expected {leaves}, got {describe(tree)}"
-        elif isinstance(tree, np.ndarray) and tree.dtype.char == "?" and tree.view(np.uint8).max(initial=0) > 1:
+    plain = isinstance(tree, np.ndarray | np.generic) and type(tree) in (np.ndarray, tree.dtype.type)
+    if type(tree) is dict:
+        if len(path) == MAX_DEPTH:
+            fault = f"expected at most {MAX_DEPTH} nested dicts, got more; does one contain itself?"
+        elif wrong := [name for name in tree if type(name) is not str]:
+            fault = f"expected keys of type str, got {describe(wrong[0])}"
+    elif plain and tree.dtype.char in NUMBERS and tree.dtype.metadata is None:
+        if tree.dtype.char == "?" and np.asarray(tree).view(np.uint8).max(initial=0) > 1:
             fault = "expected bools stored as 0 or 1, got other bytes"  # with them, NumPy indexes out of bounds
-    elif len(path) == MAX_DEPTH:
-        fault = f"expected at most {MAX_DEPTH} nested dicts, got more; does one contain itself?"
-    elif wrong := [name for name in tree if type(name) is not str]:
-        fault = f"expected keys of type str, got {describe(wrong[0])}"
+    elif type(tree) not in (NoneType, bool, int, float, str):
+        leaf = "a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
+        fault = f"expected {leaf}, got {describe(tree)}"
     if fault:
         raise ValueError(f"{describe_path(path)}: {fault}")
     for name, child in tree.items() if type(tree) is dict else ():
         check_tree(child, (*path, name), entries)
-
-
-def _is_leaf(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray | np.generic):
-        plain = type(leaf) in (np.ndarray, leaf.dtype.type) and leaf.dtype.metadata is None
-        return plain and leaf.dtype.char in NUMBERS
-    return type(leaf) in (NoneType, bool, int, float, str)
 
 
 def describe_path(path: tuple[str, ...]) -> str:

@@ -187,17 +187,8 @@ class _Reader:
                 return self.make_array(data, dtype, shape, order)
             case "REDUCE", _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "K", axes):
                 return self.make_array(data, dtype, shape).transpose(check_sizes(axes))
-            case "BUILD", _TwoStep(value=np.dtype() as dtype), (
-                3,
-                "<" | ">" | "|" as order,
-                None,
-                None,
-                None,
-                -1,
-                -1,
-                0,
-            ):
-                target.value = np.dtype(order + dtype.str[1:])
+            case "BUILD", _TwoStep(value=np.dtype()), (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0):
+                target.value = np.dtype(order + target.value.str[1:])
             case "BUILD", _TwoStep(value=None), (1, shape, np.dtype() as dtype, bool(fortran), bytes(data)):
                 target.value = self.make_array(data, dtype, shape, "F" if fortran else "C")
             case _:
