@@ -50,7 +50,7 @@ CONFUSABLE = {
     ("conv", "conv_transpose"): None,
     ("batch_norm", "group_norm", "layer_norm"): "running_mean",
 }
-"""Kinds whose arrays can have the same names and shapes, and an entry that proves the first of them."""
+"""Kinds whose arrays can have the same names and shapes, and an entry that only the first of them has."""
 
 
 def read_modules(state: State) -> Modules:

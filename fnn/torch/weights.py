@@ -56,14 +56,14 @@ def from_torch(state: State, like: Params) -> Params:
         layer.path: _from_entries(layer.arrays, modules[prefix], transposed)
         for layer, prefix, transposed in _pair(layers, modules, state)
     }
-    return _replace(like, found, "")
+    return _replace_layers(like, found, "")
 
 
-def _replace(node: Params, found: dict[str, Params], path: str) -> Params:
+def _replace_layers(node: Params, found: dict[str, Params], path: str) -> Params:
     """`node`, the part of a net's params at `path`, with the layers in `found`."""
     if path in found:
         return found[path]
-    return {name: _replace(child, found, join("/", path, name)) for name, child in node.items()}
+    return {name: _replace_layers(child, found, join("/", path, name)) for name, child in node.items()}
 
 
 def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
@@ -99,17 +99,17 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
 def _find_layers(params: Params) -> list[TorchLayer]:
     """The dicts of arrays, in their order. Raises CheckpointError for arrays that PyTorch's modules do not have."""
     faults: list[str] = []
-    layers = list(_visit(params if isinstance(params, dict) else {"params": params}, "", "", faults))
+    layers = list(_iterate_layers(params if isinstance(params, dict) else {"params": params}, "", "", faults))
     raise_faults(faults)
     return layers
 
 
-def _visit(node: Params, path: str, numbers: str, faults: list[str]) -> Iterator[TorchLayer]:
+def _iterate_layers(node: Params, path: str, numbers: str, faults: list[str]) -> Iterator[TorchLayer]:
     """The layers in `node`, the part of a net's params at `path`. Adds what is wrong with them to `faults`."""
     arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
     if not arrays:
         for i, (name, child) in enumerate(node.items()):
-            yield from _visit(child, join("/", path, name), join(".", numbers, str(i)), faults)
+            yield from _iterate_layers(child, join("/", path, name), join(".", numbers, str(i)), faults)
         return
     known = {name for names in ENTRIES.values() if _have_entry(arrays, names) for name in names}
     expected = "expected an entry that PyTorch's modules have"
@@ -195,12 +195,12 @@ def _find_wrong_name(layer: TorchLayer, prefix: str, entries: dict[str, Array], 
 
 def _find_misfits(layer: TorchLayer, prefix: str, entries: dict[str, Array], transposed: bool) -> list[str]:
     """Faults for the module's entries that differ from the layer's arrays."""
-    wanted, faults = _to_entries(layer.arrays, transposed), []
-    whose = repr(layer.path) if layer.path else "the net"
-    for entry in wanted | entries:
-        expected, got = (describe(e[entry]) if entry in e else "nothing" for e in (wanted, entries))
+    ours, faults = _to_entries(layer.arrays, transposed), []
+    owner = repr(layer.path) if layer.path else "the net"
+    for entry in ours | entries:
+        expected, got = (describe(e[entry]) if entry in e else "nothing" for e in (ours, entries))
         if expected != got and entry != COUNT:
-            faults.append(f"{join('.', prefix, entry)!r}: expected {expected} for {whose}, got {got}")
+            faults.append(f"{join('.', prefix, entry)!r}: expected {expected} for {owner}, got {got}")
     return faults
 
 
