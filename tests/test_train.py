@@ -444,7 +444,7 @@ def test_what_cannot_be_exported_is_told_before_training(
             f"[Errno {errno.ENOENT}] No such file or directory: '{tmp_path}/nowhere/",
             {},
         ),
-        (tmp_path / "net.onnx", "export needs onnx: install fnn[onnx]\n", lacking("onnx")),
+        (tmp_path / "net.onnx", "export: the package onnx is missing; run pip install '.[onnx]'\n", lacking("onnx")),
     ]:
         done = run("--data", few, "--export", path, **more)
         assert (done.returncode, "epoch" in done.stdout, path.exists()) == (1, False, False)

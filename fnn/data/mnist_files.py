@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fnn.data.examples import Dataset
 from fnn.data.idx import DataError, read_examples
-from fnn.files.disk import replacing
+from fnn.files.disk import atomic_write
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
 """Where MNIST is fetched from; the next one is asked when one fails."""
@@ -100,7 +100,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _fetch(path: Path, md5: str) -> None:
     """Put the file that is published under `path`'s name there, whole or not at all."""
-    with replacing(path) as file:  # before the download: a folder that cannot be written to costs none
+    with atomic_write(path) as file:  # before the download: a folder that cannot be written to costs none
         file.write(_download(path, md5))
 
 

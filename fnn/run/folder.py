@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from fnn.checks.errors import describe
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.disk import replacing
+from fnn.files.disk import atomic_write
 from fnn.run.task import Metrics, State, Task, start
 
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
@@ -111,5 +111,5 @@ def settle(folder: Path, state: State) -> list[Metrics]:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fnn.data import Examples, as_float
 from fnn.files.checkpoint import load
-from fnn.files.disk import replacing
+from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
 from fnn.ops import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
@@ -54,7 +54,7 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     if filters := first_filters(net, params):
         figures["filters.png"] = pictures.filters(*filters)
     for name, figure in figures.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(pictures.png(figure))
     return [folder / name for name in figures]
 

@@ -108,7 +108,7 @@ def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
     task = task_of()
     run.train(task, run.start(task), tmp_path, 1e9, after(11), silent)
     for other in (task_of(net=serial(dense(10))), task_of(optimizer=fnn.sgd(0.1))):
-        with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not fit"):
+        with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not match like"):
             run.read_state(tmp_path, other)
     with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: epoch 2, batch 3, where the run never is$"):
         run.read_state(tmp_path, task_of(batch_size=35))
