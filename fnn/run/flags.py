@@ -1,52 +1,49 @@
-"""Readers of a command line's values, which say what is wanted where something else came."""
+"""Types of command line arguments for `argparse`, with errors that say what was expected."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The reader of a whole number, `least` or more; 64 bits hold it."""
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns the parser of an integer of at least `minimum` that fits in 64 bits."""
 
-    def read(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 20 and least <= int(text) < 1 << 63):
-            raise ArgumentTypeError(f"a whole number from {least} up is wanted, got {text!r}")
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and len(text) < 20 and minimum <= int(text) < 1 << 63):
+            raise ArgumentTypeError(f"expected an integer of at least {minimum}, got {text!r}")
         return int(text)
 
-    return read
+    return parse
 
 
-def given(text: str) -> str:
-    """Reads a text that is not empty, as that of a variable without a value is."""
+def nonempty(text: str) -> str:
+    """Parses a text that is not empty: an unset shell variable gives an empty one."""
     if not text:
-        raise ArgumentTypeError("a path is wanted, got ''")
+        raise ArgumentTypeError("expected a path, got ''")
     return text
 
 
-def place(text: str) -> Path:
-    """Reads a path."""
-    return Path(given(text))
+def path(text: str) -> Path:
+    """Parses a path."""
+    return Path(nonempty(text))
 
 
 def rate(text: str) -> float:
-    """Reads a number over 0."""
-    value = _number(text)
-    if not 0 < value < inf:
-        raise ArgumentTypeError(f"a number over 0 is wanted, got {text!r}")
-    return value
+    """Parses a number above 0."""
+    return _number(text, "a number above 0", lambda value: 0 < value < inf)
 
 
 def seconds(text: str) -> float:
-    """Reads a number of seconds, 0 or more."""
-    value = _number(text)
-    if not 0 <= value < inf:
-        raise ArgumentTypeError(f"a number of seconds, 0 or more, is wanted, got {text!r}")
-    return value
+    """Parses a number of seconds, 0 or more."""
+    return _number(text, "a number of seconds, 0 or more", lambda value: 0 <= value < inf)
 
 
-def _number(text: str) -> float:
+def _number(text: str, expected: str, valid: Callable[[float], bool]) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return -1.0
+        value = nan
+    if not valid(value):
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return value
