@@ -1,6 +1,6 @@
 """Exchanges of numbers, gradients and rows between the ranks of MPI, as raw memory, without pickling objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from fnn.op import Array, Params
 from fnn.tree import tree_leaves, tree_map
 
 
-def gather_numbers(numbers: list[float], comm: Comm) -> Array:
+def gather_numbers(numbers: Sequence[float], comm: Comm) -> Array:
     """Returns the numbers of all ranks, float64 (ranks, numbers)."""
     rows = np.empty((comm.size, len(numbers)))
     comm.Allgather(np.array(numbers, float), rows)
@@ -23,7 +23,7 @@ def totals(*numbers: float, comm: Comm | None = None) -> list[float]:
     All ranks must call it together. Use it for metrics and for decisions: `totals(stop)[0] > 0` is true on all ranks if
     one of them wants to stop.
     """
-    sums: list[float] = gather_numbers(list(numbers), world() if comm is None else comm).sum(0).tolist()
+    sums: list[float] = gather_numbers(numbers, world() if comm is None else comm).sum(0).tolist()
     return sums
 
 
