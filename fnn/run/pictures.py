@@ -121,7 +121,9 @@ def plot_mistakes(test: Examples, scores: Array, indices: NDArray[np.int64]) -> 
     if not wrong:
         figure.text(0.5, 0.5, f"No mistake in {total:,} test images", ha="center", va="center", fontsize="large")
         return figure
-    figure.suptitle(f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images, the highest losses first")
+    figure.suptitle(
+        f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images (true label → prediction), highest loss first"
+    )
     confidences = [_percent(np.exp(scores[i, predicted[i]]), 1, 0) for i in indices]
     captions = [f"{test.labels[i]} → {predicted[i]} ({p} confident)" for i, p in zip(indices, confidences, strict=True)]
     _draw_tiles(figure.subplots(), 5, test.images[indices], captions, "gray_r", (0, 255))

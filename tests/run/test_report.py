@@ -278,7 +278,7 @@ def test_mistakes_show_image_label_prediction_and_probability(tmp_path: Path) ->
     chosen = worst(scores, labels)
     figure = pictures.plot_mistakes(TEST, scores, chosen)
     written = texts(figure)
-    assert "25 of 100 mistakes in 120 test images, the highest losses first" in written
+    assert "25 of 100 mistakes in 120 test images (true label → prediction), highest loss first" in written
     [panel] = figure.axes
     assert [text.get_text() for text in panel.texts] == [
         f"{labels[n]} → {predicted[n]} (88 % confident)" for n in range(25)
