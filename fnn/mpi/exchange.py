@@ -1,7 +1,7 @@
 """Exchanges of numbers, gradients and rows between the ranks of MPI, as raw memory, without pickling objects."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,20 +36,20 @@ def sum_gradients(grads: Params, params: Params, comm: Comm) -> Params:
     """Returns the sum of all ranks' gradients, in the memory order of the params, with one message per dtype."""
     if comm.size == 1:
         return grads
-    in_c_order = tree_map(lambda param, grad: grad.T if is_transposed(param) else grad, params, grads)
-    leaves = tree_leaves(in_c_order)
+
+    def order(param: Any) -> Literal["C", "F"]:
+        return "F" if is_transposed(param) else "C"
+
+    leaves = tree_leaves(tree_map(lambda param, grad: grad.ravel(order(param)), params, grads))
     sums: dict[Any, Iterator[Array]] = {}
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
         same = [leaf for leaf in leaves if leaf.dtype == dtype]
-        message = np.concatenate([leaf.ravel() for leaf in same], dtype=np.result_type(dtype, np.float32))
-        _allreduce(message, comm)  # float16 is summed in float32
+        message = np.concatenate(same, dtype=np.result_type(dtype, np.float32))  # float16 is summed in float32
+        _allreduce(message, comm)
         sums[dtype] = iter(np.split(message.astype(dtype, copy=False), np.cumsum([leaf.size for leaf in same])[:-1]))
-
-    def next_sum(param: Array, leaf: Array) -> Array:
-        total = next(sums[leaf.dtype]).reshape(leaf.shape)
-        return total.T if is_transposed(param) else total
-
-    summed: Params = tree_map(next_sum, params, in_c_order)
+    summed: Params = tree_map(
+        lambda param, grad: next(sums[grad.dtype]).reshape(grad.shape, order=order(param)), params, grads
+    )
     return summed
 
 

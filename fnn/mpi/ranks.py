@@ -1,5 +1,7 @@
 """The processes of an MPI program, called ranks, and the function that runs the program in each of them."""
 
+# ruff: noqa: D102, N802 (the methods of mpi4py)
+
 import os
 import sys
 import time
@@ -30,15 +32,15 @@ class Comm(Protocol):
     """
 
     @property
-    def rank(self) -> int: ...  # noqa: D102
+    def rank(self) -> int: ...
     @property
-    def size(self) -> int: ...  # noqa: D102
-    def Allgather(self, sendbuf: Any, recvbuf: Any, /) -> None: ...  # noqa: D102, N802
-    def Sendrecv(self, sendbuf: Any, dest: int, *, recvbuf: Any, source: int) -> None: ...  # noqa: D102, N802
-    def allgather(self, sendobj: Any, /) -> list[Any]: ...  # noqa: D102
-    def bcast(self, obj: Any, root: int = 0) -> Any: ...  # noqa: D102
-    def Barrier(self) -> None: ...  # noqa: D102, N802
-    def Abort(self, errorcode: int = 0) -> Any: ...  # noqa: D102, N802
+    def size(self) -> int: ...
+    def Allgather(self, sendbuf: Any, recvbuf: Any, /) -> None: ...
+    def Sendrecv(self, sendbuf: Any, dest: int, *, recvbuf: Any, source: int) -> None: ...
+    def allgather(self, sendobj: Any, /) -> list[Any]: ...
+    def bcast(self, obj: Any, root: int = 0) -> Any: ...
+    def Barrier(self) -> None: ...
+    def Abort(self, errorcode: int = 0) -> Any: ...
 
 
 class _SingleProcess:
@@ -46,7 +48,7 @@ class _SingleProcess:
 
     rank, size = 0, 1
 
-    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:  # noqa: N802
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
         recvbuf[...] = sendbuf
 
     def allgather(self, sendobj: Any) -> list[Any]:
@@ -55,7 +57,7 @@ class _SingleProcess:
     def bcast(self, obj: Any, root: int = 0) -> Any:
         return obj
 
-    def Barrier(self) -> None:  # noqa: N802
+    def Barrier(self) -> None:
         pass
 
 

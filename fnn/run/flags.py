@@ -2,48 +2,37 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from math import inf, nan
+from math import inf
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Returns the parser of an integer of at least `minimum` that fits in 64 bits."""
+def checked(convert: Callable[[str], T], valid: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    """Returns a function that converts a text and raises ArgumentTypeError unless the value is valid."""
 
-    def parse(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 20 and minimum <= int(text) < 1 << 63):
-            raise ArgumentTypeError(f"expected an integer of at least {minimum}, got {text!r}")
-        return int(text)
+    def parse(text: str) -> T:
+        try:
+            if valid(value := convert(text)):
+                return value
+        except ValueError:
+            pass
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
 
     return parse
 
 
-def nonempty(text: str) -> str:
-    """Parses a text that is not empty: an unset shell variable gives an empty one."""
-    if not text:
-        raise ArgumentTypeError("expected a path, got ''")
-    return text
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns the type of integers of at least `minimum` that fit in 64 bits."""
+    return checked(int, lambda n: minimum <= n < 1 << 63, f"an integer of at least {minimum}")
+
+
+nonempty = checked(str, bool, "a path")  # an unset shell variable gives an empty text
+rate = checked(float, lambda x: 0 < x < inf, "a number above 0")
+seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more")
 
 
 def path(text: str) -> Path:
-    """Parses a path."""
+    """Converts a text to a path."""
     return Path(nonempty(text))
-
-
-def rate(text: str) -> float:
-    """Parses a number above 0."""
-    return _number(text, "a number above 0", lambda value: 0 < value < inf)
-
-
-def seconds(text: str) -> float:
-    """Parses a number of seconds, 0 or more."""
-    return _number(text, "a number of seconds, 0 or more", lambda value: 0 <= value < inf)
-
-
-def _number(text: str, expected: str, valid: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = nan
-    if not valid(value):
-        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
-    return value

@@ -47,19 +47,17 @@ def plot_curves(metrics: Mapping[str, NDArray[np.float64]]) -> Figure:
         panels["loss"].plot(epochs, values[f"{name}_loss"], label=name, markersize=size, **style)
         panels["accuracy"].plot(epochs, 100 * values[f"{name}_accuracy"], label=name, markersize=size, **style)
     panels["rate"].plot(epochs, values["rate"], color="0.4", marker=".")
-    panels["loss"].set_title("Loss")
-    panels["accuracy"].set_title("Accuracy, %")
-    panels["rate"].set_title("Learning rate at the end of the epoch")
+    titles = {"loss": "Loss", "accuracy": "Accuracy, %", "rate": "Learning rate at the end of the epoch"}
     if not np.isnan(accuracies).all():
         best = int(np.nanargmax(accuracies))
-        panels["accuracy"].set_title(f"Accuracy, % (best test: {100 * accuracies[best]:.2f}, epoch {epochs[best]:.0f})")
+        titles["accuracy"] += f" (best test: {100 * accuracies[best]:.2f}, epoch {epochs[best]:.0f})"
     _set_log_scale(panels["loss"], np.concatenate([values["train_loss"], values["test_loss"]]))
     panels["rate"].set_ylim(bottom=0)
     for name, panel in panels.items():
         gaps = {key: np.count_nonzero(np.isnan(values[key])) for key in values if name in key}
         notes = [f"{key.replace('_', ' ')} not finite in {n} of {len(epochs)}" for key, n in gaps.items() if n]
-        panel.set_xlabel("; ".join(["epoch", *notes]))
-        panel.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        limits = epochs.min() - 0.5, epochs.max() + 0.5
+        panel.set(title=titles[name], xlabel="; ".join(["epoch", *notes]), xlim=limits)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color=GREY)
     panels["loss"].legend(frameon=False)

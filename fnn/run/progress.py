@@ -23,8 +23,10 @@ def show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Stat
     def show(state: State) -> None:
         nonlocal bar, seen
         before, seen = seen, state["seen"]
-        means = f"loss: {state['loss_sum'] / max(1, seen):.4f} acc: {state['hits'] / max(1, seen):.3f}"
-        if make_bar and bar is None and 0 < seen < n:
+        if not seen:  # a new epoch
+            return
+        means = f"loss: {state['loss_sum'] / seen:.4f} acc: {state['hits'] / seen:.3f}"
+        if make_bar and bar is None and seen < n:
             title = f"epoch {state['epoch']}"
             bar = make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
         if bar is not None:

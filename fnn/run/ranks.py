@@ -10,16 +10,15 @@ from fnn.transforms import shard
 
 
 class Ranks(NamedTuple):
-    """How processes share the work; the default is a single process. All of them take the same steps."""
+    """How processes share the work; the default is a single process.
+
+    `part(n)` is this process's slice of a batch of n examples, `gather(value)` returns the values of all processes, and
+    `spread_loss(loss)` is the mean loss over the whole batch.
+    """
 
     part: Callable[[int], slice] = lambda n: slice(0, n)
-    """Returns this process's part of a batch of n examples."""
-
     gather: Callable[[Any], list[Any]] = lambda value: [value]
-    """Returns the values of all processes."""
-
     spread_loss: Callable[[Loss], Loss] = lambda loss: loss
-    """Makes a loss the mean over the whole batch."""
 
 
 def distribute(net: Op, comm: Comm, workers: int | None, size: int) -> tuple[Op, Ranks]:

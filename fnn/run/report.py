@@ -53,8 +53,7 @@ def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
     if not lines:
         raise RunError(f"{folder}: expected a finished epoch, got none, so there is nothing to draw yet")
     for number, line in enumerate(lines, 1):
-        types = [type(line.get(name)) for name in CURVES]
-        if types[0] is not int or not set(types) <= {int, float}:
+        if not {type(line.get(name)) for name in CURVES} <= {int, float}:
             raise RunError(f"{folder / METRICS}: line {number}: expected numbers for {', '.join(CURVES)}")
     return {name: np.array([line[name] for line in lines], np.float64) for name in CURVES}
 
