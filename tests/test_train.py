@@ -85,7 +85,7 @@ def test_it_prints_its_progress_and_keeps_the_run(run: Run, few: Path, tmp_path:
 
 
 def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: Run, few: Path, tmp_path: Path) -> None:
-    flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, so that there is work to share out
+    flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, for two threads
     for name, workers in (("a", 1), ("b", 2), ("c", 2)):
         assert run(*flags, "--out", tmp_path / name, "--workers", workers).returncode == 0
     states = [bits(fnn.load(tmp_path / name / "state.pkl")) for name in "abc"]
@@ -228,12 +228,12 @@ def begun(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Pop
 
 
 FLAGS = ("--epochs", "3", "--batch-size", "10", "--net", "fc")
-"""A run of ninety steps."""
+"""The flags of a run with 90 steps."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of that run, never stopped."""
+    """The folder of an uninterrupted run with these flags."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = programs.python(PROGRAM, *FLAGS, "--data", few, "--out", folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -387,7 +387,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
     program.communicate()
     before = (tmp_path / "state.pkl").read_bytes()
     resume = shlex.join([sys.executable, str(PROGRAM), "--resume", str(tmp_path)])
-    command = f"ulimit -f 1000; exec {resume}"  # blocks of 1 kB, or of half that
+    command = f"ulimit -f 1000; exec {resume}"  # in blocks of 1 kB or 512 bytes
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     message = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
@@ -426,7 +426,7 @@ def test_a_terminal_shows_a_bar_where_there_can_be_one(
     program = subprocess.Popen(command, env=environment | more, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
-    with suppress(OSError):  # the terminal's end, when the program closes it
+    with suppress(OSError):  # raised when the program closes the terminal
         while part := os.read(ours, 1 << 16):
             shown += part
     os.close(ours)

@@ -18,7 +18,7 @@ from tests.support.runs import after, bits, silent, task_of
 
 
 def broken(forward: bool) -> fnn.Op:
-    """An operator that makes an infinity, forward or in the gradient of its parameter."""
+    """An operator with an infinite output, or an infinite gradient of its parameter."""
 
     def apply(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
         def vjp(dy: fnn.Array, need_dx: bool = True) -> tuple[fnn.Params, fnn.Array]:
@@ -30,7 +30,7 @@ def broken(forward: bool) -> fnn.Op:
 
 
 def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
-    """The augmentation that puts a nan into each shard of the batch of that number."""
+    """An augmentation that puts a nan into each shard of one batch, the one with this number."""
 
     def spoil(images: fnn.Array, key: fnn.Key) -> fnn.Array:
         images[0, 0, 3, 3] = np.nan if key.path[2] == number else 0
@@ -50,14 +50,14 @@ def test_a_nan_in_one_batch_ends_the_run_at_that_step_and_keeps_the_state_before
 
 
 def elementwise(f: Callable[[fnn.Array], fnn.Array]) -> fnn.Op:
-    """An operator without parameters, whose vjp nobody calls."""
+    """An operator without parameters; its vjp is wrong and never called."""
     return fnn.Op(
         lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy)), kind="elementwise"
     )
 
 
 class Pair(NamedTuple):
-    """Two operators of a user."""
+    """A user-defined tuple of operators."""
 
     first: fnn.Op
     second: fnn.Op
@@ -65,7 +65,7 @@ class Pair(NamedTuple):
 
 @fnn.operator
 def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
-    """A user's combinator, which names its parts itself, and does not add these names to errors."""
+    """A user-defined combinator with its own names for parts; it does not add these names to errors."""
     ops = [*pair, *more["more"]]
     parts = {f"{op.kind}-{i}": op for i, op in enumerate(ops)}
 
@@ -90,19 +90,19 @@ def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
 
 @fnn.operator
 def through(op: fnn.Op) -> fnn.Op:
-    """A user's combinator with the params of its part, and without a word about its parts."""
+    """A user-defined combinator with the params of its part; it does not declare its parts."""
     return fnn.Op(op.init, op.apply, draws=True)
 
 
 @fnn.operator
 def block(width: int, *, last: fnn.Op) -> fnn.Op:
-    """A user's block, made of the library's combinators."""
+    """A user-defined block of the library's combinators."""
     return residual(serial(dense(width), last))
 
 
 @fnn.operator
 def broken_block(forward: bool) -> fnn.Op:
-    """A user's block without operators among its arguments."""
+    """A user-defined block without operators in its arguments."""
     return serial(tanh, broken(forward))
 
 
@@ -128,7 +128,7 @@ AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
 
 
 def error_of(net: fnn.Op, forward: bool) -> str:
-    """What the watched net says of the operator in it that is broken, forward or in its vjp."""
+    """Returns the error of the watched net about its broken operator, in the forward pass or in the vjp."""
     params, x = net.init(0, (12,)), np.ones((4, 12), np.float32)
 
     def step() -> None:
@@ -195,7 +195,7 @@ def test_the_operator_at_fault_is_told_by_its_path(
 ) -> None:
     net = fnn.shard(serial(fnn.flatten, around(broken(forward)), dense(10)), 1, 4)
     if path.startswith("repeat") and not forward:
-        path = "repeat1/broken2"  # the gradients come from the end
+        path = "repeat1/broken2"  # gradients are computed from the end
     task = task_of(net=net)
     what = "the output has 0 nan and" if forward else "the gradient of v has 0 nan and 1 infinite of 1 numbers"
     with pytest.raises(run.NotFiniteError, match=rf"^step 1 \(epoch 1, batch 1\): {path}: {what}"):

@@ -18,7 +18,7 @@ def spread_task(comm: Comm) -> run.Task:
 
 
 def state_bits(state: run.State) -> list[object]:
-    """All but the sums for the metrics, whose terms are added up in another order."""
+    """Everything except the sums for metrics, which ranks add up in another order."""
     return [item for item in bits(state) if item[0] not in ("loss_sum", "best")]
 
 

@@ -70,7 +70,7 @@ def scores_for(labels: np.ndarray, predicted: np.ndarray, probability: float = 0
     return rows
 
 
-# The numbers.
+# Numbers
 
 
 def test_confusion_has_a_row_for_each_label_and_a_column_for_each_prediction() -> None:
@@ -178,7 +178,7 @@ def test_curves_are_read_with_their_nans(tmp_path: Path) -> None:
     assert np.isnan(curves["test_loss"]).tolist() == [False, True]
 
 
-# The pictures.
+# Pictures
 
 
 def test_curves_show_every_number_where_it_belongs_and_name_the_best_epoch() -> None:
@@ -326,7 +326,7 @@ def test_filters_of_zeros_are_grey(tmp_path: Path) -> None:
     assert pixels(figure, tmp_path)[300:400, 200:300].mean() == pytest.approx(0.5, abs=0.01)
 
 
-# The report.
+# Report
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +439,7 @@ from pathlib import Path
 import fnn, fnn.run.report
 assert not any(name.startswith("matplotlib") for name in sys.modules), "imported before it is needed"
 import matplotlib
-before = str(dict.items(matplotlib.rcParams))  # as it is: to read the backend chooses one
+before = str(dict.items(matplotlib.rcParams))  # rcParams["backend"] would choose a backend
 net = fnn.serial(fnn.conv(4, 3, padding=1), fnn.maxpool(2), fnn.tanh, fnn.dense(10))
 fnn.run.report.report(Path(sys.argv[1]), net, fnn.data.digits(50, 1))
 assert "matplotlib.pyplot" not in sys.modules

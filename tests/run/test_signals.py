@@ -13,7 +13,7 @@ NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture(autouse=True)
 def heeded() -> Iterator[None]:
-    """Handlers as a terminal's programs have them, and after the test those that there were."""
+    """Sets the signal handlers of a program in a terminal, and restores the old ones after the test."""
     before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
     yield
     for number, handler in zip(NUMBERS, before, strict=True):

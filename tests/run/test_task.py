@@ -32,7 +32,7 @@ from tests.support.runs import DATA, RATE, after, bits, silent, task_of, timeles
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was never stopped."""
+    """The folder of an uninterrupted run."""
     there = tmp_path_factory.mktemp("whole")
     run.train(task_of(), run.start(task_of()), there, log=silent)
     return there
@@ -141,13 +141,13 @@ def test_shards_draw_the_same_whoever_has_them() -> None:
 
 
 def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_path: Path) -> None:
-    """An optimizer that knows beforehand which digit the averaged params, and no others, take all images for."""
+    """The optimizer sets averaged params that predict one digit for all images, another digit in each epoch."""
 
-    def taken_for(digit: int) -> fnn.Params:
+    def predicting(digit: int) -> fnn.Params:
         return {"w": np.zeros((784, 10), np.float32), "b": np.eye(10, dtype=np.float32)[digit]}
 
     def update(params: fnn.Params, grads: fnn.Params, state: run.State) -> tuple[fnn.Params, run.State]:
-        return taken_for(9), {"step": state["step"] + 1, "average": taken_for([2, 1, 0][state["step"] // 7])}
+        return predicting(9), {"step": state["step"] + 1, "average": predicting([2, 1, 0][state["step"] // 7])}
 
     labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
     data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
@@ -172,7 +172,7 @@ def test_the_state_is_kept_every_so_many_seconds_and_at_each_epochs_end(
 
     clock = iter(range(1000))
     monkeypatch.setattr(loop, "save", save)
-    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # a second passes whenever somebody looks
+    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # each call adds a second
     task = task_of()
     run.train(task, run.start(task), tmp_path, seconds, log=silent)
     assert len(kept) == count
@@ -190,7 +190,7 @@ def test_no_two_steps_draw_the_same() -> None:
     task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
     run.train(task, run.start(task), log=silent)
     keys = [key for key in drawn if key is not None]
-    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; the tests draw nothing
+    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; tests use no key
 
 
 NORMED = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), tanh, dense(10))
@@ -213,7 +213,7 @@ def statistics(params: fnn.Params) -> fnn.Params:
 
 
 def calibrated_by_hand(task: run.Task, params: fnn.Params, epoch: int, count: int) -> fnn.Params:
-    """The params, calibrated with the first batches of that epoch as training gets them."""
+    """The params, calibrated with the first batches of that epoch, augmented as in training."""
     order = list(batches(70, task.batch_size, task.key.fold("epoch", epoch)))[:count]
     some = [inputs(task, epoch, number, batch) for number, batch in enumerate(order)]
     return fnn.calibrate(task.net, params, some, task.key.fold("calibrate", epoch))
@@ -263,7 +263,7 @@ def test_the_number_of_batches_for_calibration_is_bounded(
     monkeypatch: pytest.MonkeyPatch, examples: int, batch_size: int, count: int
 ) -> None:
     monkeypatch.setattr("fnn.run.task.CALIBRATION", examples)
-    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # of 70 images, 30 make two batches and a rest
+    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # 70 images: two batches of 30 and one of 10
     *_, (state, metrics) = run.steps(task, run.start(task))
     assert metrics
     params = run.final(state)
@@ -293,6 +293,6 @@ def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_last_batch_of_one_example_ends_the_run_with_the_reason() -> None:
-    task = normed_task(net=NORMED, batch_size=23)  # of 70 images, three batches and a rest of one
+    task = normed_task(net=NORMED, batch_size=23)  # 70 images: three batches of 23 and one of 1
     with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
         run.train(task, run.start(task), log=silent)
