@@ -132,7 +132,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "from_torch": lambda: from_torch(STATE_DICT, PARAMS),
     "to_torch": lambda: to_torch(PARAMS),
     "to_torch like": lambda: to_torch(PARAMS, STATE_DICT),
-    "run.train": lambda: run.train(task_of(epochs=1), run.start(task_of(epochs=1)), tell=silent),
+    "run.train": lambda: run.train(task_of(epochs=1), run.start(task_of(epochs=1)), log=silent),
 }
 
 ERRORS: dict[str, Callable[[], object]] = {
@@ -219,7 +219,7 @@ def test_run_train_in_a_folder_leaves_no_garbage(tmp_path: Path) -> None:
     def call() -> None:
         folder = tmp_path / str(len(os.listdir(tmp_path)))
         folder.mkdir()
-        run.train(task, run.read_state(folder, task), folder, tell=silent)
+        run.train(task, run.read_state(folder, task), folder, log=silent)
 
     assert left_by(call) == []
 

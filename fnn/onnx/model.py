@@ -26,7 +26,7 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     training or for the machine, such as `freeze` and `shard`, are left out. Opset 13, IR version 8.
 
     Every operator of `fnn.__all__` can be exported. Raises OpError with the path for other operators: `fnn.mpi.spread`
-    (export the operator in it) and your own, including those that a function with `@operator` builds from ours. Raises
+    (export the operator in it) and your own, unless a function with `@operator` builds them from ours. Raises
     OpError also for params that are not float32 (runtimes lack float64 convolutions), for an example of size 0, for
     params of 2 GiB, and, as `apply` does, for params and shapes that do not match. In the model, a negative integer for
     `embedding` counts from the end instead of being an error.

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: seen at the step that makes them, and traced to where they first came up."""
+"""Detects nan and infinity in a training step, and finds the operator that produced the first one."""
 
 import inspect
 from collections.abc import Callable
@@ -19,14 +19,14 @@ Apply: TypeAlias = Callable[..., tuple[Array, Vjp]]
 
 
 class NotFiniteError(ValueError):
-    """A loss, a gradient or a parameter that is nan or infinite; says at which step, and where it first came up."""
+    """A loss, a gradient or a parameter is nan or infinite; the message names the step and the first cause."""
 
 
-def sound(loss: Any, params: Tree) -> bool:
-    """Whether a step's loss is finite, and all of the parameters that it comes to.
+def all_finite(loss: Any, params: Tree) -> bool:
+    """Whether the loss of a step and the updated parameters are finite.
 
-    An update by a gradient that is not finite gives such parameters, unless they are frozen. A sum of squares is finite
-    only if the numbers are; where it overflows although they are, each is looked at.
+    This also detects gradients that are not finite, unless their parameters are frozen. A finite sum of squares proves
+    that an array is finite; if the sum overflows, its elements are checked.
     """
     if not isfinite(loss):
         return False
@@ -34,26 +34,26 @@ def sound(loss: Any, params: Tree) -> bool:
     return all(isfinite(leaf.dot(leaf)) for leaf in flat) or all(np.isfinite(leaf).all() for leaf in flat)
 
 
-def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
-    """What went wrong first in a step that is not sound, by its path: it is done again, and each operator watched.
+def find_fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
+    """Repeats a failed step with checks around each operator; returns the first cause, or None if gradients are finite.
 
-    None where nothing did up to the gradients; of a net that is spread over ranks, each looks at its own part alone.
+    If the net is spread over ranks, each rank checks its own part only.
     """
-    if reason := not_finite("the input", {"": x}) or not_finite("the parameter ", params):
+    if reason := describe_non_finite("the input", {"": x}) or describe_non_finite("the parameter ", params):
         return reason
     try:
-        out, vjp = watched(net).apply(params, x, key)
+        out, vjp = watch(net).apply(params, x, key)
         if out.size:
             value, loss_vjp = loss(out, y)
             if not isfinite(value):
-                return f"the loss is {value}, of outputs from {out.min():.3g} to {out.max():.3g}"
+                return f"the loss is {value} for outputs from {out.min():.3g} to {out.max():.3g}"
             vjp(loss_vjp(), False)
     except OpError as error:
         return str(error)
     return None
 
 
-def watched(net: Op) -> Op:
+def watch(net: Op) -> Op:
     """`net`, but the first nan or infinity in an operator inside it raises OpError with the path of that operator.
 
     Params, results and names stay the same. An operator that is spread over ranks runs on this rank alone, because the
@@ -63,7 +63,7 @@ def watched(net: Op) -> Op:
     paths: dict[int, str] = {}
 
     def around(op: Op, apply: Apply, params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        def watch(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
+        def record(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
             try:
                 return f(*args)
             except OpError as error:
@@ -72,8 +72,8 @@ def watched(net: Op) -> Op:
                     culprits.setdefault(error, (path, op.kind))
                 raise
 
-        y, vjp = watch(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
-        return y, lambda dy, need_dx=True: watch(vjp, dy, need_dx)
+        y, vjp = record(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
+        return y, lambda dy, need_dx=True: record(vjp, dy, need_dx)
 
     watching = intercept(_on_this_rank(net), around)
 
@@ -102,8 +102,8 @@ def _on_this_rank(op: Op) -> Op:
     return rebuild(op, _on_this_rank)
 
 
-def not_finite(what: str, tree: Tree) -> str | None:
-    """What there is to say of the first leaf that is not finite all over, if there is one."""
+def describe_non_finite(what: str, tree: Tree) -> str | None:
+    """Returns a sentence about the first leaf with nan or infinity, if there is one."""
     for path, leaf in tree_items(tree):
         if not np.isfinite(leaf).all():
             nans, infinities = np.count_nonzero(np.isnan(leaf)), np.count_nonzero(np.isinf(leaf))
