@@ -238,7 +238,7 @@ def ones(key: Any, shape: Shape) -> Params:
     ids=["norm", "scale", "scale of many", "mean", "bias"],
 )
 def test_check_op_finds_naive_sums(op: Op, shape: Shape, seed: int) -> None:
-    with pytest.raises(CheckError, match=r"accuracy: .* expected .* up to .*, got .*fnn.accurate_sum"):
+    with pytest.raises(CheckError, match=r"accuracy: .* expected .* within .*, got .*fnn.accurate_sum"):
         check_op(op, shape, seed)
     check_op(op, shape, seed, exempt=["accuracy"])
 

@@ -39,7 +39,7 @@ from fnn import (
 )
 from fnn.op import Array, Params, Shape, Vjp
 from fnn.testing import check_op
-from fnn.testing.compare import agree
+from fnn.testing.compare import check_equal
 from fnn.testing.table import TABLE
 from fnn.tree import Tree
 
@@ -275,4 +275,4 @@ def check(net: Net, shape: Shape, x: Array, key: int | None, seed: int, threads:
     renamed = tree_map(lambda _: next(values), net.plain.init(seed, shape))
     key = None if has & set(REKEYED) else key
     tolerance = 1e-9 if has & {"microbatch", "shard"} else 0
-    agree(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)
+    check_equal(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fnn import adam, averaged, conv, cross_entropy, dense, masked, maxpool, relu, serial, sgd, tanh, value_and_grad
 from fnn.files.checkpoint import CheckpointError, load, save
 from fnn.optim import Optimizer
-from fnn.testing.checks import ORDERS
+from fnn.testing.case import ORDERS
 from fnn.tree import tree_items, tree_map
 from tests.support.programs import python
 from tests.support.trees import DTYPES, GOOD, arrays, assert_same, axes, frozen

@@ -1,4 +1,4 @@
-"""`in_step` finds shared state every time, on a busy machine too, and raises no false alarm."""
+"""`run_in_step` finds shared state every time, on a busy machine too, and raises no false alarm."""
 
 import subprocess
 import sys
@@ -15,14 +15,14 @@ import pytest
 from fnn import Op, dense, serial, shard, tanh
 from fnn.op import Array
 from fnn.testing import PROPERTIES, CheckError, check_op, interleave
-from fnn.testing.interleave import Run, in_step
+from fnn.testing.interleave import Run, run_in_step
 
 ONES, TWOS = np.ones(3), np.full(3, 2.0)
 
 
 def runs(f: Callable[[Array], Array]) -> list[Run[Array]]:
     """All runs of `f` at two inputs at once."""
-    return list(in_step(partial(f, ONES), partial(f, TWOS)))
+    return list(run_in_step(partial(f, ONES), partial(f, TWOS)))
 
 
 def finds(f: Callable[[Array], Array]) -> bool:
@@ -207,7 +207,7 @@ def test_in_step_refuses_calls_that_it_cannot_interleave() -> None:
     with pytest.raises(AssertionError, match=r"^expected Python code to interleave, got calls that have none"):
         runs(np.tanh)
     with pytest.raises(AssertionError, match=r"^expected Python code to interleave"):
-        list(in_step(partial(np.tanh, ONES), lambda: np.tanh(np.cos(ONES))))
+        list(run_in_step(partial(np.tanh, ONES), lambda: np.tanh(np.cos(ONES))))
 
 
 def test_check_op_refuses_an_operator_without_python_code() -> None:
