@@ -143,10 +143,11 @@ def test_random_chains_take_their_params_from_files(folder: Path, example: Examp
     assert_loads(op, shape, np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32), None, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_nets_take_their_params_from_files(folder: Path, kind: str) -> None:
-    for one in drawn(kind)[:5]:
+    for one in drawn(kind, 3):
         x = one.x if one.net.op.integers else one.x.astype(np.float32)
         assert_loads(one.net.op, one.shape, x, None if one.key is None else Key(one.key), folder)
 
