@@ -27,6 +27,8 @@ from fnn import (
 )
 from fnn.op import Array, Params, Vjp
 from fnn.testing import PROPERTIES, CheckError, check_loss, check_op
+from fnn.testing import __main__ as main_module
+from fnn.testing.table import Example
 from tests.support.programs import python
 
 
@@ -176,7 +178,7 @@ def test_a_scale_that_is_one_at_the_start_does_not_hide_that_the_vjp_forgets_it(
     lacks("gradient in input", Op(init, apply))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_kinks_raise_no_false_alarm(seed: int) -> None:
     net = serial(conv(3, 3, padding=1), relu, maxpool(2), relu, maxpool(3, 1, 1), dense(8), relu, dense(4), relu)
     assert check_op(net, (2, 7, 6), seed, exempt={"threads"}) < 1e-6
@@ -605,6 +607,20 @@ def test_an_unknown_constant_is_refused() -> None:
         check_op(dense(3), (4,), constants=["mean"])
 
 
+def test_python_m_fnn_testing_prints_failed_examples(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"tanh": [Example(tanh, (4,))], "wrong": [Example(elementwise(np.tanh, np.zeros_like), (4,), key=1)]}
+    monkeypatch.setattr(main_module, "TABLE", rows)
+    assert main_module.main() == 1
+    right, wrong, error, last = capsys.readouterr().out.splitlines()
+    assert right.endswith("  tanh (3, 4)")
+    assert wrong == "  FAILED  op (3, 4), with a key"
+    assert error.strip().startswith("op: gradient in input: input: expected ")
+    assert last.startswith("1 of 2 passed")
+
+
+@pytest.mark.slow
 def test_the_table_runs_as_a_program() -> None:
     ran = python("-m", "fnn.testing")
     assert (ran.returncode, ran.stderr) == (0, "")

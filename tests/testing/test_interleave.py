@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -41,6 +41,11 @@ def busy_machine() -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+BUSY_OR_NOT = pytest.mark.parametrize(
+    "around", [nullcontext, pytest.param(busy_machine, marks=pytest.mark.slow)], ids=["idle", "busy"]
+)
 
 
 def scratch_on_two_lines() -> Callable[[Array], Array]:
@@ -135,11 +140,11 @@ def scratch_missed_by_two_runs() -> Callable[[Array], Array]:
 
 
 @pytest.mark.parametrize("make", [scratch_on_two_lines, scratch_in_one_line, scratch_between_functions])
-def test_in_step_finds_shared_state_100_times_of_100_next_to_busy_processes(
-    make: Callable[[], Callable[[Array], Array]],
+@BUSY_OR_NOT
+def test_run_in_step_finds_shared_state_100_times_of_100(
+    make: Callable[[], Callable[[Array], Array]], around: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    assert sum(finds(make()) for _ in range(100)) == 100
-    with busy_machine():
+    with around():
         assert sum(finds(make()) for _ in range(100)) == 100
 
 
@@ -153,15 +158,15 @@ def test_in_step_finds_shared_state_100_times_of_100_next_to_busy_processes(
         scratch_missed_by_two_runs,
     ],
 )
-def test_in_step_finds_shared_state_where_the_calls_get_out_of_step(
-    make: Callable[[], Callable[[Array], Array]],
+@BUSY_OR_NOT
+def test_run_in_step_finds_shared_state_after_the_calls_get_out_of_step(
+    make: Callable[[], Callable[[Array], Array]], around: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    assert finds(make())
-    with busy_machine():
+    with around():
         assert finds(make())
 
 
-def test_in_step_alternates_after_every_line_and_every_call() -> None:
+def test_run_in_step_alternates_after_every_line_and_every_call() -> None:
     def f(x: Array) -> Array:
         y = np.tanh(x)  # a line, and a call in it
         y = y + 1
@@ -173,7 +178,7 @@ def test_in_step_alternates_after_every_line_and_every_call() -> None:
     assert [len(steps) for steps in run.steps] == [5, 5]
 
 
-def test_in_step_goes_on_where_one_call_waits_for_a_lock_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_in_step_goes_on_where_one_call_waits_for_a_lock_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     lock, scratch = Lock(), np.empty(3)
 
     def f(x: Array) -> Array:
@@ -192,7 +197,7 @@ def test_in_step_goes_on_where_one_call_waits_for_a_lock_of_the_other(monkeypatc
     assert last.switches
 
 
-def test_in_step_runs_again_until_a_run_counts() -> None:
+def test_run_in_step_runs_again_until_a_run_counts() -> None:
     waits = iter([0.1, 0.1, 0.0])
 
     def f(x: Array) -> Array:
@@ -203,7 +208,7 @@ def test_in_step_runs_again_until_a_run_counts() -> None:
     assert [run.stalls > 0 for run in runs(f)] == [True, True, False]
 
 
-def test_in_step_refuses_calls_that_it_cannot_interleave() -> None:
+def test_run_in_step_refuses_calls_that_it_cannot_interleave() -> None:
     with pytest.raises(AssertionError, match=r"^expected Python code to interleave, got calls that have none"):
         runs(np.tanh)
     with pytest.raises(AssertionError, match=r"^expected Python code to interleave"):
@@ -228,7 +233,7 @@ def test_check_op_refuses_an_operator_without_python_code() -> None:
         check_op(Op(init, Native.apply), (3,), exempt=["threads"])
 
 
-def test_in_step_reports_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_in_step_reports_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     locks = Lock(), Lock()
 
     def f(x: Array) -> Array:
@@ -249,7 +254,7 @@ def test_in_step_reports_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
             lock.release()  # lets the threads end
 
 
-def test_in_step_raises_what_a_call_raises() -> None:
+def test_run_in_step_raises_what_a_call_raises() -> None:
     def f(x: Array) -> Array:
         if x is TWOS:
             raise ZeroDivisionError
@@ -259,7 +264,7 @@ def test_in_step_raises_what_a_call_raises() -> None:
         runs(f)
 
 
-def test_in_step_calls_have_the_callers_error_state() -> None:
+def test_run_in_step_calls_have_the_callers_error_state() -> None:
     with np.errstate(over="ignore"):
         [run] = runs(lambda x: np.multiply(x * 1e200, 1e200))
     assert np.isinf(run.results).all()
