@@ -135,6 +135,7 @@ def test_losses_average_a_million_numbers_exactly(loss: Any, targets: Array, arr
     assert np.abs(vjp() - gradient).max() <= 1e-6 * np.abs(gradient).max()
 
 
+@pytest.mark.slow
 def test_cross_entropy_of_a_million_rows_with_the_true_logit_below() -> None:
     logits = np.zeros((2**20, 2), np.float32)
     logits[:, 1] = 5.3
@@ -147,6 +148,7 @@ def test_cross_entropy_near_zero_keeps_its_digits() -> None:
     assert abs(cross_entropy(logits, np.ones(2, int))[0] / expected - 1) <= 1e-6
 
 
+@pytest.mark.slow
 def test_dense_bias_gradient_of_a_million_equal_rows() -> None:
     net = dense(1)
     params = net.init(0, (1,))
@@ -155,6 +157,7 @@ def test_dense_bias_gradient_of_a_million_equal_rows() -> None:
     assert abs(dparams["b"][0] / (1e6 * float(np.float32(0.1))) - 1) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [group_norm(1), group_norm(8), layer_norm(3)])
 def test_norm_layers_give_an_example_the_same_output_in_any_batch_after_other_layers(norm: Op) -> None:
     net = serial(conv(32, 3, padding=1), relu, norm)

@@ -86,6 +86,7 @@ def assert_returns(path: Path, tree: Any, like: Any) -> None:
     assert not any(name.startswith(".") for name in os.listdir(path.parent))
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(numbers(NARROW))
 def test_500_random_trees_come_back_bit_for_bit_from_every_format(folder: Path, tree: Any) -> None:

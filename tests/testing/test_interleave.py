@@ -155,7 +155,7 @@ def test_run_in_step_finds_shared_state_100_times_of_100(
         scratch_after_different_paths,
         scratch_after_a_lock,
         scratch_after_a_wait,
-        scratch_missed_by_two_runs,
+        pytest.param(scratch_missed_by_two_runs, marks=pytest.mark.slow),
     ],
 )
 @BUSY_OR_NOT
@@ -286,6 +286,7 @@ def test_check_op_finds_shared_state_inside_of_a_shard_each_time(net: Callable[[
             check_op(net(op), (3,), seed, batch=5, exempt=others)
 
 
+@pytest.mark.slow
 def test_check_op_passes_a_shard_of_two_workers_and_what_it_shares_behind_a_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
