@@ -79,6 +79,7 @@ OPS: list[tuple[Op, Callable[[Shape], Array], Shape, int | None]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "make", "shape", "key"), OPS, ids=lambda value: repr(value) if isinstance(value, Op) else ""
 )
@@ -111,6 +112,7 @@ CLASSES = np.random.default_rng(0).integers(0, 2, 1_000_000)
 TARGETS = np.random.default_rng(0).random((1_000_000, 2), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrange", [np.ascontiguousarray, np.asfortranarray])
 @pytest.mark.parametrize(
     ("loss", "targets"),
@@ -133,6 +135,7 @@ def test_losses_average_a_million_numbers_exactly(loss: Any, targets: Array, arr
     assert np.abs(vjp() - gradient).max() <= 1e-6 * np.abs(gradient).max()
 
 
+@pytest.mark.slow
 def test_cross_entropy_of_a_million_rows_with_the_true_logit_below() -> None:
     logits = np.zeros((2**20, 2), np.float32)
     logits[:, 1] = 5.3
@@ -145,6 +148,7 @@ def test_cross_entropy_near_zero_keeps_its_digits() -> None:
     assert abs(cross_entropy(logits, np.ones(2, int))[0] / expected - 1) <= 1e-6
 
 
+@pytest.mark.slow
 def test_dense_bias_gradient_of_a_million_equal_rows() -> None:
     net = dense(1)
     params = net.init(0, (1,))
@@ -153,6 +157,7 @@ def test_dense_bias_gradient_of_a_million_equal_rows() -> None:
     assert abs(dparams["b"][0] / (1e6 * float(np.float32(0.1))) - 1) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [group_norm(1), group_norm(8), layer_norm(3)])
 def test_norm_layers_give_an_example_the_same_output_in_any_batch_after_other_layers(norm: Op) -> None:
     net = serial(conv(32, 3, padding=1), relu, norm)
@@ -225,7 +230,7 @@ def ones(key: Any, shape: Shape) -> Params:
     return {"scale": np.ones(shape, np.float32)}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     ("op", "shape"),
     [
@@ -238,7 +243,7 @@ def ones(key: Any, shape: Shape) -> Params:
     ids=["norm", "scale", "scale of many", "mean", "bias"],
 )
 def test_check_op_finds_naive_sums(op: Op, shape: Shape, seed: int) -> None:
-    with pytest.raises(CheckError, match=r"accuracy: .* expected .* up to .*, got .*fnn.accurate_sum"):
+    with pytest.raises(CheckError, match=r"accuracy: .* expected .* within .*, got .*fnn.accurate_sum"):
         check_op(op, shape, seed)
     check_op(op, shape, seed, exempt=["accuracy"])
 
@@ -256,7 +261,7 @@ def naive_absolute(outputs: Array, targets: Array) -> tuple[Any, Callable[[], Ar
     return np.abs(error).sum(0).mean() / len(error), lambda: np.sign(error) / error.size
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_check_loss_finds_naive_sums(seed: int) -> None:
     rng = np.random.default_rng(seed)
     with pytest.raises(CheckError, match="accuracy: value"):

@@ -13,12 +13,14 @@ from tests.support.programs import environment
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_residual_net_learns_to_read_digits(capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = residual.main(n=2500, epochs=3)
     assert accuracy > 0.9
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"test accuracy {accuracy:.1%}")
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_to_sort(capsys: pytest.CaptureFixture[str]) -> None:
     loss, share = transformer.main(steps=200)
     assert (
@@ -35,6 +37,7 @@ def test_its_text_is_right_and_what_is_not_is_told_from_it() -> None:
     assert not any(map(transformer.is_correct, ["", "825160", "825160>012586", "82516>01256", "825160>0125688"]))
 
 
+@pytest.mark.slow
 def test_an_autoencoder_learns_to_take_noise_off(capsys: pytest.CaptureFixture[str]) -> None:
     after, before = denoise.main(n=1000, epochs=3)
     assert before == pytest.approx(0.7**2, rel=0.01)

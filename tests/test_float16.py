@@ -37,7 +37,7 @@ def drawn(*shape: int) -> Array:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float16)
 
 
-@pytest.mark.parametrize("count", [1000, 29_000, 94_000, 1_000_000])
+@pytest.mark.parametrize("count", [1000, 29_000, 94_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_cross_entropy_of_float16_counts_any_number_of_labels(count: int) -> None:
     logits, labels = drawn(count, 5), np.random.default_rng(1).integers(0, 5, count)
     for loss in (cross_entropy, smoothed_cross_entropy(0.1)):

@@ -39,7 +39,7 @@ from fnn import (
 )
 from fnn.op import Array, Params, Shape, Vjp
 from fnn.testing import check_op
-from fnn.testing.compare import agree
+from fnn.testing.compare import check_equal
 from fnn.testing.table import TABLE
 from fnn.tree import Tree
 
@@ -235,18 +235,19 @@ def draw(kind: str, number: int) -> Drawn:
 
 
 @cache
-def drawn(kind: str) -> list[Drawn]:
-    """Different nets, each with an operator of that kind in it."""
+def drawn(kind: str, count: int = EACH) -> list[Drawn]:
+    """Different nets, each with an operator of that kind in it; a smaller count gives the first of them."""
     found: dict[str, Drawn] = {}
     for number in range(100 * EACH):
         one = draw(kind, number)
         if kind in kinds(one.net.op):
             found.setdefault(repr(one.net.op), one)
-        if len(found) == EACH:
+        if len(found) == count:
             break
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_random_nets_are_500_and_have_every_kind_of_operator() -> None:
     nets = {repr(one.net.op): kinds(one.net.op) for kind in KINDS for one in drawn(kind)}
     assert len(nets) >= 500
@@ -255,10 +256,23 @@ def test_random_nets_are_500_and_have_every_kind_of_operator() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
-def test_random_nets_are_operators_and_equal_themselves_without_what_changes_no_result(kind: str) -> None:
-    for nth, one in enumerate(drawn(kind)):
+def test_check_op_of_a_random_net(kind: str) -> None:
+    [one] = drawn(kind, 1)
+    check_nets([one], threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
+def test_check_op_of_more_random_nets(kind: str) -> None:
+    check_nets(drawn(kind)[1:], threads=1)
+
+
+def check_nets(nets: list[Drawn], threads: int) -> None:
+    """Checks the nets, the first ones also for state that threads share."""
+    for nth, one in enumerate(nets):
         try:
-            check(*one, threads=nth < 3)
+            check(*one, threads=nth < threads)
         except Exception as error:
             error.add_note(f"in the net {one.net.op!r}")
             raise
@@ -277,4 +291,4 @@ def check(net: Net, shape: Shape, x: Array, key: int | None, seed: int, threads:
     renamed = tree_map(lambda _: next(values), net.plain.init(seed, shape))
     key = None if has & set(REKEYED) else key
     tolerance = 1e-9 if has & {"microbatch", "shard"} else 0
-    agree(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)
+    check_equal(outcome(net.op, params, x, key), outcome(net.plain, renamed, x, key), "of the other", tolerance)

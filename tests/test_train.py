@@ -84,6 +84,7 @@ def test_it_prints_its_progress_and_keeps_the_run(run: Run, few: Path, tmp_path:
         assert run("--eval", *flags).stdout.splitlines()[-2].startswith(f"test acc: {best:.4f}")
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: Run, few: Path, tmp_path: Path) -> None:
     flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, for two threads
     for name, workers in (("a", 1), ("b", 2), ("c", 2)):
@@ -92,6 +93,7 @@ def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: 
     assert states[0] == states[1] == states[2]
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_ends_the_run_and_keeps_what_was_good(run: Run, few: Path, tmp_path: Path) -> None:
     done = run("--data", few, "--epochs", 9, "--lr", 1e6, "--out", tmp_path)
     assert done.returncode == 1
@@ -106,10 +108,12 @@ def test_a_rate_far_too_high_ends_the_run_and_keeps_what_was_good(run: Run, few:
     assert all(np.isfinite(leaf).all() for leaf in fnn.tree_leaves(state["params"]))
 
 
+@pytest.mark.slow
 def test_the_dense_net_trains_too(run: Run, few: Path) -> None:
     assert " 468,874 " in run("--data", few, "--epochs", 1, "--net", "fc").stdout
 
 
+@pytest.mark.slow
 def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> None:
     done = run("--epochs", "1", "--limit", "5000", "--lr", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
@@ -121,6 +125,7 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
     assert float(found[1]) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -149,6 +154,7 @@ def test_a_bad_flag_is_refused_before_anything_else(run: Run, flags: tuple[str, 
     assert (usage, message in error, done.stdout) == ("usage: python train.py [flags]", True, "")
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_told_before_training(run: Run, few: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run("--data", few, "--out", tmp_path / "file" / "run")
@@ -156,6 +162,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(run: Run, few: Pat
     assert re.fullmatch(r"train.py: error: .*Not a directory: '.*/file/run'\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_data_folder_without_the_files_is_told(run: Run, tmp_path: Path) -> None:
     for done in (run("--data", tmp_path), run(FNN_DATA=str(tmp_path))):
         assert (done.returncode, done.stdout) == (1, "")
@@ -163,6 +170,7 @@ def test_a_data_folder_without_the_files_is_told(run: Run, tmp_path: Path) -> No
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_data_file_is_told(run: Run, tmp_path: Path) -> None:
     for part in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
@@ -178,6 +186,7 @@ class Hostile:
         return os.system, ("echo harm",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing"]
 )
@@ -248,6 +257,7 @@ def same(folder: Path, other: Path) -> None:
     assert sorted(os.listdir(folder)) == sorted(os.listdir(other))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.skipif(os.name != "posix", reason="the signal is sent as POSIX has it")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -270,6 +280,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
     same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the signal is sent as POSIX has it")
 def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(
     run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, undisturbed: Path, tmp_path: Path
@@ -290,6 +301,7 @@ def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(
     same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
 def test_without_a_folder_nothing_is_kept_and_it_says_so(
     begun: Callable[..., "subprocess.Popen[str]"], few: Path
@@ -301,6 +313,7 @@ def test_without_a_folder_nothing_is_kept_and_it_says_so(
     assert re.search(r"stopped after step \d+ \(epoch \d+, \d+ images\); nothing was saved\n$", out)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc/self/maps")
 def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, str], few: Path) -> None:
@@ -314,6 +327,7 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, st
     assert program.returncode in (-signal.SIGINT, 130), "a shell reports 130 for both"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -342,6 +356,7 @@ def test_a_second_run_in_the_folder_is_refused(
         assert done.stderr == f"train.py: error: {tmp_path}: in use by another run\n"
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, undisturbed: Path, few: Path) -> None:
     files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
     for flags, message in [
@@ -371,6 +386,7 @@ def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, und
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the limit is set as POSIX has it")
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
     environment: dict[str, str],
@@ -410,6 +426,7 @@ def lacking(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     return without
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="terminals are opened as POSIX has it")
 @pytest.mark.parametrize("kind", ["terminal", "dumb", "without a width", "without tqdm"])
 def test_a_terminal_shows_a_bar_where_there_can_be_one(
@@ -439,6 +456,7 @@ def test_a_terminal_shows_a_bar_where_there_can_be_one(
     assert message == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_told_before_training(
     run: Run, few: Path, tmp_path: Path, lacking: Callable[[str], dict[str, str]]
 ) -> None:
@@ -456,6 +474,7 @@ def test_what_cannot_be_exported_is_told_before_training(
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_net_is_exported_after_training_and_without(run: Run, few: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     done = run("--data", few, "--net", "fc", "--epochs", 1, "--out", tmp_path / "a", "--export", tmp_path / "a.onnx")
@@ -464,6 +483,7 @@ def test_a_net_is_exported_after_training_and_without(run: Run, few: Path, tmp_p
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_is_drawn(run: Run, undisturbed: Path) -> None:
     pytest.importorskip("matplotlib")
     done = run("--report", undisturbed)
@@ -475,6 +495,7 @@ def test_a_run_is_drawn(run: Run, undisturbed: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("best", "329,962")])
 def test_every_recipe_trains(run: Run, few: Path, recipe: str, net: str) -> None:
     done = run("--data", few, "--recipe", recipe, "--epochs", 1, "--limit", 100)
@@ -488,6 +509,7 @@ def test_the_help_shows_the_recipes(run: Run) -> None:
         assert wanted in message
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(Path(os.environ.get("FNN_DATA", "")).glob("train-images*")), reason="FNN_DATA does not say where MNIST is"
 )
@@ -508,6 +530,7 @@ sys.exit(train.main())
 """
 
 
+@pytest.mark.slow
 def test_a_net_with_batch_norm_is_tested_exported_and_drawn_with_calibrated_params(
     environment: dict[str, str], few: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
-"""What every operator and every loss must pass, the library's own and a user's.
+"""Checks for operators and losses, the library's own and yours. You can understand the library without them.
 
-`python -m fnn.testing` checks every public operator in the examples of `fnn.testing.table`, a line each.
+`python -m fnn.testing` checks every public operator with the examples of `fnn.testing.table`.
 """
 
 from fnn.testing.checks import PROPERTIES, check_op

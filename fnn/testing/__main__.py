@@ -1,4 +1,4 @@
-"""`python -m fnn.testing`: a line for each example of every public operator, with its gradients' worst error."""
+"""`python -m fnn.testing`: checks every public operator; each line has an example and its largest gradient error."""
 
 import sys
 import warnings
@@ -8,20 +8,19 @@ from fnn.testing.table import TABLE
 
 
 def main() -> int:
-    """Prints the table; returns 1 if an operator failed, and 0 if none did."""
-    warnings.filterwarnings("ignore", "shard: BLAS", RuntimeWarning)  # to a few numbers it makes no difference
+    """Checks all examples and prints the results; returns 1 if one failed, else 0."""
+    warnings.filterwarnings("ignore", "shard: BLAS", RuntimeWarning)  # it makes no difference for such small examples
     failed = 0
-    examples = [example for several in TABLE.values() for example in several]
+    examples = [example for row in TABLE.values() for example in row]
     for example in examples:
-        how = "" if example.key is None else ", with a key"
-        how += "".join(f", without {name}" for name in example.exempt)
-        what = f"{' '.join(repr(example.op).split())} {(example.batch, *example.shape)}{how}"
+        notes = ["with a key"] * (example.key is not None) + [f"without {name}" for name in example.exempt]
+        label = ", ".join([f"{' '.join(repr(example.op).split())} {(example.batch, *example.shape)}", *notes])
         try:
-            print(f"{example.check():8.1e}  {what}")
+            print(f"{example.check():8.1e}  {label}")
         except CheckError as error:
             failed += 1
-            print(f"  FAILED  {what}\n          {error}")
-    print(f"{len(examples) - failed} of {len(examples)} passed; the number is the gradients' worst relative error")
+            print(f"  FAILED  {label}\n          {error}")
+    print(f"{len(examples) - failed} of {len(examples)} passed; the number is the largest relative error of a gradient")
     return min(failed, 1)
 
 

@@ -1,4 +1,4 @@
-"""The accuracy property: long sums in float32 against float64, in the memory orders that operators produce."""
+"""The property "accuracy": long sums in float32 compared with float64, in the memory orders that operators produce."""
 
 from __future__ import annotations
 
@@ -7,112 +7,94 @@ from math import prod
 
 import numpy as np
 
-from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.op import Array, Op, OpError, Params, Shape
-from fnn.testing.case import Case, move
-from fnn.testing.compare import frozen
+from fnn.testing.case import ORDERS, Case, perturb
+from fnn.testing.compare import read_only
 from fnn.tree import tree_items, tree_leaves, tree_map, tree_size
 
 RANDOM, EQUAL = 1e-6, 4e-6
-"""Largest error of one layer, relative to the sum of magnitudes, where the numbers are random or mostly equal.
+"""Largest error of one layer for random and for mostly equal numbers, relative to the sum of magnitudes.
 
-Errors of random numbers cancel in part, those of equal numbers add up. Then BLAS is wrong by up to 3e-6, and a sum of
-4,000 numbers one after the other by some 3e-5.
+Errors of random numbers cancel in part, those of equal numbers add up. BLAS then has an error of up to 3e-6, and adding
+4,000 numbers one by one has about 3e-5.
 """
 
-NUMBERS = 1 << 15
-"""How many numbers an operator is given; one made of parts gets fewer, as it may split its batch into many pieces."""
+NUMBERS = 1 << 15  # numbers in the input; fewer for an operator with parts, which may split its batch many times
+EXAMPLES = 4096  # minimum number of small examples: adding that many one by one has an error above EQUAL
+FEW = 4  # number of large examples; with 2, the input's gradient of batch_norm is a difference of nearly equal numbers
+STEP = 1e-5  # change of a parameter for the derivative of the output; only a cotangent, so it may be inexact
 
-EXAMPLES = 4096
-"""So many examples at least, unless they are large: their naive sum is wrong by more than `EQUAL`."""
-
-STEP = 1e-5
-"""How far a parameter is moved for the derivative of the output, which may be inexact: it is only a cotangent."""
-
-FEW = 4
-"""How many large examples: with two, the input's gradient of a batch_norm is a difference of nearly equal numbers."""
-
-ORDERS: tuple[Callable[[Array], Array], ...] = (
-    np.ascontiguousarray,
-    lambda a: (
-        from_wchn(to_wchn(a)) if a.ndim == 4 else np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a
-    ),
-)
-"""Copies arrays into the memory orders that operators produce: C order, and the batch innermost."""
+Trial = tuple[str, tuple[int, ...], Array, Array, float]
+"""Input or a parameter, a position in it, the output's cotangent, and the expected gradient with its scale."""
 
 
 def check_accuracy(case: Case) -> None:
-    """Compares the output and the gradients in float32 with float64: for many examples, and for large ones if possible.
+    """Compares the output and the gradients in float32 with float64: with many examples, and with large ones.
 
-    The error may be 1e-6 of the sum of magnitudes for each layer. So cotangents are chosen for which this sum is known.
-    A parameter's cotangent is the derivative of the output with respect to it: all terms of its gradient are positive.
+    Each layer may have an error of 1e-6 of its sums of magnitudes. The cotangents are chosen so that these sums are
+    known: for a parameter, it is the derivative of the output. Then all terms of the gradient are positive.
     """
     for large, error in _enlarge(case):
         tolerance = error * (_count_layers(large) if error == RANDOM else _count_operators(large.op))
         y, vjp = large.op.apply(large.params, large.x, large.key)
-        trials = [*_trials(large, y, vjp, of_params=error == EQUAL)]
-        # Weights of both signs cancel. Without signs, the output is as large as its terms.
+        trials = [*_make_trials(large, y, vjp, of_params=error == EQUAL)]
+        # Weights of both signs cancel. Without signs, the output is as large as the sum of its terms' magnitudes.
         unsigned = large.op.apply(tree_map(np.abs, large.params), large.x, large.key)[0]
         size = max(_largest(y), 0.0 if large.op.is_composite else _largest(unsigned))
-        for arrange in ORDERS:
+        for arrange in (ORDERS["C"], ORDERS["(W, C, H, N)" if large.x.ndim == 4 else "batch innermost"]):
             single = large.map(arrange).cast(np.float32)
             where = f"for an input of shape {single.x.shape} and strides {single.x.strides}"
             y_single, vjp_single = single.op.apply(single.params, single.x, single.key)
-            compare("output", where, y_single, y, tolerance * size)
-            for path, at, dy, expected, scale in trials:
-                dparams, dx = vjp_single(frozen(arrange(dy.astype(np.float32))), path is None)
-                came = dx if path is None else dict(tree_items(dparams))[path][at]
-                compare("input" if path is None else f"params/{path}", where, came, expected, tolerance * scale)
+            check_within(f"output {where}", y_single, y, tolerance * size)
+            for name, at, dy, expected, scale in trials:
+                dparams, dx = vjp_single(read_only(arrange(dy.astype(np.float32))), name == "input")
+                gradient = dict(tree_items({"input": dx, "params": dparams}))[name][at]
+                check_within(f"{name} {where}", gradient, expected, tolerance * scale)
 
 
-Trial = tuple[str | None, tuple[int, ...], Array, Array, float]
-"""A parameter's path (None: the input) and the position in it, a cotangent, the gradient expected, and its scale."""
-
-
-def _trials(case: Case, y: Array, vjp: Callable[..., tuple[Params, Array]], of_params: bool) -> Iterator[Trial]:
+def _make_trials(case: Case, y: Array, vjp: Callable[..., tuple[Params, Array]], of_params: bool) -> Iterator[Trial]:
     rng = case.rng.fold("accuracy").generator()
     if case.x.dtype.kind == "f" and case.x.size:
         positive = _round(rng.uniform(0.5, 1.5, y.shape))
         dx, signed = vjp(positive)[1], vjp(positive * rng.choice([-1.0, 1.0], y.shape))[1]
-        size = max(_largest(dx), _largest(signed))
-        if size > 1e-9:  # the norm of a single number is 0 whatever the number
-            yield None, (), positive, dx, size
+        scale = max(_largest(dx), _largest(signed))
+        if scale > 1e-9:  # the normalised value of a single number is always 0
+            yield "input", (), positive, dx, scale
     floats = {path: leaf for path, leaf in tree_items(case.params) if leaf.dtype.kind == "f" and leaf.size}
     paths = [path for path in floats if path not in case.constants] * of_params
     for path in paths * (2 if len(paths) < 3 else 1):
         at = tuple(int(rng.integers(n)) for n in floats[path].shape)
-        slope = (case.op.apply(_shift(case.params, path, at, STEP), case.x, case.key)[0] - y) / STEP
-        dy = _round(slope * rng.uniform(0.5, 1.5))  # that of a bias is 1, and ones add up exactly
-        if _largest(dy) <= 1e-6 * _largest(y):
-            continue  # the parameter has no effect, as that of the keys' bias in attention
-        expected = dict(tree_items(vjp(dy, False)[0]))[path][at]
-        yield path, at, dy, expected, abs(float(expected))
+        slope = (case.op.apply(_add(case.params, floats[path], at, STEP), case.x, case.key)[0] - y) / STEP
+        dy = _round(slope * rng.uniform(0.5, 1.5))  # the slope of a bias is 1, and ones add up exactly
+        if _largest(dy) > 1e-6 * _largest(y):  # some parameters have no effect, like the keys' bias in attention
+            expected = dict(tree_items(vjp(dy, False)[0]))[path][at]
+            yield f"params/{path}", at, dy, expected, abs(float(expected))
 
 
 def _enlarge(case: Case) -> Iterator[tuple[Case, float]]:
-    """The case with more examples, and one without parts with larger examples if it takes any; and the tolerances."""
+    """Yields the case with many examples and, for an operator without parts, with larger ones; with the tolerance."""
     rng = case.rng.fold("enlarged").generator()
     size = max(4, prod(case.shape), prod(case.dy.shape[1:]))
     few, many = (NUMBERS >> 6, 0) if case.op.is_composite else (NUMBERS, min(EXAMPLES, (NUMBERS << 2) // size))
     batch = max(len(case.x), few // size, many)
-    if not case.drawn:
+    if not case.random:
         yield case.rows(rng.integers(len(case.x), size=batch).tolist()), EQUAL
         return
     cases = [(case.params, (batch, *case.shape), (2, *case.shape))]
-    if not case.op.is_composite and (larger := _larger(case)):
+    if not case.op.is_composite and (larger := _find_larger(case)):
         params, shape = larger
-        cases.append((tree_map(_round, move(params, case.rng)), (FEW, *shape), (FEW, *[1] * (len(shape) - 1), 2)))
+        cases.append((tree_map(_round, perturb(params, case.rng)), (FEW, *shape), (FEW, *[1] * (len(shape) - 1), 2)))
     for params, shape, halves in cases:
-        random = rng.uniform(0.5, 1.5, shape)
-        yield case._replace(params=params, x=frozen(_round(random)), shape=shape[1:]), RANDOM
-        long = -1 if halves[0] == FEW else 0  # along this axis, the numbers of each half are equal
+        long = -1 if halves[0] == FEW else 0  # all numbers in one half of this axis are equal
+        x = rng.uniform(0.5, 1.5, shape)
+        yield case._replace(params=params, x=read_only(_round(x)), shape=shape[1:]), RANDOM
         half = np.arange(shape[long]) * 2 // shape[long]
-        equal = np.broadcast_to(np.take(rng.uniform(0.5, 1.5, halves), half, long), shape)
-        yield case._replace(params=params, x=frozen(_round(equal)), shape=shape[1:]), EQUAL
+        x = np.broadcast_to(np.take(rng.uniform(0.5, 1.5, halves), half, long), shape)
+        yield case._replace(params=params, x=read_only(_round(x)), shape=shape[1:]), EQUAL
 
 
-def _larger(case: Case) -> tuple[Params, Shape] | None:
-    """The largest shape with some 100,000 numbers that the operator takes, if any, and its initial params there."""
+def _find_larger(case: Case) -> tuple[Params, Shape] | None:
+    """Returns initial params and the largest shape that the operator takes, up to about 100,000 numbers, if any."""
     found, axes, factor = None, 2 if len(case.shape) > 2 else 1, 4
     while True:
         shape = (*case.shape[:-axes], *(n * factor for n in case.shape[-axes:]))
@@ -128,7 +110,7 @@ def _larger(case: Case) -> tuple[Params, Shape] | None:
 
 
 def _count_layers(case: Case) -> int:
-    """How many layers' errors may add up: one for each weight and its bias, and for each operator without params."""
+    """Counts the layers whose errors add up: each weight with its bias, and each operator without params."""
     weights: int = sum(leaf.dtype.kind == "f" for leaf in tree_leaves(case.params))
     return max(1, _count_operators(case.op), -(-weights // 2))
 
@@ -139,25 +121,22 @@ def _count_operators(op: Op) -> int:
     return times * inside if op.is_composite else 1
 
 
-def _shift(params: Params, path: str, at: tuple[int, ...], step: float) -> Params:
-    """The params with `step` added to one number."""
-    name, _, rest = path.partition("/")
-    if rest:
-        return params | {name: _shift(params[name], rest, at, step)}
-    leaf = np.array(params[name])
-    leaf[at] += step
-    return params | {name: frozen(leaf)}
+def _add(params: Params, leaf: Array, at: tuple[int, ...], step: float) -> Params:
+    """Returns the params with `step` added to one number of `leaf`."""
+    changed = np.array(leaf)  # the leaf may be a NumPy scalar
+    changed[at] += step
+    result: Params = tree_map(lambda a: read_only(changed) if a is leaf else a, params)
+    return result
 
 
-def compare(what: str, where: str, came: Array, expected: Array, tolerance: float) -> None:
+def check_within(name: str, result: Array, expected: Array, tolerance: float) -> None:
     """Raises AssertionError for the first number that differs by more than `tolerance`."""
-    came, expected = np.asarray(came), np.asarray(expected)
-    wrong = ~(np.abs(came - expected) <= tolerance)
-    for index in np.argwhere(wrong)[:1].tolist():
+    result, expected = np.asarray(result), np.asarray(expected)
+    for index in np.argwhere(~(np.abs(result - expected) <= tolerance))[:1].tolist():
         at = tuple(index)
         raise AssertionError(
-            f"{what} {where}: expected {expected[at]} up to {tolerance:.1e}, got {came[at]}; does it add many numbers "
-            "in float32? fnn.accurate_sum adds exactly"
+            f"{name}: expected {expected[at]} within {tolerance:.1e}, got {result[at]}; if it is a long sum in "
+            "float32, use fnn.accurate_sum"
         )
 
 
@@ -166,5 +145,5 @@ def _largest(x: Array) -> float:
 
 
 def _round(x: Array) -> Array:
-    """`x` in float64, rounded to what float32 can hold. Integers stay."""
+    """Rounds floats to numbers that float32 can represent; they stay float64."""
     return x.astype(np.float32).astype(np.float64) if x.dtype.kind == "f" else x

@@ -1,6 +1,6 @@
-"""What an operator is checked with, and how it is run: read-only, and for all of its results at once."""
+"""The example that an operator is checked with. All of its arrays are read-only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -9,12 +9,21 @@ import numpy as np
 from fnn.checks.errors import describe
 from fnn.op import Array, Op, Params, Shape
 from fnn.random import Key
-from fnn.testing.compare import agree, frozen
+from fnn.testing.compare import check_equal, read_only
 from fnn.tree import Tree, tree_items, tree_map
+
+ORDERS: Mapping[str, Callable[[Array], Array]] = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "batch innermost": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a,
+    "(W, C, H, N)": lambda a: np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0) if a.ndim == 4 else a,
+    "reversed and strided": lambda a: np.flip(np.repeat(np.flip(a)[..., None], 2, -1)[..., 1]),
+}
+"""Functions that copy an array into a memory order."""
 
 
 class Case(NamedTuple):
-    """An operator, and what it is checked with; none of the arrays can be written to."""
+    """An operator and the arguments that it is checked with."""
 
     op: Op
     shape: Shape
@@ -24,61 +33,61 @@ class Case(NamedTuple):
     x: Array
     dy: Array
     constants: frozenset[str] = frozenset()
-    drawn: bool = False
-    """Whether `x` was drawn at random: then any other numbers will do as well."""
+    random: bool = False
+    """Whether `x` is random: then any other numbers are valid inputs too."""
 
     def map(self, f: Callable[[Array], Array]) -> "Case":
-        """With `f` of each array."""
-        return self._replace(**tree_map(lambda a: frozen(np.asarray(f(a))), self.arrays()))
+        """Applies `f` to each array."""
+        return self._replace(**tree_map(lambda a: read_only(np.asarray(f(a))), self.arrays()))
 
     def arrays(self) -> Tree:
-        """Those that the operator is given, as a tree."""
+        """The arguments of the operator, as a tree."""
         return {"params": self.params, "x": self.x, "dy": self.dy}
 
     def cast(self, dtype: type) -> "Case":
-        """With floats of that dtype."""
+        """Converts floats to that dtype."""
         return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
 
     def rows(self, index: slice | list[int]) -> "Case":
-        """With these rows as the batch."""
-        return self._replace(x=frozen(self.x[index]), dy=frozen(self.dy[index]))
+        """Takes these rows as the batch."""
+        return self._replace(x=read_only(self.x[index]), dy=read_only(self.dy[index]))
 
     def start(self) -> Callable[..., Tree]:
-        """Applies the operator; what this returns calls the vjp, for the output and the gradients as one tree."""
+        """Applies the operator. The function that it returns calls the vjp and returns all results as one tree."""
         y, vjp = self.op.apply(self.params, self.x, self.key)
         if y.shape != self.dy.shape:
-            raise AssertionError(f"output is {describe(y)}, wanted the shape {self.dy.shape}")
+            raise AssertionError(f"output: expected shape {self.dy.shape}, got {describe(y)}")
 
         def finish(times: int = 1, need_dx: bool = True) -> Tree:
             dy = self.dy if times == 1 else times * self.dy
-            dparams, dx = vjp(frozen(dy.astype(y.dtype, copy=False)), need_dx)  # in the memory order of dy itself
+            dparams, dx = vjp(read_only(dy.astype(y.dtype, copy=False)), need_dx)  # keeps the memory order of dy
             return {"output": y, "params": dparams} | ({"input": dx} if need_dx else {})
 
         return finish
 
     def results(self) -> Tree:
-        """The output and the gradients."""
+        """Returns the output and the gradients, as a tree."""
         return self.start()()
 
 
-def prepared(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
-    """The case of `op` at `x`. Its params are moved a little: no error is to hide behind zeros and ones.
+def prepare_case(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> Case:
+    """Returns the case of `op` at `x`, in float64 but with numbers that float32 can represent.
 
-    Raises AssertionError where the initial ones are not float32, or not the same from the same key.
+    Raises AssertionError unless `init` returns float32 arrays, and the same ones for the same key.
     """
     params = op.init(rng, shape)
     for path, leaf in tree_items(params):
         if not isinstance(leaf, np.ndarray) or (leaf.dtype.kind == "f" and leaf.dtype != np.float32):
-            raise AssertionError(f"{path} is {describe(leaf)}, wanted an array of float32")
-    agree(op.init(rng, shape), deepcopy(params), "from the same key")
-    case = Case(op, shape, rng, key, move(params, rng), x, np.empty(0)).cast(np.float32)
-    y, _ = op.apply(case.cast(np.float32).params, case.x, key)  # in dicts of its own, as in "call"
+            raise AssertionError(f"{path}: expected a float32 array, got {describe(leaf)}")
+    check_equal(op.init(rng, shape), deepcopy(params), "of a second init with the same key")
+    case = Case(op, shape, rng, key, perturb(params, rng), x, np.empty(0)).cast(np.float32)
+    y, _ = op.apply(case.cast(np.float32).params, case.x, key)  # a copy of the dicts: "purity" finds changes of them
     dy = rng.fold("dy").generator().standard_normal(y.shape).astype(np.float32)
-    return case._replace(dy=dy).cast(np.float64)  # float64, but numbers that float32 has as well
+    return case._replace(dy=dy).cast(np.float64)
 
 
-def move(params: Params, rng: Key) -> Params:
-    """The params with noise added, so that no error hides behind zeros and ones."""
+def perturb(params: Params, rng: Key) -> Params:
+    """Adds noise to the params: initial zeros and ones could hide an error."""
     noise = rng.fold("params").generator()
-    moved: Params = tree_map(lambda a: a + 0.1 * noise.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
-    return moved
+    noisy: Params = tree_map(lambda a: a + 0.1 * noise.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
+    return noisy

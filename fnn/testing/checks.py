@@ -1,20 +1,20 @@
-"""What every operator must pass: `check_op`, and the properties that it asks for."""
+"""`check_op`, and the properties that every operator must have."""
 
 from collections.abc import Callable, Collection
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 
 from fnn.checks.errors import describe
 from fnn.checks.values import check_int, check_shape
-from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.op import Array, Op, Shape, check_operator
 from fnn.random import Rng, as_key
 from fnn.testing.accuracy import check_accuracy
-from fnn.testing.case import Case, prepared
-from fnn.testing.compare import agree, alike, checked, differ, frozen
-from fnn.testing.interleave import in_step
-from fnn.tree import Tree, tree_items, tree_leaves, tree_map
+from fnn.testing.case import ORDERS, Case, prepare_case
+from fnn.testing.compare import check_equal, check_form, check_gradients, read_only, run_check
+from fnn.testing.interleave import run_in_step
+from fnn.tree import Tree, tree_items, tree_map
 
 
 def check_op(
@@ -28,178 +28,160 @@ def check_op(
     exempt: Collection[str] = (),
     constants: Collection[str] = (),
 ) -> float:
-    """Checks that `op` is what an operator must be, for inputs of `shape`; returns its gradients' worst relative error.
+    """Checks an operator with inputs of `shape`; returns the largest relative error of its gradients.
 
-    Raises CheckError, an AssertionError, for the first property that it lacks: "init" or one of `PROPERTIES`. Those in
-    `exempt` are not asked for: what takes statistics over a batch has no "batch independence". `constants` are the
-    paths of params, "batch_norm1/mean" or the like, whose gradients are to be zeros whatever they do to the output. The
-    input is a `batch` of numbers drawn from `rng`, or `x` where not all numbers will do. What draws does so from `key`,
-    or not at all. Raises ValueError for an input of another shape, and for names that nothing has.
+    Raises CheckError, an AssertionError, for the first failed check: "init" or one of `PROPERTIES`. `exempt` lists
+    properties to leave out, for example "batch independence" for statistics over a batch. `constants` lists the paths
+    of params, like "batch_norm1/mean", whose gradients must be zeros whatever their effect on the output. The input is
+    random, with `batch` examples; pass `x` if only some numbers are valid. Random operators use `key`. Raises
+    ValueError for an input of another shape and for unknown names.
     """
-    if unknown := sorted(set(exempt) - set(PROPERTIES)):
-        raise ValueError(f"exempt has {unknown}, wanted some of {list(PROPERTIES)}")
+    _check_known("exempt", exempt, PROPERTIES)
     shape = check_shape(shape, where=check_operator(op, "check_op").kind)
     rng, key = as_key(rng), None if key is None else as_key(key, "key")
-    drawn = x is None
+    random = x is None
     if x is None:
         x = rng.fold("x").generator().standard_normal((check_int("batch", batch, 1), *shape))
     if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == shape):
         raise ValueError(f"x: expected an array of at least one example of shape {shape}, got {describe(x)}")
-    case = checked(op.kind, "init", prepared, op, shape, rng, x, key)._replace(
-        constants=frozenset(constants), drawn=drawn
-    )
-    if unknown := sorted(case.constants - dict(tree_items(case.params)).keys()):
-        raise ValueError(f"constants has {unknown}, wanted some of {[path for path, _ in tree_items(case.params)]}")
-    asked = [name for name in PROPERTIES if name not in exempt]
-    return max((checked(op.kind, name, PROPERTIES[name], case) or 0.0 for name in asked), default=0.0)
+    case = run_check(op.kind, "init", prepare_case, op, shape, rng, x, key)
+    _check_known("constants", constants, [path for path, _ in tree_items(case.params)])
+    case = case._replace(constants=frozenset(constants), random=random)
+    checks = {name: check for name, check in PROPERTIES.items() if name not in exempt}
+    return max((run_check(op.kind, name, check, case) or 0.0 for name, check in checks.items()), default=0.0)
+
+
+def _check_known(argument: str, names: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{argument}: expected some of {list(known)}, got {unknown}")
 
 
 def _call(case: Case) -> None:
-    for floats in (np.float32, np.float64):
-        case.cast(floats).results()  # with dicts of its own: "purity" is to see what is put into those of `case`
+    for dtype in (np.float32, np.float64):
+        case.cast(dtype).results()  # of copied dicts: "purity" finds changes of the dicts of `case`
 
 
 def _purity(case: Case) -> None:
     case = case.cast(np.float32)
     params = deepcopy(case.params)
     first = case.results()
-    kept = deepcopy(first)
-    agree(case.params, params, "as given, afterwards,")
-    agree(case.results(), kept, "the second time")
+    copy = deepcopy(first)
+    check_equal(case.params, params, "of the given params, after a call")
+    check_equal(case.results(), copy, "in a second call")
     finish, finish_other = case.start(), case.rows(slice(None, None, -1)).start()
     finish_other()
     finish(times=2)
-    agree(first, kept, "after later calls")
-    agree(finish(), kept, "when vjps are called out of order, or twice")
+    check_equal(first, copy, "after later calls")
+    check_equal(finish(), copy, "if vjps are called out of order, or twice")
 
-    held, other = case.map(lambda a: a.copy()), case.map(lambda a: np.flip(a).copy())
-    held.results()
-    tree_map(lambda a, b: np.copyto(a.base, b), held.arrays(), other.arrays())
-    agree(held.results(), other.results(), "when the same arrays hold other numbers")
+    reused, other = case.map(lambda a: a.copy()), case.map(lambda a: np.flip(a).copy())
+    reused.results()
+    tree_map(lambda a, b: np.copyto(a.base, b), reused.arrays(), other.arrays())
+    check_equal(reused.results(), other.results(), "if the same arrays contain other numbers")
 
 
 def _shapes_and_dtypes(case: Case) -> None:
-    predicted = case.op.output_shape(case.cast(np.float32).params, case.shape)
-    if case.dy.shape != (len(case.x), *predicted):
-        raise AssertionError(f"output has the shape {case.dy.shape}, but output_shape says {predicted} for an example")
-    for floats in (np.float32, np.float64):
-        these = case.cast(floats)
-        wanted = {"output": these.dy, "params": these.params, "input": these.x.astype(floats)}
-        alike(these.results(), wanted, f"for {these.dy.dtype}")
+    predicted = (len(case.x), *case.op.output_shape(case.cast(np.float32).params, case.shape))
+    if case.dy.shape != predicted:
+        raise AssertionError(f"output: expected shape {predicted}, as output_shape says, got {case.dy.shape}")
+    for dtype in (np.float32, np.float64):
+        _check_forms(case.cast(dtype), case.cast(dtype).results())
+
+
+def _check_forms(case: Case, results: Tree) -> None:
+    expected = {"output": case.dy, "params": case.params, "input": case.x.astype(case.dy.dtype)}
+    check_form(results, expected, f"for {case.dy.dtype}")
 
 
 def _precision(case: Case) -> None:
     single = tree_map(lambda a: a.astype(float), case.cast(np.float32).results())
-    agree(single, case.results(), "in float32", 1e-4, least=1)
+    check_equal(single, case.results(), "in float32", 1e-4, least=1)
 
 
 def _float16(case: Case) -> None:
     half = case.cast(np.float16)
-    with np.errstate(over="ignore"):  # a sum may be too large for float16, but a finite input never gives nan
-        came = half.results()
-        alike(came, {"output": half.dy, "params": half.params, "input": half.x.astype(half.dy.dtype)}, "for float16")
-        if nans := [path for path, leaf in tree_items(came) if np.isnan(leaf).any()]:
-            raise AssertionError(f"{nans[0]} for float16 has nan, expected finite numbers or infinity")
+    with np.errstate(over="ignore"):  # a sum may be too large for float16, but finite inputs must not give nan
+        results = half.results()
+        _check_forms(half, results)
+        if nans := [path for path, leaf in tree_items(results) if np.isnan(leaf).any()]:
+            raise AssertionError(f"{nans[0]} for float16: expected finite numbers or infinity, got nan")
         if not case.op.is_composite:
             rounded = tree_map(lambda a: a.astype(np.float16), half.cast(np.float32).results())
-            agree(came, rounded, "for float16, computed in float32 and rounded once,")
+            check_equal(results, rounded, "for float16, computed in float32 and rounded once")
 
 
 def _need_dx(case: Case) -> None:
-    wanted = case.results()["params"]
-    agree({"params": case.start()(need_dx=False)["params"]}, {"params": wanted}, "without need_dx", 1e-9)
+    expected = {"params": case.results()["params"]}
+    check_equal({"params": case.start()(need_dx=False)["params"]}, expected, "with need_dx=False", 1e-9)
 
 
 def _empty_batch(case: Case) -> None:
     none = case.rows(slice(0, 0))
     zeros = {"output": none.dy, "params": tree_map(np.zeros_like, case.params), "input": none.x.astype(none.dy.dtype)}
-    agree(none.results(), zeros, "for an empty batch")
-
-
-ORDERS: dict[str, Callable[[Array], Array]] = {
-    "C": np.ascontiguousarray,
-    "Fortran": np.asfortranarray,
-    "batch innermost": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a,
-    "(W, C, H, N)": lambda a: from_wchn(to_wchn(a)) if a.ndim == 4 else a,
-    "reversed and strided": lambda a: np.flip(np.repeat(np.flip(a)[..., None], 2, -1)[..., 1]),
-}
+    check_equal(none.results(), zeros, "for an empty batch")
 
 
 def _memory_order(case: Case) -> None:
-    wanted = case.results()
-    for name, order in ORDERS.items():
-        agree(case.map(order).results(), wanted, f"for {name} memory", 1e-9)
+    expected = case.results()
+    for name, arrange in ORDERS.items():
+        check_equal(case.map(arrange).results(), expected, f"in memory order {name}", 1e-9)
 
 
 def _threads(case: Case) -> None:
-    these = case.cast(np.float32)
-    cases = [these, these.rows(slice(None, None, -1))]
-    wanted = deepcopy([each.results() for each in cases])
-    for run in in_step(*(each.results for each in cases)):
-        for came, one in zip(run.results, wanted, strict=True):
-            agree(came, one, "while another thread calls it")
+    single = case.cast(np.float32)
+    cases = [single, single.rows(slice(None, None, -1))]
+    expected = deepcopy([each.results() for each in cases])
+    for run in run_in_step(*(each.results for each in cases)):
+        for results, alone in zip(run.results, expected, strict=True):
+            check_equal(results, alone, "while another thread calls the operator")
 
 
 def _key(case: Case) -> None:
     if case.op.takes_key and not case.op.needs_key:
         without = case._replace(key=None).results()
-        for i in range(3):  # because a random operator may change nothing by chance
-            agree(
-                case._replace(key=case.rng.fold("key", i)).results(), without, "with a key, though needs_key is False,"
-            )
+        for i in range(3):  # a random operator may change nothing by chance
+            results = case._replace(key=case.rng.fold("key", i)).results()
+            check_equal(results, without, "with a key, though needs_key is False")
 
 
-def _gradient_in_params(case: Case) -> float:
-    def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
-        found = dict(tree_items(came["params"]))
-        zeros = {path: np.zeros_like(found[path]) for path in case.constants}
-        agree({"params": {path: found[path] for path in zeros}}, {"params": zeros}, "of a constant")
-        leaves = enumerate(tree_items(case.params), 1)
-        moving = [(nth, path) for nth, (path, leaf) in leaves if leaf.dtype.kind == "f" and path not in zeros]
-        return {nth: (f"params/{path}", found[path]) for nth, path in moving}
+def _gradients(case: Case, of: str) -> float:
+    """Returns the largest error of the gradients of "input" or of "params".
 
-    return _gradient(case, gradients)
-
-
-def _gradient_in_input(case: Case) -> float:
-    def gradients(came: Tree) -> dict[int, tuple[str, Array]]:
-        if case.x.dtype.kind == "f":
-            return {0: ("input", came["input"])}
-        agree({"input": came["input"]}, {"input": np.zeros(case.x.shape)}, "of integers")
-        return {}
-
-    return _gradient(case, gradients)
-
-
-def _gradient(case: Case, gradients: Callable[[Tree], dict[int, tuple[str, Array]]]) -> float:
-    """The worst error of these gradients, at the input as it is and at one full of equal numbers."""
+    They are checked at the input, and at one in which many numbers are equal.
+    """
 
     def output(point: list[Array]) -> Array:
-        x, *leaves = point
-        rest = iter(leaves)
-        return case.op.apply(tree_map(lambda leaf: next(rest), case.params), x, case.key)[0]
+        leaves = iter(point[1:])
+        return case.op.apply(tree_map(lambda leaf: next(leaves), case.params), point[0], case.key)[0]
 
-    rng = case.rng.fold("directions").generator()
-    equals = frozen(rng.choice(case.x.ravel()[:3], case.x.shape))
-    return max(
-        differ(output, [at.x, *tree_leaves(at.params)], at.dy, gradients(at.results()), rng)
-        for at in (case, case._replace(x=equals))
-    )
+    worst, rng = 0.0, case.rng.fold("directions").generator()
+    equal = case._replace(x=read_only(rng.choice(case.x.ravel()[:3], case.x.shape)))
+    for at in (case, equal):
+        point = dict(tree_items({"input": at.x, "params": at.params}))
+        gradients = dict(tree_items({of: at.results()[of]}))
+        constant = {f"params/{path}" for path in case.constants}
+        if at.x.dtype.kind != "f":
+            constant.add("input")
+        zeros = {path: d for path, d in gradients.items() if path in constant}
+        check_equal(zeros, tree_map(np.zeros_like, zeros), "of a constant")
+        floats = [(nth, path) for nth, (path, a) in enumerate(point.items()) if a.dtype.kind == "f"]
+        moving = {nth: (path, gradients[path]) for nth, path in floats if path in gradients.keys() - constant}
+        worst = max(worst, check_gradients(output, [*point.values()], at.dy, moving, rng))
+    return worst
 
 
 def _batch_independence(case: Case) -> None:
-    batch, alone = len(case.x), case._replace(key=None)  # as what is drawn may depend on the size of the batch
+    def row(results: Tree, i: int) -> Tree:
+        return {name: a[i : i + 1] for name, a in results.items() if name != "params"}
 
-    def row(came: Tree, at: int) -> Tree:
-        return {name: a[at : at + 1] for name, a in came.items() if name != "params"}
-
-    whole, drawn = alone.results(), case.results()
+    batch, without_key = len(case.x), case._replace(key=None)  # random numbers may depend on the size of the batch
+    predicted, random = without_key.results(), case.results()
     for i in sorted({0, batch // 2, batch - 1}):
-        one, many = (alone.rows([i] * times).results() for times in (1, batch))
-        agree(row(one, 0), row(whole, i), f"of example {i} alone", 1e-9)
-        agree(row(case.rows([i] * batch).results(), i), row(drawn, i), f"of example {i} in another batch", 1e-9)
-        added = {"params": tree_map(lambda d: batch * d, one["params"])}
-        agree({"params": many["params"]}, added, f"of example {i}, {batch} times over,", 1e-9, least=1e-3)
+        one, many = (without_key.rows([i] * times).results() for times in (1, batch))
+        check_equal(row(one, 0), row(predicted, i), f"of example {i} alone", 1e-9)
+        check_equal(row(case.rows([i] * batch).results(), i), row(random, i), f"of example {i} in another batch", 1e-9)
+        total = {"params": tree_map(lambda d: batch * d, one["params"])}
+        check_equal({"params": many["params"]}, total, f"of example {i} repeated {batch} times", 1e-9, least=1e-3)
 
 
 PROPERTIES: dict[str, Callable[[Case], float | None]] = {
@@ -213,9 +195,9 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "memory order": _memory_order,
     "threads": _threads,
     "key": _key,
-    "gradient in params": _gradient_in_params,
-    "gradient in input": _gradient_in_input,
+    "gradient in params": partial(_gradients, of="params"),
+    "gradient in input": partial(_gradients, of="input"),
     "batch independence": _batch_independence,
     "accuracy": check_accuracy,
 }
-"""What `check_op` asks for after "init", in that order."""
+"""The checks after "init", in this order."""

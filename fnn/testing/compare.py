@@ -1,7 +1,7 @@
-"""How the checks compare: trees leaf by leaf, with both numbers told, and gradients with central differences."""
+"""Comparisons for the checks: trees leaf by leaf, and gradients with central differences."""
 
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -9,109 +9,107 @@ from fnn.checks.errors import describe
 from fnn.op import Array
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-TOLERANCE = 1e-6
-"""The largest relative error of a right gradient: a thousandth of the smallest that is to be found."""
-
-STEPS = (1e-4, 1e-5, 1e-6)
-"""How far to go along a direction of length 1, for a difference."""
+TOLERANCE = 1e-6  # largest relative error of a correct gradient; wrong ones are off by 1e-3 or more
+STEPS = (1e-4, 1e-5, 1e-6)  # of central differences, along a direction of length 1
 
 
 class CheckError(AssertionError):
-    """A property that an operator or a loss lacks: says which one, where in it, and the two numbers that disagree."""
+    """A failed check of an operator or a loss: names the property, the place in the results, and both numbers."""
 
-    def __init__(self, kind: str, lacked: str, message: str) -> None:
-        super().__init__(f"{kind}: {lacked}: {message}")
-        self.property = lacked
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(f"{kind}: {name}: {message}")
+        self.property = name
 
 
-def checked(kind: str, name: str, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`check(...)`; what it raises becomes a CheckError that the operator or loss `kind` lacks the property `name`."""
+def run_check(kind: str, name: str, check: Callable[..., T], *args: Any) -> T:
+    """Returns `check(*args)`. Every error becomes a CheckError for the property `name` of `kind`."""
     try:
-        return check(*args, **kwargs)
+        return check(*args)
     except Exception as error:
+        came = f"got {type(error).__name__}: {error}"
         if "read-only" in str(error):
-            raise CheckError(kind, "purity", f"writes to what it was given: {error}") from error
-        what = "" if isinstance(error, AssertionError) else f"raises {type(error).__name__}: "
-        raise CheckError(kind, name, f"{what}{error}") from error
+            raise CheckError(kind, "purity", f"expected no writes to the arguments, {came}") from error
+        message = str(error) if isinstance(error, AssertionError) else f"expected no error, {came}"
+        raise CheckError(kind, name, message) from error
 
 
-def frozen(array: Array) -> Array:
-    """A view of the array that cannot be written to."""
+def read_only(array: Array) -> Array:
+    """Returns a view that cannot be written to."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def alike(came: Tree, wanted: Tree, when: str) -> None:
-    """Raises AssertionError unless the trees have the same structure, and the same shape and dtype at each leaf."""
-    tree_map(lambda b, a: None, wanted, came)
-    there = dict(tree_items(came))
-    for path, b in tree_items(wanted):
-        # A sum over all axes is a scalar of NumPy's, which does whatever an array without axes does.
-        a, b = (np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in (there[path], b))
+def check_form(results: Tree, expected: Tree, where: str) -> None:
+    """Raises AssertionError unless both trees have the same structure, and each leaf the same shape and dtype."""
+    tree_map(lambda a, b: None, expected, results)
+    leaves = dict(tree_items(results))
+    for path, b in tree_items(expected):
+        # A sum over all axes is a NumPy scalar; it behaves like an array without axes.
+        a, b = (np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in (leaves[path], b))
         if describe(a) != describe(b):
-            raise AssertionError(f"{path} {when} is {describe(a)}, wanted {describe(b)}")
+            raise AssertionError(f"{path} {where}: expected {describe(b)}, got {describe(a)}")
 
 
-def agree(came: Tree, wanted: Tree, when: str, tolerance: float = 0, least: float = 0) -> None:
-    """Raises AssertionError unless the trees are alike and hold the same bits.
+def check_equal(results: Tree, expected: Tree, where: str, tolerance: float = 0, least: float = 0) -> None:
+    """Raises AssertionError unless both trees have the same form and equal numbers.
 
-    With a tolerance, numbers may differ by that much of the largest one in their array; for sums that cancel, that one
-    counts as no smaller than `least`, and than a ten-thousandth of the largest one anywhere.
+    With a tolerance, numbers may differ by `tolerance` times the largest number of their array. Sums may cancel, so
+    that largest number counts as at least `least`, and at least 1e-4 of the largest number of all arrays.
     """
-    alike(came, wanted, when)
-    there = dict(tree_items(came))
+    check_form(results, expected, where)
+    leaves = dict(tree_items(results))
     if tolerance:
-        least = max([least, *(1e-4 * float(np.abs(b).max(initial=0)) for b in tree_leaves(wanted))])
-    for path, b in tree_items(wanted):
-        a = there[path]
-        off = (a != b) & ((a == a) | (b == b))
+        least = max([least, *(1e-4 * float(np.abs(b).max(initial=0)) for b in tree_leaves(expected))])
+    for path, b in tree_items(expected):
+        a = leaves[path]
+        wrong = (a != b) & ((a == a) | (b == b))  # nan equals nan
         if tolerance:
-            off &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=least))
-        for index in np.argwhere(off)[:1].tolist():
-            raise AssertionError(f"{path}{index} {when} is {a[tuple(index)]}, wanted {b[tuple(index)]}")
+            wrong &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=least))
+        for index in np.argwhere(wrong)[:1].tolist():
+            raise AssertionError(f"{path}{index} {where}: expected {b[tuple(index)]}, got {a[tuple(index)]}")
 
 
-def differ(
+def check_gradients(
     f: Callable[[list[Array]], Array],
     point: Sequence[Array],
     cotangent: Array,
     gradients: dict[int, tuple[str, Array]],
     rng: np.random.Generator,
 ) -> float:
-    """The worst relative error of the gradients of <cotangent, f(point)>, or AssertionError where one is wrong.
+    """Returns the largest relative error of the gradients of <cotangent, f(point)>; AssertionError if one is wrong.
 
-    `gradients` has a name and the gradient for some of the point's float64 arrays. Each is projected on two random
-    directions, along which a central difference of `f` must agree with it.
+    `gradients` has a name and the gradient for some of the point's float64 arrays, by their position. Each gradient is
+    projected on two random directions, and must agree there with a central difference of `f`.
 
-    No kink raises a false alarm, while an error of 0.1 % stays far outside of what passes:
-    - A difference may reach across a kink or drown in rounding, which grow and shrink with its step; a wrong gradient
-      is wrong at every step. So the agreement at one of the steps is enough.
-    - The point may lie on a kink, as it does where a window's largest number is there twice. Equal numbers therefore
-      move together. What ties at a point that is random but for the equality of some numbers, ties whatever these are,
-      and so along the whole direction: the function is smooth there, and its slope the same whichever is chosen.
+    Kinks give no false alarm, and an error of 0.1 % is always found:
+    - A difference may cross a kink (large steps) or lose its digits (small steps). A wrong gradient is wrong at every
+      step. So agreement at one of the steps is enough.
+    - The point may lie on a kink, for example if the maximum of a window occurs twice. So equal numbers move together:
+      numbers that tie then tie along the whole direction. The function is smooth along it, and its slope does not
+      depend on which of them gets the gradient.
     """
     worst = 0.0
     noise = 100 * np.finfo(np.float64).eps * float(np.linalg.norm(cotangent * f([*point])))
     for nth, (name, gradient) in gradients.items():
-        numbers, which = np.unique(point[nth], return_inverse=True)
+        numbers, position = np.unique(point[nth], return_inverse=True)
         for _ in range(2 if numbers.size else 0):
-            direction = rng.standard_normal(numbers.size)[which].reshape(gradient.shape)
+            direction = rng.standard_normal(numbers.size)[position].reshape(gradient.shape)
             direction /= np.linalg.norm(direction)
             slope = float(np.vdot(direction, gradient))
-            tried = []
+            errors = []
             for step in STEPS:
                 low, high = (f([*point[:nth], point[nth] + s * direction, *point[nth + 1 :]]) for s in (-step, step))
                 difference = float(np.vdot(cotangent, high - low)) / (2 * step)
                 scale = max(abs(slope), abs(difference), noise / step / TOLERANCE)
-                tried.append((abs(slope - difference) / (scale or 1), difference))
-                if tried[-1][0] <= TOLERANCE:
+                errors.append((abs(slope - difference) / (scale or 1), difference))
+                if errors[-1][0] <= TOLERANCE:
                     break
             else:
-                difference = min(tried)[1]
-                raise AssertionError(f"{name}'s is {slope!r} along a direction, central differences say {difference!r}")
-            worst = max(worst, tried[-1][0])
+                raise AssertionError(
+                    f"{name}: expected {min(errors)[1]!r} along a random direction (central difference), got {slope!r}"
+                )
+            worst = max(worst, errors[-1][0])
     return worst

@@ -1,4 +1,4 @@
-"""Two calls run in alternation, step by step, so that state they share by mistake always shows."""
+"""Runs two calls in alternation, step by step. State that they share by mistake then always shows."""
 
 import dis
 import sys
@@ -19,57 +19,46 @@ from fnn.kernels import underflow
 from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
-
 Step: TypeAlias = tuple[int, int, int]
-"""Where a step begins: the id of the code, the offset in it, and how many times the thread had been there before."""
+"""Where a step begins: the id of the code, the offset in it, and how many times the thread was there before."""
 
-POLL = 0.001
-"""Seconds that a thread sleeps before it asks again for its turn."""
+POLL = 0.001  # seconds that a thread sleeps before it asks again for its turn
+PATIENCE = (20, 40, 80, 160, 320, 640)  # for each run: polls without a step of the other thread before a thread goes on
+GIVE_UP = 60.0  # seconds without a step that count as a deadlock
 
-PATIENCE = (20, 40, 80, 160, 320, 640)
-"""Polls without a step of the other thread before a thread goes on alone: in the first run, in the second, and so on.
-"""
-
-GIVE_UP = 60.0
-"""Seconds without any step after which the two calls count as deadlocked."""
+NOT_TRACED = (str(Path(np.__file__).parent), str(Path(__file__).parent), op.__file__, underflow.__file__)
+"""Files and folders whose lines are not interleaved: they are not the operator's own code."""
 
 
 class Run(NamedTuple, Generic[T]):
-    """One run of the two calls: what they returned, and how their steps were interleaved."""
+    """One run of the two calls."""
 
     results: list[T]
-    order: bytes
-    """For each step, the number of the thread that made it."""
-    steps: tuple[set[Step], set[Step]]
-    """The steps of each thread."""
-    switches: int
-    """Number of times that a thread stopped between two of its steps while the other one made a step."""
-    stalls: int
-    """Number of times that a thread went on alone, because the other did not come back in time."""
+    order: bytes  # for each step, the number of the thread that made it
+    steps: tuple[set[Step], set[Step]]  # the steps of each thread
+    switches: int  # how often a thread stopped between two of its steps while the other one made a step
+    stalls: int  # how often a thread went on alone because the other did not hand back the turn in time
 
 
-def in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
+def run_in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
     """Runs two calls in two threads that take turns, until a run counts; yields every run, so that you can check it.
 
     A step ends before each line of Python and before each function call; a call of a C function is one step. Only the
-    thread that has the turn runs. It hands the turn over when it comes to a step that the other one has not reached. So
-    the threads overtake each other all the time: between any two steps, one of them stops while the other one makes the
-    same steps.
+    thread that has the turn runs. It hands over the turn before a step that the other one has not reached. So the
+    threads overtake each other all the time: between any two steps, one stops while the other makes the same steps.
 
-    The calls may take different paths. From the second run on, a thread does not stop before a step that the other one
-    did not make in the run before. So the calls are in step again as soon as their paths meet. A first run in which the
-    paths differ does not count.
+    The calls may take different paths. So from the second run on, a thread does not stop before a step that the other
+    one did not make in the run before. A first run in which the paths differ does not count.
 
-    A thread may not come back with the turn: it waits for a lock that the other one holds, it is in a long call of C,
-    or the machine is busy. Then the other one makes a step without the turn, and waits again before the next step. A
-    run without such a stall counts. A run with stalls counts if the run before had the same order of steps, because a
-    busy machine would not repeat it. Otherwise the calls run again with more patience. The last run counts in any case:
-    by then, a thread that did not come back had hundreds of chances to do so.
+    A thread may not hand back the turn in time: it waits for a lock of the other, it is in a long call of C, or the
+    machine is busy. Then the other one makes a step without the turn (a stall) and waits again. A run without stalls
+    counts. So does a run with the same order of steps as the run before, because a busy machine would not repeat it.
+    Otherwise the calls run again with more patience. The last run always counts.
 
-    `shard` and the like get no helper threads here, so that all of their work is interleaved. Other threads that a call
+    `shard` and the like get no helper threads here, so all of their work is interleaved. Other threads that a call
     starts run freely.
 
-    AssertionError if no steps were interleaved, as for calls of C functions alone; TimeoutError for a deadlock.
+    Raises AssertionError if no steps were interleaved, as for calls of C functions alone; TimeoutError for a deadlock.
     """
     last: Run[T] | None = None
     for patience in PATIENCE:
@@ -77,8 +66,7 @@ def in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
             run = _run(calls, patience, last and last.steps)
         yield run
         same_paths = last is not None or run.steps[0] == run.steps[1]
-        repeated = last is not None and run.order == last.order
-        if same_paths and (repeated or not run.stalls):
+        if same_paths and (not run.stalls or (last is not None and run.order == last.order)):
             break
         last = run
     if not run.switches:
@@ -86,29 +74,29 @@ def in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
 
 
 def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Step], set[Step]] | None) -> Run[T]:
-    """One run; `known` has the steps that each call made in the run before."""
-    turns = (allocate_lock(), allocate_lock())  # released when it is that thread's turn
+    """Runs the calls once; `known` has the steps that each call made in the run before."""
+    turns = (allocate_lock(), allocate_lock())  # a thread has the turn once it acquires its lock
     for turn in turns:
         turn.acquire()
     started = Barrier(2)
     results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
     order, steps = bytearray(), (set[Step](), set[Step]())
-    switched, stalled, ended = [0, 0], [0, 0], [False, False]
+    switches, stalls, ended = [0, 0], [0, 0], [False, False]
 
     def work(me: int) -> None:
         other, has_turn, visits = 1 - me, me == 0, Counter[tuple[int, int]]()
 
         def await_turn() -> bool:
-            polls, made = 0, len(order)
+            polls, seen = 0, len(order)
             while polls < patience and not ended[other]:
                 if turns[me].acquire(timeout=POLL):
                     return True
-                polls, made = (polls + 1 if made == len(order) else 0), len(order)
-            stalled[me] += not ended[other]
+                polls, seen = (polls + 1 if seen == len(order) else 0), len(order)
+            stalls[me] += not ended[other]
             return False
 
-        def begin(code: int, offset: int) -> None:
+        def begin_step(code: int, offset: int) -> None:
             nonlocal has_turn
             step = (code, offset, visits[code, offset])
             visits[code, offset] += 1
@@ -116,26 +104,26 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
             if not ended[other] and (has_turn or await_turn()):
                 has_turn = True
                 if step not in steps[other] and (known is None or step in known[other]):
-                    made = len(order)
+                    before = len(order)
                     turns[other].release()
                     has_turn = await_turn()
-                    switched[me] += len(order) > made > 0
+                    switches[me] += len(order) > before > 0
             order.append(me)
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
             if frame.f_code.co_filename.startswith(NOT_TRACED):
                 return None
-            frame.f_trace_opcodes, calls = True, _call_offsets(frame.f_code)
+            frame.f_trace_opcodes, offsets = True, _call_offsets(frame.f_code)
 
             def trace_inside(frame: FrameType, event: str, arg: Any) -> Any:
-                if event == "line" or (event == "opcode" and frame.f_lasti in calls):
-                    begin(id(frame.f_code), frame.f_lasti)
+                if event == "line" or (event == "opcode" and frame.f_lasti in offsets):
+                    begin_step(id(frame.f_code), frame.f_lasti)
                 return trace_inside
 
             return trace_inside
 
         started.wait()
-        sys.settrace(trace)  # in this thread alone
+        sys.settrace(trace)  # in this thread only
         try:
             results[me] = calls[me]()
         except BaseException as error:
@@ -150,22 +138,18 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
     for thread in threads:
         thread.start()
     for thread in threads:
-        made = -1
+        seen = -1
         while thread.is_alive():
-            if made == len(order):
+            if seen == len(order):
                 raise TimeoutError(f"expected the two calls to finish, got no step in {GIVE_UP:g} s: a deadlock?")
-            made = len(order)
+            seen = len(order)
             thread.join(GIVE_UP)
     if errors:
         raise errors[min(errors)]
-    return Run([results[0], results[1]], bytes(order), steps, sum(switched), sum(stalled))
+    return Run([results[0], results[1]], bytes(order), steps, sum(switches), sum(stalls))
 
 
 @cache
 def _call_offsets(code: CodeType) -> frozenset[int]:
-    """The offsets of the instructions that call a function."""
+    """Returns the offsets of the instructions that call a function."""
     return frozenset(i.offset for i in dis.get_instructions(code) if i.opname.startswith("CALL"))
-
-
-NOT_TRACED = (str(Path(np.__file__).parent), str(Path(__file__).parent), op.__file__, underflow.__file__)
-"""Where the files are whose lines are not interleaved: they are not the operator's own code."""

@@ -1,4 +1,4 @@
-"""What every loss must pass: `check_loss`, and the properties that it asks for."""
+"""`check_loss`, and the properties that every loss must have."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,108 +7,109 @@ import numpy as np
 
 from fnn.losses import Loss
 from fnn.op import Array
-from fnn.random import Rng, as_key
-from fnn.testing.accuracy import NUMBERS, RANDOM, compare
-from fnn.testing.checks import ORDERS
-from fnn.testing.compare import agree, alike, checked, differ, frozen
+from fnn.random import Key, Rng, as_key
+from fnn.testing.accuracy import NUMBERS, RANDOM, check_within
+from fnn.testing.case import ORDERS
+from fnn.testing.compare import check_equal, check_form, check_gradients, read_only, run_check
 from fnn.tree import Tree
 
 
 def check_loss(loss: Loss, outputs: Array, targets: Array, rng: Rng = 0) -> float:
-    """Checks that `loss` is what a loss must be, at these arrays; returns its gradient's worst relative error.
+    """Checks a loss with these arrays; returns the largest relative error of its gradient.
 
-    Raises CheckError, an AssertionError, for the first property that it lacks: dtypes, purity, memory order, the mean
-    over the batch, accuracy (float32 against float64 for a batch of 100,000 numbers), and the gradient, compared with
-    central differences along directions drawn from `rng`.
+    Raises CheckError, an AssertionError, for the first failed check: dtypes, purity, memory order, mean over the batch,
+    accuracy (float32 compared with float64 for a batch of 100,000 numbers), and gradient (compared with central
+    differences along directions drawn from `rng`).
     """
     kind = getattr(loss, "__name__", "loss")
-    case = Case(loss, outputs, targets).cast(np.float64)
-    for name, asked in PROPERTIES.items():
-        checked(kind, name, asked, case)
-    return checked(kind, "gradient", _gradient, case, as_key(rng).generator())
+    case = LossCase(loss, outputs, targets, as_key(rng)).cast(np.float64)
+    return max(run_check(kind, name, check, case) or 0.0 for name, check in PROPERTIES.items())
 
 
-class Case(NamedTuple):
-    """A loss, and what it is checked with."""
+class LossCase(NamedTuple):
+    """A loss and the arrays that it is checked with."""
 
     loss: Loss
     outputs: Array
     targets: Array
+    rng: Key
 
-    def cast(self, dtype: type) -> "Case":
-        """With floats of that dtype."""
-        outputs, targets = (a.astype(dtype) if a.dtype.kind == "f" else a for a in (self.outputs, self.targets))
-        return self._replace(outputs=outputs, targets=targets)
+    def map(self, f: Callable[[Array], Array]) -> "LossCase":
+        """Applies `f` to both arrays."""
+        return self._replace(outputs=f(self.outputs), targets=f(self.targets))
 
-    def results(self, outputs: Array | None = None) -> Tree:
-        """The value and the gradient, as a tree of arrays."""
-        value, vjp = self.loss(frozen(self.outputs if outputs is None else outputs), frozen(self.targets))
-        first = vjp()
-        kept = first.copy()
-        agree({"outputs": vjp()}, {"outputs": kept}, "when the vjp is called again")
-        return {"value": np.asarray(value), "outputs": first}
+    def cast(self, dtype: type) -> "LossCase":
+        """Converts floats to that dtype."""
+        return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
+
+    def results(self) -> Tree:
+        """Returns the value and the gradient, as a tree."""
+        value, vjp = self.loss(read_only(self.outputs), read_only(self.targets))
+        gradient = vjp()
+        copy = gradient.copy()
+        check_equal({"outputs": vjp()}, {"outputs": copy}, "if the vjp is called again")
+        return {"value": np.asarray(value), "outputs": gradient}
 
 
-def _dtypes(case: Case) -> None:
+def _dtypes(case: LossCase) -> None:
     double = case.results()["value"]
-    for floats in (np.float32, np.float64):
-        these = case.cast(floats)
-        came = these.results()
-        alike(came, {"value": np.zeros((), floats), "outputs": these.outputs}, f"for {these.outputs.dtype}")
-        agree({"value": came["value"].astype(float)}, {"value": double}, f"for {these.outputs.dtype}", 1e-4, least=1)
+    for dtype in (np.float32, np.float64):
+        cast = case.cast(dtype)
+        results, where = cast.results(), f"for {cast.outputs.dtype}"
+        check_form(results, {"value": np.zeros((), dtype), "outputs": cast.outputs}, where)
+        check_equal({"value": results["value"].astype(float)}, {"value": double}, where, 1e-4, least=1)
 
 
-def _purity(case: Case) -> None:
+def _purity(case: LossCase) -> None:
     case = case.cast(np.float32)
     first = case.results()
-    kept = {name: a.copy() for name, a in first.items()}
-    case._replace(outputs=case.outputs[::-1], targets=case.targets[::-1]).results()
-    agree(first, kept, "after later calls")
-    agree(case.results(), kept, "the second time")
+    copy = {name: a.copy() for name, a in first.items()}
+    case.map(lambda a: a[::-1]).results()
+    check_equal(first, copy, "after later calls")
+    check_equal(case.results(), copy, "in a second call")
 
 
-def _memory_order(case: Case) -> None:
-    wanted = case.results()
-    for name, order in ORDERS.items():
-        ordered = case._replace(outputs=order(case.outputs), targets=order(case.targets))
-        agree(ordered.results(), wanted, f"for {name} memory", 1e-9)
+def _memory_order(case: LossCase) -> None:
+    expected = case.results()
+    for name, arrange in ORDERS.items():
+        check_equal(case.map(arrange).results(), expected, f"in memory order {name}", 1e-9)
 
 
-def _mean(case: Case) -> None:
-    once = case.results()
-    twice = case._replace(outputs=np.concatenate([case.outputs] * 2), targets=np.concatenate([case.targets] * 2))
+def _mean(case: LossCase) -> None:
+    once, twice = case.results(), case.map(lambda a: np.concatenate([a, a])).results()
     halves = np.concatenate([once["outputs"]] * 2) / 2
-    agree(twice.results(), {"value": once["value"], "outputs": halves}, "for each example twice", 1e-9)
+    check_equal(twice, {"value": once["value"], "outputs": halves}, "with each example twice", 1e-9)
 
 
-def _accuracy(case: Case) -> None:
-    times = 2 * NUMBERS // max(1, case.outputs[0].size)
-    # Rows drawn at random: their errors cancel in part. The same few rows again and again: their errors add up.
-    for rows in (np.random.default_rng(0).integers(len(case.outputs), size=times), np.zeros(times, int)):
-        large = case._replace(outputs=case.outputs[rows], targets=case.targets[rows]).cast(np.float32)
+def _accuracy(case: LossCase) -> None:
+    count = 2 * NUMBERS // max(1, case.outputs[0].size)
+    # Errors of random rows cancel in part. Errors of one row, repeated, add up.
+    for rows in (np.random.default_rng(0).integers(len(case.outputs), size=count), np.zeros(count, int)):
+        large = case.map(lambda a, rows=rows: a[rows]).cast(np.float32)  # type: ignore[misc]
         double = large.cast(np.float64).results()
-        for order in ORDERS.values():
-            came = large._replace(outputs=order(large.outputs), targets=order(large.targets)).results()
-            # Of a mean of differences of the outputs, the terms are as large as these, and their slope is 1 / times.
-            least = {"value": float(np.abs(large.outputs).mean(dtype=float)), "outputs": 1 / times}
+        # A loss may be the mean of differences of outputs: its terms are as large as these, their slope is 1 / count.
+        least = {"value": float(np.abs(large.outputs).mean(dtype=float)), "outputs": 1 / count}
+        for arrange in ORDERS.values():
+            results = large.map(arrange).results()
             for name, expected in double.items():
                 tolerance = RANDOM * max(float(np.abs(expected).max()), least[name])
-                compare(name, f"for {large.outputs.shape}", came[name], expected, tolerance)
+                check_within(f"{name} for {large.outputs.shape}", results[name], expected, tolerance)
 
 
-def _gradient(case: Case, rng: np.random.Generator) -> float:
+def _gradient(case: LossCase) -> float:
     def value(point: list[Array]) -> Array:
         return np.asarray(case.loss(point[0], case.targets)[0])
 
     gradient = case.results()["outputs"]
-    return differ(value, [case.outputs], np.ones(()), {0: ("outputs", gradient)}, rng)
+    return check_gradients(value, [case.outputs], np.ones(()), {0: ("outputs", gradient)}, case.rng.generator())
 
 
-PROPERTIES: dict[str, Callable[[Case], None]] = {
+PROPERTIES: dict[str, Callable[[LossCase], float | None]] = {
     "dtypes": _dtypes,
     "purity": _purity,
     "memory order": _memory_order,
     "mean": _mean,
     "accuracy": _accuracy,
+    "gradient": _gradient,
 }
-"""What `check_loss` asks for before "gradient", in that order."""
+"""The checks, in this order."""

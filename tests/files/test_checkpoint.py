@@ -181,6 +181,7 @@ def test_load_refuses_what_save_does(scratch: Path, name: str, protocol: int) ->
         load(scratch)
 
 
+@pytest.mark.slow
 def test_dicts_that_hold_themselves_or_unfold_without_end_are_refused(scratch: Path) -> None:
     cycle: dict[str, Any] = {}
     cycle["a"] = cycle
@@ -504,6 +505,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "message"), BOMBS.values(), ids=BOMBS)
 def test_a_small_file_does_not_take_much_memory(scratch: Path, content: bytes, message: str) -> None:
     scratch.write_bytes(b"\x80\x05" + content + b".")

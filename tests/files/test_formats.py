@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fnn import adam, averaged, conv, cross_entropy, dense, masked, maxpool, relu, serial, sgd, tanh, value_and_grad
 from fnn.files.checkpoint import CheckpointError, load, save
 from fnn.optim import Optimizer
-from fnn.testing.checks import ORDERS
+from fnn.testing.case import ORDERS
 from fnn.tree import tree_items, tree_map
 from tests.support.programs import python
 from tests.support.trees import DTYPES, GOOD, arrays, assert_same, axes, frozen
@@ -86,6 +86,7 @@ def assert_returns(path: Path, tree: Any, like: Any) -> None:
     assert not any(name.startswith(".") for name in os.listdir(path.parent))
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(numbers(NARROW))
 def test_500_random_trees_come_back_bit_for_bit_from_every_format(folder: Path, tree: Any) -> None:

@@ -67,6 +67,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "axes"), LONG)
 @pytest.mark.parametrize("equal", [False, True])
 def test_accurate_sum_of_ten_million_numbers_in_every_memory_order(

@@ -292,7 +292,7 @@ RATES: dict[str, tuple[float, float, float]] = {
 }
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("problem", ["quadratic", "logistic", pytest.param("rosenbrock", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_known_answer_is_reached(name: str, problem: str) -> None:
     n = 1000 if problem != "rosenbrock" else 20_000 if name in ("sgd", "clipped", "adagrad", "masked") else 8000

@@ -208,6 +208,7 @@ def test_numbers_that_are_not_finite_are_gaps_that_are_told_of(tmp_path: Path) -
     assert "epoch; rate not finite in 1 of 4" in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "changes"),
     [
@@ -229,6 +230,7 @@ def test_curves_of_any_numbers_are_drawn_with_epochs_that_are_whole(
         assert all(float(tick).is_integer() for tick in axes.get_xticks() if low <= tick <= high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.0, 3, 999, 1e4, 1e30])
 def test_losses_of_any_range_have_two_labels_beside_them(ratio: float) -> None:
     figure = pictures.plot_curves(metrics(2, train_loss=[0.4 * ratio, 0.4], test_loss=[0.4, 0.4]))
@@ -346,6 +348,7 @@ def test_a_report_is_files_in_the_folder_of_the_run(drawn: Path) -> None:
         assert shown[..., :3].std() > 0.05, f"{name} is blank"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_report_is_the_same_each_time_and_another_of_other_params(seed: int, drawn: Path, tmp_path: Path) -> None:
     folder = run_in(tmp_path, line(1), line(2))
@@ -447,6 +450,7 @@ assert str(dict.items(matplotlib.rcParams)) == before
 """
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_when_needed_and_its_global_state_left_alone(tmp_path: Path) -> None:
     done = python("-W", "error", "-c", CHECK, run_in(tmp_path, line(1)))
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fnn import Op, avgpool, conv, dense, flatten, log_softmax, maxpool, relu, serial, sigmoid, softmax, tanh
 from fnn.op import Array, Shape
-from fnn.testing.checks import ORDERS
+from fnn.testing.case import ORDERS
 
 Example = tuple[Op, Shape]
 

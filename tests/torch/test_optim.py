@@ -108,7 +108,9 @@ def run(request: pytest.FixtureRequest) -> tuple[Tree, list[Tree]]:
     ]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule", ["constant", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES if name != "constant")]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_params_are_pytorchs_after_200_steps(case: str, schedule: str, run: tuple[Tree, list[Tree]]) -> None:
     make, name, options = CASES[case]

@@ -13,6 +13,8 @@ from tests.onnx.suites.checks import PASSES, agree, check_properties, listed, ou
 from tests.onnx.suites.graph import UnexpressibleError, net_of, onnx
 from tests.onnx.suites.layers import LAYERS
 
+pytestmark = pytest.mark.slow
+
 loader = pytest.importorskip("onnx.backend.test.loader")
 
 KINDS = ("pytorch-converted", "pytorch-operator")

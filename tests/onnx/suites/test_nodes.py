@@ -6,6 +6,8 @@ from tests.onnx.suites.cases import Case, node_cases
 from tests.onnx.suites.checks import LEDGER, PASSES, listed, outcome
 from tests.onnx.suites.runs import RELEVANT, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
