@@ -407,9 +407,6 @@ def test_what_pytorch_does_not_have_is_told() -> None:
     assert fault(lambda: to_torch(zeros)) == [message]  # type: ignore[arg-type]
 
 
-# type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(("n", "op"), [(3, embedding(3, 4)), (4, dense(4, bias=False)), (3, dense(4, bias=False))])
 def test_a_matrix_alone_is_read_as_its_shape_says_or_not_at_all(n: int, op: Op) -> None:
     table = op.kind == "embedding"
