@@ -82,10 +82,7 @@ def _name_errors(name: object) -> Iterator[None]:
 
 def _find_format(path: str | os.PathLike[str]) -> tuple[Path, Any]:
     """`path` as a Path, and the module of its format. Raises CheckpointError if there is none, or for a folder."""
-    try:
-        path = check_regular(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    path = check_regular(path, CheckpointError)
     suffix = path.suffix or ".pkl"
     if suffix.lower() not in FORMATS:
         raise CheckpointError(f"{path}: expected a suffix {', '.join(FORMATS)} or none, got {suffix!r}")

@@ -1,7 +1,7 @@
 """Atomic writes: after a crash, a full disk or a signal, a file has its old or its new content, never a mix."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -9,14 +9,14 @@ from typing import BinaryIO
 from fnn.checks.errors import describe
 
 
-def check_regular(path: str | os.PathLike[str]) -> Path:
-    """`path` as a Path. Raises ValueError for a folder or a device, which a file must not replace."""
+def check_regular(path: str | os.PathLike[str], error: Callable[[str], ValueError] = ValueError) -> Path:
+    """`path` as a Path. Raises `error` for a folder or a device, which a file must not replace."""
     try:
         path = Path(path)
     except TypeError:
-        raise ValueError(f"path: expected a str or an os.PathLike of one, got {describe(path)}") from None
+        raise error(f"path: expected a str or an os.PathLike of one, got {describe(path)}") from None
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: expected a regular file, got a folder or a device")
+        raise error(f"{path}: expected a regular file, got a folder or a device")
     return path
 
 

@@ -61,17 +61,15 @@ def _read_zip(data: bytes) -> dict[str, Array]:
             raise ValueError(f"expected arrays of at most {MAX_RATIO} times the file's size, got more; use np.savez")
         for member in members:
             path = member.filename.removesuffix(".npy")
-            where = repr(path[:80])
-            if path == member.filename or member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                raise ValueError(f"{where}: expected a .npy file, stored or deflated, got another file or compression")
-            if path in arrays:
-                raise ValueError(f"{where}: expected this name once, got it twice")
-            with archive.open(member) as file:
-                content = file.read(member.file_size)  # reads no more, even if it inflates to more
             try:
-                arrays[path] = _read_npy(content)
+                if path == member.filename or member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                    raise ValueError("expected a .npy file, stored or deflated, got another file or compression")
+                if path in arrays:
+                    raise ValueError("expected this name once, got it twice")
+                with archive.open(member) as file:
+                    arrays[path] = _read_npy(file.read(member.file_size))  # reads no more, even if it inflates to more
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+                raise ValueError(f"{path[:80]!r}: {error}") from error
     return arrays
 
 

@@ -33,10 +33,7 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
 
     If anything fails, the old file is unchanged, as with `save`. Needs the extra `onnx`.
     """
-    try:
-        path = check_regular(path)
-    except ValueError as error:
-        raise OpError(str(error), "export") from None
+    path = check_regular(path, lambda message: OpError(message, "export"))
     check_operator(net, "export")
     shape = check_shape(shape, 1, "export")
     for name, leaf in tree_items(params):

@@ -180,7 +180,7 @@ def _check_order(layers: list[TorchLayer]) -> None:
 
 
 def _find_wrong_name(layer: TorchLayer, prefix: str, entries: dict[str, Array], names: list[str]) -> list[str]:
-    """A fault if the module, whose shapes match, has the name of another kind or of another layer in the net."""
+    """A fault if the module, although its shapes match, has the name of another kind or of another layer in the net."""
     ours, theirs = state_dict.guess_kind(layer.path), state_dict.guess_kind(prefix)
     confusable = [kinds for kinds, proof in CONFUSABLE.items() if proof not in entries]
     if ours != theirs and any({ours, theirs} <= {*kinds} for kinds in confusable):
