@@ -166,7 +166,9 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(run: Run, few: Pat
 def test_a_data_folder_without_the_files_is_told(run: Run, tmp_path: Path) -> None:
     for done in (run("--data", tmp_path), run(FNN_DATA=str(tmp_path))):
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"train.py: error: {tmp_path}: expected MNIST's files, train-images-idx3-ubyte")
+        assert done.stderr.startswith(
+            f"train.py: error: {tmp_path}: expected MNIST's files, missing: train-images-idx3-ubyte"
+        )
         assert done.stderr.count("\n") == 1
 
 

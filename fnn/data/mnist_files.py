@@ -73,7 +73,8 @@ def _find_files(folder: Path, download: bool) -> dict[str, Path]:
         }
         missing = [name for name in MD5 if name not in files]
         if missing and not download:
-            raise DataError(f"{folder}: expected MNIST's files, {', '.join(missing)} missing (or as .idx, or with .gz)")
+            spellings = "with - or . before idx, with or without .gz"
+            raise DataError(f"{folder}: expected MNIST's files, missing: {', '.join(missing)} ({spellings})")
         for name in missing:
             files[name] = folder / f"{name}.gz"
             with atomic_write(files[name]) as file:  # before the download, which is useless if the folder is read-only

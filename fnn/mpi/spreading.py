@@ -28,21 +28,21 @@ def shards(n: int, size: int = 64, comm: Comm | None = None) -> dict[int, slice]
     The batch is split as `shard` splits it with that `size`, or into the next power of two of at least one shard per
     rank. The numbers of shards of two ranks differ by at most one.
     """
-    return dict(_deal_for(n, size, comm)[0])
+    return dict(_own_split(n, size, comm)[0])
 
 
 def part(n: int, size: int = 64, comm: Comm | None = None) -> slice:
     """Returns the slice of a batch of n examples that belongs to this rank: all of its `shards`."""
-    return _deal_for(n, size, comm)[1]
+    return _own_split(n, size, comm)[1]
 
 
-def _deal_for(n: int, size: int, comm: Comm | None) -> tuple[dict[int, slice], slice]:
+def _own_split(n: int, size: int, comm: Comm | None) -> tuple[dict[int, slice], slice]:
     comm = world() if comm is None else comm
-    return _deal(check_int("n", n, 0, OpError), check_int("size", size, 1, OpError), comm.size)[comm.rank]
+    return _split_batch(check_int("n", n, 0, OpError), check_int("size", size, 1, OpError), comm.size)[comm.rank]
 
 
 @functools.lru_cache(maxsize=100)
-def _deal(n: int, size: int, ranks: int) -> list[tuple[dict[int, slice], slice]]:
+def _split_batch(n: int, size: int, ranks: int) -> list[tuple[dict[int, slice], slice]]:
     """Returns the `shards` and the `part` of each rank."""
     slices = shard_slices(n, size, min_count=ranks)
     bounds = [len(slices) * rank // ranks for rank in range(ranks + 1)]
@@ -96,11 +96,11 @@ def _own_shards(params: Params, count: int, size: int, comm: Comm) -> dict[int, 
             f"params: expected the names, shapes, dtypes and memory orders of rank 0, got others on rank {other}"
         )
     n = sum(counts)
-    dealt = _deal(n, size, comm.size)
-    for rank, (got, (_, rows)) in enumerate(zip(counts, dealt, strict=True)):
+    splits = _split_batch(n, size, comm.size)
+    for rank, (got, (_, rows)) in enumerate(zip(counts, splits, strict=True)):
         if got != rows.stop - rows.start:
             raise OpError(f"rank {rank}: expected its part, {rows.stop - rows.start} of {n} examples, got {got}")
-    own, rows = dealt[comm.rank]
+    own, rows = splits[comm.rank]
     return {i: slice(shard.start - rows.start, shard.stop - rows.start) for i, shard in own.items()}
 
 

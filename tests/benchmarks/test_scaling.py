@@ -22,7 +22,7 @@ def net(packing: float = 0, swap: tuple[float, float] = (0, 0)) -> Net:
 def test_a_step_is_the_best_of_one_rank_with_its_part_and_the_exchange() -> None:
     assert net().step(1, 1, SLOW) == 2
     assert net(packing=0.5).step(8, 4, FREE) == 3.5
-    # 10 latencies: 2 levels with 2 halves of the exchange and 3 small messages. 1.5 times the bytes: 2 * (1 - 1/4)
+    # 10 latencies: 2 levels of 2 exchanges and 3 small messages. 1.5 times the bytes: 2 * (1 - 1/4).
     assert net().step(8, 4, SLOW) == pytest.approx(3 + 10e-3 + 1.5)
 
 

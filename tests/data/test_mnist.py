@@ -102,7 +102,9 @@ def test_a_given_folder_without_the_files_is_an_error_though_the_cache_has_them(
     lacking = fill(tmp_path / "lacking")
     (lacking / "train-labels-idx1-ubyte").unlink()
     monkeypatch.setenv("FNN_DATA", str(lacking))
-    with pytest.raises(DataError, match=r"lacking: expected MNIST's files, train-labels-idx1-ubyte missing ") as caught:
+    with pytest.raises(
+        DataError, match=r"lacking: expected MNIST's files, missing: train-labels-idx1-ubyte "
+    ) as caught:
         mnist(lacking if by == "argument" else None)
     assert not isinstance(caught.value, MissingDataError)
 
