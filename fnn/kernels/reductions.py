@@ -62,7 +62,7 @@ def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array |
     """Sums like `accurate_sum`, or sums the products `x * times`, in most cases unstored, but returns float64."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = (x if times is None else x * times).sum(tuple(axes), float, keepdims=keepdims)
+        small: Array = np.add.reduce(x if times is None else x * times, tuple(axes), float, None, keepdims)
         return small
     if x.dtype.itemsize < 4:
         x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)
