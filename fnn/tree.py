@@ -57,10 +57,7 @@ def tree_leaves(tree: Tree) -> list[Any]:
         return [tree]
     leaves = []
     for child in tree.values():
-        if isinstance(child, dict):
-            leaves += tree_leaves(child)
-        else:
-            leaves.append(child)
+        leaves += tree_leaves(child) if isinstance(child, dict) else [child]
     return leaves
 
 
@@ -72,16 +69,13 @@ def tree_size(tree: Tree) -> int:
 def tree_sum(trees: Iterable[Tree]) -> Tree:
     """Adds one or more trees in pairs, then pairs of pairs, in their order. float16 is added in float32, rounded once.
 
-    The order of additions depends only on the number of trees n. At most log2(n) sums are in memory. Raises TreeError
-    if the trees differ in structure.
+    The order depends only on the number of trees n. Keeps log2(n) sums in memory. Trees that differ raise TreeError.
     """
     sums: list[Tree] = []  # each of a power of two trees, the largest first: the binary digits of `count`
-    halves: Tree = None
     for count, tree in enumerate(trees, 1):
-        if count == 1 and widen(tree) is not tree:
-            halves = tree_map(_is_half, tree)
-        if halves is not None:
-            tree = widen(tree)
+        if count == 1:
+            halves = None if widen(tree) is tree else tree_map(_is_half, tree)
+        tree = tree if halves is None else widen(tree)
         while count % 2 == 0:
             tree, count = tree_map(add, sums.pop(), tree), count // 2
         sums.append(tree)
@@ -93,9 +87,8 @@ def tree_sum(trees: Iterable[Tree]) -> Tree:
 
 def widen(tree: Tree) -> Tree:
     """Converts float16 arrays to float32, in which sums stay exact. Returns `tree` itself if there are none."""
-    if not any(map(_is_half, tree_leaves(tree))):
-        return tree
-    return tree_map(lambda leaf: leaf.astype("float32") if _is_half(leaf) else leaf, tree)
+    found = any(map(_is_half, tree_leaves(tree)))
+    return tree_map(lambda leaf: leaf.astype("float32") if _is_half(leaf) else leaf, tree) if found else tree
 
 
 def _is_half(leaf: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from math import inf
 from operator import is_
@@ -41,23 +41,21 @@ def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> d
     return {name: _as_python(value) for name, value in bound.arguments.items()}
 
 
-def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> Iterator[str]:
-    """Each argument as you would write it. Defaults are left out.
-
-    Optional arguments appear by name, apart from the first `unnamed` ones.
-    """
+def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> list[str]:
+    """Each argument as you would write it: no defaults, and optional ones by name, except the first `unnamed`."""
+    texts = []
     for nth, (name, parameter) in enumerate(signature.parameters.items()):
         value, default = arguments[name], parameter.default
         if parameter.kind is parameter.VAR_POSITIONAL:
-            yield from map(repr, value)
+            texts += map(repr, value)
         elif not (value is default or (isinstance(value, int | float) and value == default)):
             text = value.__name__ if inspect.isfunction(value) else repr(value)
-            yield text if default is parameter.empty or nth < unnamed else f"{name}={text}"
+            texts.append(text if default is parameter.empty or nth < unnamed else f"{name}={text}")
+    return texts
 
 
-def format_call(name: str, arguments: Iterator[str] | tuple[str, ...], width: float = inf) -> str:
+def format_call(name: str, arguments: Sequence[str], width: float = inf) -> str:
     """The call `name(...)`, with one argument per line if it is longer than `width`."""
-    arguments = tuple(arguments)
     line = f"{name}({', '.join(arguments)})"
     if len(line) <= width:
         return line

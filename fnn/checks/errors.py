@@ -1,17 +1,17 @@
-"""The error for bad input to an operator, and how messages describe values."""
+"""OpError, and how errors describe values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy import ndarray  # looked up in a third of the time of `np.ndarray`, which every operator would pay
+from numpy import ndarray  # a lookup of `np.ndarray` in each check takes three times as long
 
 
 class OpError(ValueError):
-    """Bad input to an operator: says where in the network, what was expected and what it got.
+    """Bad input to an operator. The message has the path of the operator in the network, `expected ...` and `got ...`.
 
-    `missing` means that the params lack an entry.
+    `missing` is true if the params lack an entry.
     """
 
     __module__ = "fnn"
@@ -29,7 +29,7 @@ class OpError(ValueError):
 
 
 def describe(value: Any) -> str:
-    """How an error names a value: an array by its dtype and shape, anything else by its type."""
+    """How an error shows a value: an array by its dtype and shape, anything else by its type."""
     kind = type(value)
     if kind is ndarray or kind is np.memmap:
         return f"{value.dtype} {value.shape}"
@@ -42,7 +42,7 @@ def describe(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """How an error shows a value: a short number, text or sequence of these as Python writes it, else as `describe`."""
+    """How an error shows a value that may be short: numbers, texts and tuples of these as Python writes them."""
     scalars = int | float | str | bytes | np.generic | None
     several = isinstance(value, tuple | list) and len(value) <= 8 and all(isinstance(n, scalars) for n in value)
     text = repr(value) if several or isinstance(value, scalars) else ""

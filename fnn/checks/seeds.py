@@ -11,7 +11,7 @@ class SeedError(TypeError, ValueError):
 
 
 def check_seed(name: str, value: Any) -> int:
-    """Returns the seed as an int of Python's. Raises SeedError or ValueError unless it is an int of at least 0."""
+    """Returns the seed as a Python int. Raises SeedError or ValueError unless it is an int of at least 0."""
     number = as_int(value)
     if number is None:
         raise SeedError(f"{name}: expected an int seed or a Key, got {describe_value(value)}; pass a seed such as 0")
@@ -21,7 +21,7 @@ def check_seed(name: str, value: Any) -> int:
 
 
 def check_part(part: Any) -> int:
-    """Returns a part of a key as an int of Python's. Raises SeedError or ValueError unless it fits into 64 bits."""
+    """Returns a part of a key as a Python int. Raises SeedError or ValueError unless it fits into 64 bits."""
     number = as_int(part)
     if number is None:
         raise SeedError(f"fold: expected a name or a number, got {describe_value(part)}")

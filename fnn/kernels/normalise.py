@@ -1,10 +1,10 @@
-"""The arithmetic of the norm layers: numbers minus their mean, divided by their standard deviation, scaled and shifted.
+"""The arithmetic of norm layers: subtract the mean, divide by the standard deviation, scale by w, shift by b.
 
     y = z * w + b, where z = (x - mean(x)) / sqrt(var(x) + eps)
     dx = (g - mean(g) - z * mean(g * z)) / sqrt(var(x) + eps), where g = dy * w
 
-Means are over the given axes. Both functions return `y` and a function from `(dy, need_dx)` to `(dw, db, dx)`, all with
-as many axes as `x`. Statistics are float64. Whole arrays are read and written as few times as possible.
+Means are over the given axes. Both functions return `y` and a function `(dy, need_dx) -> (dw, db, dx)`, all with as
+many axes as `x`. Statistics are float64. Large arrays are read and written as few times as possible.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fnn.kernels.reductions import wide_mean as wide_mean
 from fnn.kernels.reductions import wide_sum as wide_sum
 
 Array: TypeAlias = NDArray[Any]
-Axes: TypeAlias = tuple[int, ...]
+Ints: TypeAlias = tuple[int, ...]
 Adjoint: TypeAlias = Callable[[Array, bool], tuple[Array, Array, Array | None]]
 
 OFFSET = 3
-"""Where the squared mean is more than so many times the variance, it is subtracted first, as rounding errors matter."""
+"""If the squared mean is more than this many times the variance, the mean is subtracted first, for exact variances."""
 
 
 class Standardised(NamedTuple):
@@ -38,10 +38,10 @@ class Standardised(NamedTuple):
     slope: Array
 
 
-def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`. `w` and `b` differ from channel to channel only.
+def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
+    """Normalises `x` over `axes`. `w` and `b` have one number for each channel.
 
-    Sums are taken for each channel first. So z and g, which are as large as `x`, are never computed.
+    Only sums for each channel are needed, so z and g, which are as large as `x`, are never computed.
     """
     base, offset, scale, slope = _standardise(x, axes, eps)
     y = base * _repeat(w * scale, base)
@@ -66,7 +66,7 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     return y, pull
 
 
-def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
+def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
     """Normalises `x` over `axes`. `w` and `b` have a number for each position along these axes."""
     base, offset, scale, slope = _standardise(x, axes, eps)
     z = base * _repeat(scale, base)
@@ -90,7 +90,7 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     return y, pull
 
 
-def _standardise(x: Array, axes: Axes, eps: float) -> Standardised:
+def _standardise(x: Array, axes: Ints, eps: float) -> Standardised:
     """Finds mean and variance over `axes`, in most cases without a copy of `x`."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = wide_mean(x, axes, True)
@@ -101,7 +101,7 @@ def _standardise(x: Array, axes: Axes, eps: float) -> Standardised:
         return _standardise_centred(x, axes, eps)
 
 
-def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
+def _standardise_centred(x: Array, axes: Ints, eps: float) -> Standardised:
     """Finds mean and variance of numbers far from zero, or so large that their squares overflow.
 
     Such large numbers are first divided by a power of two. Then the derivative is less than the scale.
@@ -116,7 +116,7 @@ def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
     return Standardised(centred, 0.0, scale, scale / unit)
 
 
-def _subtract_mean(x: Array, axes: Axes) -> tuple[Array, Array]:
+def _subtract_mean(x: Array, axes: Ints) -> tuple[Array, Array]:
     """`x` minus its mean over `axes`, and the mean of the squares of that."""
     centred = x - _repeat(wide_mean(x, axes, True), x)
     centred -= _repeat(wide_mean(centred, axes, True), x)  # again, because the first mean was rounded to float32
@@ -138,13 +138,12 @@ def _reorder(x: Array, like: Array) -> Array:
 
 
 def _repeat(s: Array, like: Array) -> Array:
-    """`s` in the dtype of `like`, repeated along all axes of `like` but the outermost one in memory.
+    """`s` in the dtype of `like`, repeated along all axes of `like` except the outermost one in memory.
 
-    NumPy works along the innermost axes that two arrays have in common: then it has long runs to work on. A norm layer
-    on images takes half the time. Where this gains nothing, `s` stays as it is.
+    NumPy then works on long runs of memory, so norm layers on images take half the time. Without gain, `s` stays small.
     """
     s = s.astype(like.dtype, copy=False)
-    shape, back = _repeat_plan(s.shape, like.shape, like.strides)
+    shape, back = _plan_repeat(s.shape, like.shape, like.strides)
     if not shape:
         return s
     repeated = np.empty(shape, like.dtype).transpose(back)
@@ -153,10 +152,8 @@ def _repeat(s: Array, like: Array) -> Array:
 
 
 @lru_cache(maxsize=1000)
-def _repeat_plan(
-    shape: tuple[int, ...], like: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[list[int], tuple[int, ...]]:
-    """The shape in memory of what `_repeat` returns, or nothing if that gains nothing, and how to transpose it."""
+def _plan_repeat(shape: Ints, like: Ints, strides: Ints) -> tuple[list[int], Ints]:
+    """The repeated array's shape in memory order, and the axes that transpose it to `like`. No shape: no gain."""
     order = sorted(range(len(like)), key=lambda axis: (like[axis] != 1, -abs(strides[axis])))
     ones = sum(n == 1 for n in like)
     if len(like) - ones < 3 or shape[order[ones]] != 1:

@@ -53,16 +53,16 @@ def accurate_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
 
 
 def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
-    """Averages like `accurate_mean`, or averages the products `x * times`, but returns float64."""
+    """Averages like `accurate_mean`, but returns float64. With `times`, averages the products `x * times`."""
     total = wide_sum(x, axes, keepdims, times)
     return total / max(1, x.size // max(1, total.size))
 
 
 def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
-    """Sums like `accurate_sum`, or sums the products `x * times`, in most cases unstored, but returns float64."""
+    """Sums like `accurate_sum`, but returns float64. With `times`, sums products, in most cases without storing them."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = (x if times is None else x * times).sum(tuple(axes), float, keepdims=keepdims)
+        small: Array = np.add.reduce(x if times is None else x * times, tuple(axes), float, None, keepdims)
         return small
     if x.dtype.itemsize < 4:
         x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)
@@ -103,8 +103,8 @@ def square_sum(x: Array) -> float:
     """Sums the squares of all numbers of `x`, also where a square overflows the dtype of `x`."""
     flat = np.ravel(x, "K")
     if flat.dtype.itemsize == 4:
-        whole = flat.size - flat.size % DOT
-        rows, rest = flat[:whole].reshape(-1, DOT), flat[whole:].astype(float)
+        full = flat.size - flat.size % DOT
+        rows, rest = flat[:full].reshape(-1, DOT), flat[full:].astype(float)
         with np.errstate(over="ignore", under="ignore"):
             total = float(np.add.reduce(np.matmul(rows[:, None], rows[:, :, None]), None, float)) + float(rest @ rest)
         if isfinite(total):
@@ -114,33 +114,33 @@ def square_sum(x: Array) -> float:
 
 
 def _sum_rows(x: Array, y: Array | None) -> Array:
-    """Sums (kept, length, inner), times `y` if given, over the middle axis."""
+    """Sums an array of shape (kept, length, inner), or its product with `y`, over the middle axis."""
     kept, length, inner = x.shape
-    together = min(length, max(1, LANES // inner))  # rows that are added as one longer row
-    many = length // together
-    block = _divisor(many, BLOCK) or min(BLOCK, many)
-    whole = many - many % block
+    joined = min(length, max(1, LANES // inner))  # rows that are added as one long row
+    rows = length // joined
+    block = _divisor(rows, BLOCK) or min(BLOCK, rows)
+    blocked = rows - rows % block  # rows in full blocks
 
     def add(start: int, stop: int, *shape: int) -> Array:
-        parts = [a[:, start * together : stop * together].reshape(kept, *shape) for a in (x, y) if a is not None]
+        parts = [a[:, start * joined : stop * joined].reshape(kept, *shape) for a in (x, y) if a is not None]
         total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
-        if 2 * length <= BLOCK:  # exact enough, also if another step adds as many
+        if 2 * length <= BLOCK:  # exact enough, also if another step adds as rows
             return total[:, 0]
         added: Array = np.add.reduce(total, 1, float)
         return added
 
-    total = add(0, whole, whole // block, block, together * inner)
-    if whole < many:
-        total += add(whole, many, 1, many - whole, together * inner)
-    if together > 1:
-        total = np.add.reduce(total.reshape(kept, together, inner), 1, float)
-        if many * together < length:
-            total += add(many, length, 1, length - many * together, inner)
+    total = add(0, blocked, blocked // block, block, joined * inner)
+    if blocked < rows:
+        total += add(blocked, rows, 1, rows - blocked, joined * inner)
+    if joined > 1:
+        total = np.add.reduce(total.reshape(kept, joined, inner), 1, float)
+        if rows * joined < length:
+            total += add(rows, length, 1, length - rows * joined, inner)
     return total
 
 
 def _sum_last(x: Array, y: Array | None) -> Array:
-    """Sums (kept, length, 1), times `y` if given, over the middle axis."""
+    """Sums an array of shape (kept, length, 1), or its product with `y`, over the middle axis."""
     kept, length, _ = x.shape
     if y is not None:
         part = _divisor(length, DOT) or 1
@@ -155,5 +155,5 @@ def _sum_last(x: Array, y: Array | None) -> Array:
 
 @lru_cache(maxsize=1000)
 def _divisor(length: int, most: int) -> int:
-    """The largest divisor of `length` up to `most`, which is 8 or more unless `length` itself is less. 0 if none."""
+    """The largest divisor of `length` from 8 to `most`, `length` itself if it is less than 8, or 0 if there is none."""
     return next((n for n in range(min(most, length), min(length, 8) - 1, -1) if length % n == 0), 0)
