@@ -52,7 +52,7 @@ LATE = serial(conv(3, 3, padding=1), tanh, named("inner", serial(conv(2, 3), tan
 
 
 def test_what_a_spare_thread_computes_meanwhile_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MEANWHILE", 1)
+    monkeypatch.setattr(threads, "MIN_DEFERRED_MACS", 1)
     params, (x, _) = LATE.init(0, SHAPE), batch(4)
     results: list[list[bytes]] = []
     for workers in (1, 3):
@@ -115,7 +115,7 @@ def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: py
     def wrong(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(threads, "MEANWHILE", 1)
+    monkeypatch.setattr(threads, "MIN_DEFERRED_MACS", 1)
     y, vjp = shard(LATE, 2).apply(LATE.init(0, SHAPE), batch(4)[0])
     monkeypatch.setattr(sys.modules["fnn.ops.convolution"], "correlate_weights", wrong)
     with pytest.raises(ZeroDivisionError) as caught:

@@ -85,13 +85,13 @@ def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: py
     b = rng.standard_normal((3, 300, 300), np.float32)
     b = b.swapaxes(-1, -2) if turned else b
     wanted, out = (np.full((2, 3, 100, 300), np.nan, np.float32) for _ in range(2))
-    monkeypatch.setattr(products, "LARGE", 1)
+    monkeypatch.setattr(products, "MIN_SPLIT_MACS", 1)
 
     def watched(f: Any, n: int, workers: int) -> list[Any]:
         handed.append(n)
         return parallel_map(f, n, workers)
 
-    monkeypatch.setattr(products, "each", watched)
+    monkeypatch.setattr(products, "parallel_map", watched)
     batched_matmul(a, b, wanted)
     with_threads(threads, lambda: batched_matmul(a, b, out))
     np.testing.assert_array_equal(out, wanted)

@@ -63,11 +63,11 @@ def test_after_an_error_nothing_is_begun() -> None:
 def test_there_are_as_many_threads_as_workers() -> None:
     code = """
 import threading
-from fnn.threads import MEANWHILE, each, later
-each(lambda i: i, 8, 3)
+from fnn.kernels.threads import MIN_DEFERRED_MACS, parallel_map, later
+parallel_map(lambda i: i, 8, 3)
 assert threading.active_count() == 3
-each(lambda i: each(lambda j: j, 3, 3), 1, 3)
-each(lambda i: later(lambda: 1, MEANWHILE)(), 1, 3)
+parallel_map(lambda i: parallel_map(lambda j: j, 3, 3), 1, 3)
+parallel_map(lambda i: later(lambda: 1, MIN_DEFERRED_MACS)(), 1, 3)
 assert threading.active_count() == 3
 """
     assert in_python(code) == ""
@@ -156,13 +156,13 @@ def in_python(code: str) -> str:
 def test_python_ends_when_the_helpers_have_done_what_they_are_at() -> None:
     code = """
 import threading, time
-from fnn.threads import MEANWHILE, each, later
+from fnn.kernels.threads import MIN_DEFERRED_MACS, parallel_map, later
 begun = threading.Event()
 def slow():
     begun.set()
     time.sleep(0.2)
     print("done", flush=True)
-each(lambda i: (later(slow, MEANWHILE), begun.wait()), 1, 2)
+parallel_map(lambda i: (later(slow, MIN_DEFERRED_MACS), begun.wait()), 1, 2)
 """
     assert in_python(code) == "done\n"
 
@@ -171,9 +171,9 @@ each(lambda i: (later(slow, MEANWHILE), begun.wait()), 1, 2)
 def test_the_child_of_a_fork_has_helpers_of_its_own() -> None:
     code = """
 import os, sys, threading, warnings
-from fnn.threads import each
+from fnn.kernels.threads import parallel_map
 warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for a fork of a process with threads
-def two(): return len(set(each(lambda i: (together.wait(), threading.current_thread())[1], 2, 2))) == 2
+def two(): return len(set(parallel_map(lambda i: (together.wait(), threading.current_thread())[1], 2, 2))) == 2
 together = threading.Barrier(2, timeout=30)
 assert two()
 child = os.fork()
