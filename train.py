@@ -1,16 +1,16 @@
-"""Trains a network on MNIST: `python train.py` trains the convolutional one, and `--help` tells what else there is."""
+"""Trains a network on MNIST: `python train.py` trains the convolutional net, `--help` lists the other options."""
 
 import os
 import signal
 
-# BLAS is held to one thread, before NumPy reads these: the cores are for the shards of a batch, which gain more by them
-# than products as small as a batch's do.
+# BLAS gets one thread; NumPy reads these variables at its import. The cores work on different shards of a batch, which
+# is faster than several threads for each of many small matrix products.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # during the imports, Ctrl-C ends the program without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints no traceback
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ import fnn
 from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
 from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
-from fnn.run.flags import given, place, rate, seconds, whole
+from fnn.run.flags import integer, nonempty, path, rate, seconds
 from fnn.run.report import report
 from fnn.summaries import summary
 from fnn.transforms import shard_slices
@@ -49,7 +49,7 @@ PLAIN: dict[str, Any] = {
     "net": "cnn",
     "epochs": 20,
     "batch_size": 100,
-    "lr": {"cnn": 0.1},  # at its height, by the net
+    "lr": {"cnn": 0.1},  # peak learning rate for each net
     "schedule": "steps",
     "optimizer": "sgd",
     "momentum": 0.0,
@@ -68,8 +68,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"net": "deep", "epochs": 14, "lr": {"deep": 1.2e-3}, "schedule": "warmup_cosine", "optimizer": "adamw"}
     | {"momentum": 0.9, "weight_decay": 1e-2, "smoothing": 0.1, "shift": 2, "affine": [10, 0.1, 0.1], "shard_size": 32},
 }
-"""What each recipe decides; a flag decides otherwise. `original` is the plain descent of the net that all this began
-with: its rates, 1e-3 and then 1e-4, were those of gradients added up over a batch of 100, and ours are means."""
+"""Presets; flags override them. `original` is the plain gradient descent of the program that this library re-imagines.
+Its learning rates were 1e-3, then 1e-4, because it summed gradients over a batch of 100 images; ours are means."""
 
 SCHEDULES = {
     "steps": lambda peak, steps, epoch: fnn.piecewise([10 * epoch], [peak, peak / 10]),
@@ -89,139 +89,146 @@ FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "
 CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "net": NETS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
 SHAPE = (1, 28, 28)
 
-tell = partial(print, flush=True)  # so that a pipe, too, gets each line when it is true
+log = partial(print, flush=True)  # a pipe, too, gets each line at once
 
 
 def main() -> int:
-    """Does what the command line asks for; gives the exit status."""
+    """Runs the command line; returns the exit status."""
     args = parse()
-    return run.status("train.py", lambda: look(args) if args.eval or args.report else train(args))
+    return run.exit_status("train.py", lambda: evaluate(args) if args.eval or args.report else train(args))
 
 
 def train(args: argparse.Namespace) -> int:
-    """Begins a run, or goes on with the one in the folder to resume; of several ranks, the first alone writes there."""
-    began, config, comm = time.perf_counter(), configured(args, args.resume), mpi.world()
+    """Starts a run, or continues the one to resume; with several ranks, only the first one writes to the folder."""
+    began, config, comm = time.perf_counter(), build_config(args, args.resume), mpi.world()
     folder = (args.out or args.resume) if comm.rank == 0 else None
-    with run.claimed(folder, new=bool(args.out)) if folder else nullcontext():
-        data = run.read(args.data or config["data"], config["limit"], tell)
-        config = run.with_data(config, data, folder) if folder else config
-        task = made(config, data, args.workers)
+    with run.locked(folder, new=bool(args.out)) if folder else nullcontext():
+        data = run.read_data(args.data or config["data"], config["limit"], log)
+        config = run.add_data(config, data, folder) if folder else config
+        task = build_task(config, data, args.workers)
         state = run.read_state(args.resume, task) if args.resume else run.start(task)
-        with run.noted() as signals:
-            describe(task, state["params"])
-            if args.export and comm.rank == 0:  # what cannot be exported is told before all the work
-                with TemporaryDirectory(dir=args.export.parent) as spare:
-                    onnx.export(NETS[config["net"]], state["params"], SHAPE, Path(spare, args.export.name))
+        with run.deferred_signals() as signals:
+            log_setup(task, state["params"])
+            if args.export and comm.rank == 0:  # if the export fails, it fails before training
+                with TemporaryDirectory(dir=args.export.parent) as temporary:
+                    onnx.export(NETS[config["net"]], state["params"], SHAPE, Path(temporary, args.export.name))
             if args.resume:
-                done = f"complete, with a best test acc of {state['best']:.4f}"
-                tell(f"{args.resume} is {done if state['epoch'] > task.epochs else f'at {run.told(state)}'}")
-                if len(shard_slices(config["batch_size"], config["shard_size"])) < comm.size:
-                    tell(f"shards of {config['shard_size']} are too few for {comm.size} ranks: the bits will differ")
+                done = f"complete, best test acc {state['best']:.4f}"
+                position = f"continuing after {run.describe_progress(state)}"
+                log(f"{args.resume}: {done if state['epoch'] > task.epochs else position}")
+                if (n := len(shard_slices(config["batch_size"], config["shard_size"]))) < comm.size:
+                    log(f"{n} shards for {comm.size} ranks: results will differ from those with fewer ranks")
             elif folder:
                 run.write_config(folder, config)
-            state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), tell)
-        came = [number for numbers in comm.allgather(signals) for number in numbers]
-    if came and state["epoch"] <= task.epochs:
-        tell(f"stopped after {run.told(state)}; " + (f"--resume {folder} goes on" if folder else "nothing was kept"))
-        return 128 + int(came[0])
+            state = run.train(task, state, folder, args.keep_every, lambda: any(comm.allgather(len(signals))), log)
+        received = [number for numbers in comm.allgather(signals) for number in numbers]
+    if received and state["epoch"] <= task.epochs:
+        next_step = f"to continue, use --resume {folder}" if folder else "nothing was saved"
+        log(f"stopped after {run.describe_progress(state)}; {next_step}")
+        return 128 + int(received[0])
     if args.export and comm.rank == 0:
         onnx.export(NETS[config["net"]], run.final(state), SHAPE, args.export)
-    tell(f"time: {time.perf_counter() - began:.1f} s")
+    log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
 
-def look(args: argparse.Namespace) -> int:
-    """Tests the params in a file, or the best ones of the run in a folder; or draws that run."""
-    began, path = time.perf_counter(), args.eval or args.report
-    folder = path if args.report or path.is_dir() else None
-    config = configured(args, folder)
-    task = made(config, run.read(args.data or config["data"], config["limit"], tell), args.workers)
+def evaluate(args: argparse.Namespace) -> int:
+    """Tests the params in a file or the best params of a run; or draws the report of a run."""
+    began, source = time.perf_counter(), args.eval or args.report
+    folder = source if args.report or source.is_dir() else None
+    config = build_config(args, folder)
+    task = build_task(config, run.read_data(args.data or config["data"], config["limit"], log), args.workers)
     if args.report:
-        for drawn in report(args.report, task.net, task.data.test):
-            tell(f"drawn: {drawn}")
+        for picture in report(args.report, task.net, task.data.test):
+            log(f"wrote: {picture}")
         return 0
-    params = fnn.load(folder / run.BEST if folder else path, NETS[config["net"]].init(0, SHAPE))
-    describe(task, params)
-    tell(run.result(run.tested(task, params)[1], len(task.data.test.labels)))
+    params = fnn.load(folder / run.BEST if folder else source, NETS[config["net"]].init(0, SHAPE))
+    log_setup(task, params)
+    log(run.format_accuracy(run.evaluate(task, params)[1], len(task.data.test.labels)))
     if args.export:
         onnx.export(NETS[config["net"]], params, SHAPE, args.export)
-    tell(f"time: {time.perf_counter() - began:.1f} s")
+    log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
 
-def configured(args: argparse.Namespace, folder: Path | None) -> run.Config:
-    """What decides the run's bits: the recipe with the flags over it, or what the folder says, and the flags agree."""
+def build_config(args: argparse.Namespace, folder: Path | None) -> run.Config:
+    """Returns the settings that determine the result: the recipe and the flags, or those of the run in the folder."""
     flags = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     recipe = RECIPES[args.recipe or "default"]
     config = {"recipe": "default", **recipe, "seed": 0, "limit": None, "data": None, "data_sha256": None, **flags}
     config["lr"] = args.lr or recipe["lr"].get(config["net"], recipe["lr"][recipe["net"]])
-    if not args.shard_size:  # as large as leaves one for each rank
+    if not args.shard_size:  # small enough for one shard per rank
         config["shard_size"] = min(config["shard_size"], max(1, config["batch_size"] // mpi.world().size))
-    return run.agreed(folder, config, flags, CHOICES) if folder else config
+    return run.check_config(folder, config, flags, CHOICES) if folder else config
 
 
-def made(config: run.Config, data: Dataset, workers: int | None) -> run.Task:
-    """The task that the configuration tells of."""
+def build_task(config: run.Config, data: Dataset, workers: int | None) -> run.Task:
+    """Builds the task with this configuration."""
     per_epoch = -(-len(data.train.labels) // config["batch_size"])
     rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
-    moves = [shift(config["shift"])] if config["shift"] else []
-    moves += [affine(*config["affine"])] if any(config["affine"]) else []
-    net, ranks = run.over_ranks(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
+    changes = [shift(config["shift"])] if config["shift"] else []
+    changes += [affine(*config["affine"])] if any(config["affine"]) else []
+    net, ranks = run.distribute(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
     return run.Task(
         net=net,
         loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
         optimizer=OPTIMIZERS[config["optimizer"]](rate, config["momentum"], config["weight_decay"]),
         rate=rate,
         data=data,
-        augment=compose(*moves),
+        augment=compose(*changes),
         key=fnn.Key(config["seed"]),
         ranks=ranks,
         **{name: config[name] for name in ("epochs", "batch_size", "shard_size")},
     )
 
 
-def describe(task: run.Task, params: fnn.Params) -> None:
-    """Tells what there is to learn from, and what learns."""
+def log_setup(task: run.Task, params: fnn.Params) -> None:
+    """Logs the data and the summary of the net."""
     data = task.data
-    tell(f"data: {data.source}: {len(data.train.labels)} images to train on, {len(data.test.labels)} to test on")
-    tell(summary(task.net, SHAPE, params))
+    log(f"data: {data.source}: {len(data.train.labels)} training images, {len(data.test.labels)} test images")
+    log(summary(task.net, SHAPE, params))
 
 
 def parse() -> argparse.Namespace:
-    """The command line's flags; a bad one ends the program with exit status 2."""
+    """Parses the command line; a bad flag ends the program with exit status 2."""
     parser = argparse.ArgumentParser(
         usage="python train.py [flags]",
         description="Trains a network on MNIST.",
-        epilog="\n".join(["recipes:", *map(shown, RECIPES)]),
+        epilog="\n".join(["recipes:", *map(format_recipe, RECIPES)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     flag = parser.add_argument
-    flag("--recipe", choices=RECIPES, help="what all that no other flag says follows from (default)")
-    flag("--net", choices=NETS, help="the convolutional, the fully connected or the deep convolutional net")
-    flag("--epochs", type=whole(1), metavar="N", help="how often to go through the images")
-    flag("--batch-size", type=whole(1), metavar="N", help="how many images a step looks at")
-    flag("--shard-size", type=whole(1), metavar="N", help="how many images, at most, a thread looks at at a time")
-    flag("--lr", type=rate, metavar="RATE", help="the learning rate at its height")
-    flag("--limit", type=whole(1), metavar="N", help="train on the first N images only")
-    flag("--data", type=given, metavar="DIR|digits", help="MNIST's folder, or drawn digits (FNN_DATA, or fetched)")
-    flag("--seed", type=whole(0), metavar="N", help="what all random draws follow from (0)")
-    flag("--workers", type=whole(1), metavar="N", help="how many threads work; changes no bit (one for each core)")
-    flag("--keep-every", type=seconds, default=30.0, metavar="SECONDS", help="how often a run keeps its state (30)")
-    flag("--export", type=place, metavar="FILE", help="write what was trained, or tested, as an ONNX model")
+    flag("--recipe", choices=RECIPES, help="preset for every setting not given by another flag (default)")
+    flag("--net", choices=NETS, help="convolutional, fully connected or deep convolutional net")
+    flag("--epochs", type=integer(1), metavar="N", help="passes over the training images")
+    flag("--batch-size", type=integer(1), metavar="N", help="images per step")
+    flag("--shard-size", type=integer(1), metavar="N", help="maximum images that one thread processes at a time")
+    flag("--lr", type=rate, metavar="RATE", help="peak learning rate")
+    flag("--limit", type=integer(1), metavar="N", help="train on the first N images only")
+    flag(
+        "--data",
+        type=nonempty,
+        metavar="DIR|digits",
+        help="MNIST's folder, or generated digits (FNN_DATA, or download)",
+    )
+    flag("--seed", type=integer(0), metavar="N", help="seed of all random numbers (0)")
+    flag("--workers", type=integer(1), metavar="N", help="threads (default: one per core); does not change the result")
+    flag("--keep-every", type=seconds, default=30.0, metavar="SECONDS", help="seconds between saved states (30)")
+    flag("--export", type=path, metavar="FILE", help="write the trained or tested net as an ONNX model")
     flag = parser.add_mutually_exclusive_group().add_argument
-    flag("--out", type=place, metavar="DIR", help="keep a run there: configuration, metrics, last state, best params")
-    flag("--resume", type=place, metavar="DIR", help="go on with the run in there, which ends in the same bits")
-    flag("--eval", type=place, metavar="FILE|DIR", help="train nothing: test these params, or the best of that run")
-    flag("--report", type=place, metavar="DIR", help="train nothing: draw the run in there: curves, mistakes and more")
+    flag("--out", type=path, metavar="DIR", help="save the run there: settings, metrics, last state, best params")
+    flag("--resume", type=path, metavar="DIR", help="continue the run in this folder; the result is identical")
+    flag("--eval", type=path, metavar="FILE|DIR", help="do not train: test these params, or the best ones of this run")
+    flag("--report", type=path, metavar="DIR", help="do not train: draw curves, mistakes and more of this run")
     args = parser.parse_args()
     if args.report and args.export:
         parser.error("argument --export: not allowed with argument --report")
     return args
 
 
-def shown(recipe: str) -> str:
-    """The lines of the help that tell what a recipe decides."""
+def format_recipe(recipe: str) -> str:
+    """Returns a recipe's settings as lines for the help."""
     text = ", ".join(f"{name} {value}" for name, value in RECIPES[recipe].items())
     return "\n".join(wrap(f"{recipe}: {text}", 100, initial_indent="  ", subsequent_indent="    "))
 

@@ -1,1 +1,1 @@
-"""How fast fnn is beside PyTorch and JAX (`python -m benchmarks`), and where its time goes (`benchmarks.profile`)."""
+"""Compares the speed of fnn, PyTorch and JAX (`python -m benchmarks`), and profiles fnn (`benchmarks.profile`)."""

@@ -1,4 +1,4 @@
-"""A workload as one step of fnn."""
+"""Makes a step of fnn from a workload."""
 
 import fnn
 from benchmarks.workloads import RATE, Array, Layer, Step, Workload
@@ -13,7 +13,7 @@ ACTIVATIONS = {"tanh": fnn.tanh, "sigmoid": fnn.sigmoid, "relu": fnn.relu}
 
 
 def operators(workload: Workload) -> list[fnn.Op]:
-    """The network's operators, in order."""
+    """Returns the network's operators, in order."""
     return [_operator(layer) for layer in workload.layers]
 
 
@@ -26,10 +26,10 @@ def _operator(layer: Layer) -> fnn.Op:
 
 
 def flops(workload: Workload) -> int:
-    """Multiplications and additions in the products of one step over the whole batch, whoever takes it.
+    """Returns the multiplications and additions in the products of one step over the whole batch, for any framework.
 
     Each layer with weights has one product forward and, in training, one of the same size for the weights' gradient
-    and one for the input's; the first layer's input gradient is nobody's and is not counted.
+    and one for the input's gradient, except for the first layer, whose input gradient is not needed.
     """
     found = layers(fnn.serial(*operators(workload)), workload.shape)
     forward = [2 * layer.multiply_adds for layer in found if layer.multiply_adds]
@@ -37,18 +37,18 @@ def flops(workload: Workload) -> int:
 
 
 def batch(workload: Workload) -> tuple[Array, Array]:
-    """The workload's batch: vectors as they come, images with the batch axis innermost in memory, as fnn's own data."""
+    """Returns the workload's batch; images have the batch axis innermost in memory, as from `as_float`."""
     x, y = workload.data()
     return from_wchn(to_wchn(x)) if workload.images else x, y
 
 
 def step(workload: Workload, threads: int) -> Step:
-    """The network with its batch in shards over threads."""
+    """Returns a step of the network, with the batch in shards over threads."""
     return step_of(shard(fnn.serial(*operators(workload)), workers=threads), workload)
 
 
 def step_of(net: fnn.Op, workload: Workload, loss: Loss = fnn.cross_entropy, optimizer: Optimizer = SGD) -> Step:
-    """The workload's step by a given network, loss and optimizer."""
+    """Returns a step of the workload with this network, loss and optimizer."""
     x, y = batch(workload)
     params = net.init(0, workload.shape)
     if not workload.train:

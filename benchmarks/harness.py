@@ -1,4 +1,4 @@
-"""Worker processes, and rounds in which they work in turn, one at a time."""
+"""Worker processes, which run one at a time, in rounds."""
 
 import json
 import os
@@ -13,37 +13,37 @@ from typing import IO, NamedTuple, Protocol
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
-"""Where Python finds both packages as this checkout has them."""
+"""The folder of this checkout, from which workers import fnn and benchmarks."""
 
 
 class Reply(NamedTuple):
-    """What a worker answers: the median time of a step, and the most memory that the process has held."""
+    """A worker's answer: the median time of a step, and the peak memory of the process."""
 
     ms: float
     peak_mb: float | None
 
 
-class Asked(Protocol):
-    """What takes requests for a peer, as a worker does."""
+class Timer(Protocol):
+    """Times the workloads of a peer."""
 
     peer: str
 
     def ask(self, workload: str, seconds: float, /) -> Reply:
-        """How long the workload's steps take. Raises WorkerError."""
+        """Times the workload's steps. Raises WorkerError."""
 
 
 class WorkerError(Exception):
-    """What a worker could not do, in one line."""
+    """The reason why a worker failed, in one line."""
 
 
 class Worker:
-    """A process that times one peer's steps on a number of threads; `working` makes one."""
+    """A process that times one peer's steps; `start_worker` starts it."""
 
     def __init__(self, peer: str, process: Popen[str], errors: IO[str]) -> None:
         self.peer, self._process, self._errors = peer, process, errors
 
     def ask(self, workload: str, seconds: float) -> Reply:
-        """How long the workload's steps take, of as many as some seconds have room for. Raises WorkerError."""
+        """Times the workload's steps for some seconds. Raises WorkerError."""
         requests, replies = self._process.stdin, self._process.stdout
         assert requests is not None
         assert replies is not None
@@ -53,22 +53,22 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(f"its process ended: {self._last_words()}")
+            raise WorkerError(f"its process ended: {self._last_error()}")
         reply = json.loads(line)
         if "error" in reply:
             raise WorkerError(reply["error"])
         return Reply(**reply)
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         self._process.wait()
         self._errors.seek(0)
-        said = [line for line in self._errors.read().splitlines() if line.strip()]
-        return said[-1] if said else f"return code {self._process.returncode}"
+        lines = [line for line in self._errors.read().splitlines() if line.strip()]
+        return lines[-1] if lines else f"return code {self._process.returncode}"
 
 
 @contextmanager
-def working(peer: str, threads: int) -> Iterator[Worker]:
-    """A worker for the peer, whose process ends with the `with` block."""
+def start_worker(peer: str, threads: int) -> Iterator[Worker]:
+    """Starts a worker for the peer; its process ends with the block."""
     command = [sys.executable, "-m", "benchmarks.worker", peer, str(threads)]
     environment = {**os.environ, **PEERS[peer].environment(threads)}
     with (
@@ -82,34 +82,34 @@ def working(peer: str, threads: int) -> Iterator[Worker]:
 
 
 class Job(NamedTuple):
-    """A workload that a worker is asked to time, again in each round."""
+    """A workload for a worker to time in each round."""
 
-    worker: Asked
+    worker: Timer
     workload: str
 
 
 class Outcome(NamedTuple):
-    """What came of some jobs."""
+    """The results of jobs."""
 
     replies: dict[str, dict[str, list[Reply]]]
-    """By workload and peer, one reply a round; a job that ever failed has none."""
+    """By workload and peer, one reply per round; none for a job that failed in any round."""
 
     failures: dict[str, dict[str, str]]
-    """By peer and workload, why a job failed."""
+    """By peer and workload, the reason why a job failed."""
 
     def times(self, workload: str) -> dict[str, list[float]]:
-        """The milliseconds of each peer that did the workload, one a round."""
+        """Returns the milliseconds of each peer with this workload, one per round."""
         return {peer: [reply.ms for reply in replies] for peer, replies in self.replies.get(workload, {}).items()}
 
 
-def in_turn(jobs: Sequence[Job], rounds: int, seconds: float, tell: Callable[[str], None]) -> Outcome:
-    """Asks every job once a round, in order, and a job that failed no more; `tell` hears what is under way."""
+def run_rounds(jobs: Sequence[Job], rounds: int, seconds: float, log: Callable[[str], None]) -> Outcome:
+    """Runs every job once per round, in order, until it fails; `log` gets the progress."""
     outcome = Outcome({}, {})
     for nth in range(1, rounds + 1):
         for worker, workload in jobs:
             if workload in outcome.failures.get(worker.peer, {}):
                 continue
-            tell(f"round {nth} of {rounds}: {workload}, {worker.peer}")
+            log(f"round {nth} of {rounds}: {workload}, {worker.peer}")
             replies = outcome.replies.setdefault(workload, {})
             try:
                 replies.setdefault(worker.peer, []).append(worker.ask(workload, seconds))

@@ -1,4 +1,4 @@
-"""A workload as one step of JAX, compiled. Channels last, and pooling as a maximum over axes, are its fastest ways."""
+"""Makes a compiled step of JAX from a workload; channels last and pooling by `max` over axes are fastest."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}
 
 
 def step(workload: Workload, threads: int) -> Step:
-    """The network as a function of its parameters, the whole step under jit; `threads` are set by the environment."""
+    """Returns a step, compiled as a whole; the environment sets the number of threads."""
     inputs, labels = workload.data()
     x = jnp.asarray(np.moveaxis(inputs, 1, -1) if workload.images else inputs)
     y = jnp.asarray(labels)
@@ -39,7 +39,7 @@ def step(workload: Workload, threads: int) -> Step:
 
 
 def init(workload: Workload) -> list[tuple[Any, Any]]:
-    """Weights and biases of each layer that has them."""
+    """Returns the weights and biases of each layer that has them."""
     rng = np.random.default_rng(0)
     params = []
     for layer, shape in workload.inputs():
@@ -52,7 +52,7 @@ def init(workload: Workload) -> list[tuple[Any, Any]]:
 
 
 def apply(workload: Workload, params: list[tuple[Any, Any]], x: Any) -> Any:
-    """The network's output, for images of shape (batch, height, width, channels)."""
+    """Returns the network's output; images have shape (batch, height, width, channels)."""
     weights = iter(params)
     for kind, size in workload.layers:
         if kind == "conv":

@@ -1,4 +1,4 @@
-"""The machine and this process's part of it: cores, memory, and what else is running. Linux tells all, others less."""
+"""Information about the machine and this process: cores, memory, other programs. Only Linux provides all of it."""
 
 import os
 import platform
@@ -8,36 +8,36 @@ from time import monotonic
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Returns the processor's name."""
     found = re.search(r"model name\s*: (.+)", _read("/proc/cpuinfo"))
     return found[1] if found else platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pin(threads: int) -> None:
-    """Keeps this process, and what it starts, to the first `threads` of the cores that it may use."""
+    """Restricts this process and its children to the first `threads` of its cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def peak_mb() -> float | None:
-    """The most memory that this process has held, in megabytes."""
+    """Returns the peak memory of this process in megabytes."""
     found = re.search(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status"))
     return int(found[1]) * 1024 / 1e6 if found else None
 
 
 class Others:
-    """How many cores other programs keep busy, from when it is made."""
+    """Measures how many cores other programs use, from its creation on."""
 
     def __init__(self) -> None:
         self._start = monotonic(), _busy_seconds(), _own_seconds()
 
     def cores(self) -> float | None:
-        """Their number on average so far, counting as ours this process and those of its children that have ended."""
+        """Returns the mean number of cores used by others so far, without this process and its finished children."""
         start, busy, own = self._start
         now = _busy_seconds()
         if now is None or busy is None:
@@ -46,7 +46,7 @@ class Others:
 
 
 def _busy_seconds() -> float | None:
-    """The seconds that all cores have worked since the system started, what a host took from them included."""
+    """Returns the busy seconds of all cores since the system started, including time taken by the host."""
     found = re.match(r"cpu +" + r"(\d+) " * 8, _read("/proc/stat"))
     if not found:
         return None
@@ -59,7 +59,7 @@ def _own_seconds() -> float:
 
 
 def _read(path: str) -> str:
-    """The text of one of Linux's files about itself; nothing where there is none."""
+    """Returns the text of a file under /proc, or "" if there is none."""
     try:
         return Path(path).read_text("utf-8")
     except OSError:

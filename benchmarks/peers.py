@@ -1,4 +1,4 @@
-"""Who is timed: each framework in each way of using it, with what keeps it to a number of threads."""
+"""The frameworks that are compared, each with its options and the variables that limit its threads."""
 
 from importlib import import_module
 from typing import NamedTuple
@@ -7,23 +7,23 @@ from benchmarks.workloads import Step, Workload
 
 
 class Peer(NamedTuple):
-    """A framework, in one of the ways of using it."""
+    """A framework with options."""
 
     package: str
     options: dict[str, bool] = {}  # noqa: RUF012
-    """What the `step` of the package's module takes beside the workload and the threads."""
+    """Keyword arguments for `step` in the package's module."""
 
     images_only: bool = False
-    """Whether the way differs from the package's plain one for images only."""
+    """Whether the options matter for images only."""
 
     def step(self, workload: Workload, threads: int) -> Step:
-        """One step, ready to be called; it imports the package, and raises what the package raises."""
+        """Imports the package and returns a step; errors of the package are raised as they are."""
         step: Step = import_module(f"benchmarks.{self.package}_peer").step(workload, threads, **self.options)
         return step
 
     def environment(self, threads: int) -> dict[str, str]:
-        """The variables that keep a process to `threads` threads on the CPU; set before its first import."""
-        blas = 1 if self.package == "fnn" else threads  # fnn's threads are its own, and BLAS is held to one in each
+        """Returns environment variables that limit a process to `threads` threads on the CPU."""
+        blas = 1 if self.package == "fnn" else threads  # fnn has its own threads, with one BLAS thread each
         eigen = "true" if threads > 1 else "false"
         return {
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(blas)),
@@ -39,4 +39,4 @@ PEERS = {
     "torch-compile": Peer("torch", {"channels_last": True, "compiled": True}),
     "jax": Peer("jax"),
 }
-"""All of them, by the names that the command takes; fnn is what the others are compared with."""
+"""All peers, by the names for the command line; the others are compared with fnn."""

@@ -1,4 +1,4 @@
-"""Where a step of fnn spends its time, operator by operator: `python -m benchmarks.profile WORKLOAD`."""
+"""Profiles a step of fnn by operator: `python -m benchmarks.profile WORKLOAD`."""
 
 import argparse
 import os
@@ -19,14 +19,14 @@ from fnn.optim import Optimizer
 from fnn.transforms import shard
 
 
-class Watch:
-    """Makes functions note how long their calls take; threads may do so at once, as a note is one append to a list."""
+class Stopwatch:
+    """Records the time of each call of its functions. Threads may call them at once: a record is one list append."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, float]] = []
 
     def timed(self, name: str, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, each of whose calls is noted as `part` of `name`."""
+        """Returns `function` with each call recorded as `part` of `name`."""
 
         def call(*args: Any) -> Any:
             start = perf_counter()
@@ -37,7 +37,7 @@ class Watch:
         return call
 
     def pair(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, which returns a result and its vjp as operators and losses do, with both of them timed."""
+        """Returns `function`, an operator's `apply` or a loss, with its calls and those of its vjp recorded."""
         forward = self.timed(name, "forward", function)
 
         def call(*args: Any) -> Any:
@@ -47,7 +47,7 @@ class Watch:
         return call
 
     def spent(self) -> dict[tuple[str, str], float]:
-        """The milliseconds noted so far, added up by name and part."""
+        """Returns the total milliseconds so far, by name and part."""
         spent: dict[tuple[str, str], float] = defaultdict(float)
         for name, part, elapsed in self.calls:
             spent[name, part] += 1e3 * elapsed
@@ -55,28 +55,28 @@ class Watch:
 
     def op(self, name: str, op: Op) -> Op:
         """The same operator, timed: an operator from an operator."""
-        return Op(op.init, self.pair(name, op.apply), kind=op.kind, parts=op.parts, draws=True)
+        return Op(op.init, self.pair(name, op.apply), kind=op.kind, wraps=op, takes_key=True)
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """The same optimizer, its update timed."""
+        """Returns the same optimizer with its update timed."""
         return Optimizer(optimizer.init, self.timed("update", "forward", optimizer.update))
 
 
-def watched_step(workload: Workload, threads: int, watch: Watch) -> Step:
-    """The step that the benchmark times, with each part of its network, its loss and its update noted in `watch`."""
+def timed_step(workload: Workload, threads: int, watch: Stopwatch) -> Step:
+    """Returns the benchmark's step; each operator, the loss and the update are timed by `watch`."""
     parts = serial(*operators(workload)).parts
     net = shard(serial(*(watch.op(name, op) for name, op in parts.items())), workers=threads)
     return step_of(net, workload, watch.pair("loss", cross_entropy), watch.optimizer(SGD))
 
 
 def profile(workload: Workload, threads: int, seconds: float) -> str:
-    """A Markdown table of the milliseconds that each part takes in a step.
+    """Returns a Markdown table of the milliseconds per part of a step.
 
-    They are means over the faster half of the steps in some seconds: those that nothing else on the machine disturbed,
-    and means add up. With several threads, a part's time is that of all of them together, and so is the whole.
+    They are means over the faster half of the steps, which other programs disturbed less. With several threads, times
+    are sums over all threads.
     """
-    watch = Watch()
-    step = watched_step(workload, threads, watch)
+    watch = Stopwatch()
+    step = timed_step(workload, threads, watch)
     steps: list[tuple[float, dict[tuple[str, str], float]]] = []
     end = perf_counter() + seconds
     while (start := perf_counter()) < end or len(steps) < 3:
@@ -85,36 +85,36 @@ def profile(workload: Workload, threads: int, seconds: float) -> str:
         steps.append((1e3 * (perf_counter() - start), watch.spent()))
     faster = sorted(steps, key=lambda step: step[0])[: (len(steps) + 1) // 2]
     times = {key: mean(spent[key] for _, spent in faster) for key in faster[0][1]}
-    return _told(times, mean(total for total, _ in faster), threads)
+    return _format(times, mean(total for total, _ in faster), threads)
 
 
-def _told(times: dict[tuple[str, str], float], total: float, threads: int) -> str:
-    rows, whole = [], total * threads
+def _format(times: dict[tuple[str, str], float], total: float, threads: int) -> str:
+    rows, all_threads = [], total * threads
     for name in dict.fromkeys(name for name, _ in times):
         parts = [times.get((name, part)) for part in ("forward", "vjp")]
-        share = sum(filter(None, parts)) / whole
+        share = sum(filter(None, parts)) / all_threads
         rows.append([name, *(NOTHING if ms is None else time_text(ms) for ms in parts), f"{share:.1%}"])
-    rest = whole - sum(times.values())
-    rows.append(["all else", time_text(rest), NOTHING, f"{rest / whole:.1%}"])
+    rest = all_threads - sum(times.values())
+    rows.append(["rest", time_text(rest), NOTHING, f"{rest / all_threads:.1%}"])
     rows.append(["step", time_text(total), NOTHING, NOTHING])
     return table(["part", "forward, ms", "vjp, ms", "share"], rows)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Profiles what the command line asks for."""
+    """Profiles the workload of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.profile", description="Times a step of fnn part by part.")
     parser.add_argument("workload", choices=WORKLOADS, metavar="WORKLOAD", help=f"one of {', '.join(WORKLOADS)}")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="the number of threads")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for how long steps are timed")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="seconds of measurement")
     args = parser.parse_args(argv)
     if not 1 <= args.threads <= usable_cores():
-        parser.error(f"--threads {args.threads}: this process may use 1 to {usable_cores()}")
+        parser.error(f"--threads: expected 1 to {usable_cores()}, got {args.threads}")
     pin(args.threads)
     print(profile(WORKLOADS[args.workload], args.threads, args.seconds))
 
 
 if __name__ == "__main__":
-    held = PEERS["fnn"].environment(threads=1)
-    if not held.items() <= os.environ.items():  # NumPy is imported by now: begin again where BLAS keeps to one thread
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.profile", *sys.argv[1:]], {**os.environ, **held})
+    limits = PEERS["fnn"].environment(threads=1)
+    if not limits.items() <= os.environ.items():  # NumPy reads them at its import, so restart the program with them
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.profile", *sys.argv[1:]], {**os.environ, **limits})
     main(sys.argv[1:])

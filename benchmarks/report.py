@@ -1,21 +1,21 @@
-"""From times to what they say: ratios, shares, and tables in Markdown."""
+"""Ratios of times, and tables in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 NOTHING = "-"
-"""What a cell says where there is nothing to say."""
+"""The text of an empty cell."""
 
 
 def best_peer(times: Mapping[str, Sequence[float]]) -> str | None:
-    """The peer whose median time over the run is the least, fnn aside; None when there is none."""
+    """Returns the peer other than fnn with the lowest median time, or None without peers."""
     return min((name for name in times if name != "fnn"), key=lambda name: median(times[name]), default=None)
 
 
 def ratios(times: Mapping[str, Sequence[float]]) -> list[float]:
-    """How many times as fast as the best peer fnn was, in each round; empty without fnn or without a peer.
+    """Returns the best peer's time divided by fnn's, for each round; empty without fnn or without peers.
 
-    Times of one round stand next to each other on the clock, so that a slow moment of the machine strikes both.
+    Times of one round are measured right after each other, so that a slow moment of the machine affects both.
     """
     best = best_peer(times)
     if best is None or "fnn" not in times:
@@ -24,30 +24,30 @@ def ratios(times: Mapping[str, Sequence[float]]) -> list[float]:
 
 
 def ratio_text(values: Sequence[float]) -> str:
-    """The median, with the least and the greatest beside it."""
+    """Formats the median, the minimum and the maximum."""
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else NOTHING
 
 
 def time_text(ms: float) -> str:
-    """Milliseconds, to three digits or to the microsecond's tenth."""
+    """Formats milliseconds with three digits, or to a tenth of a microsecond."""
     return f"{ms:.4f}" if ms < 0.1 else f"{ms:.3f}" if ms < 1 else f"{ms:.2f}" if ms < 10 else f"{ms:.1f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are as wide as their cells, the first to the left and the others to the right."""
+    """Formats a Markdown table; the first column is left-aligned, the others right-aligned."""
     lines = [header, *rows]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
 
-    def drawn(cells: Sequence[str]) -> str:
+    def format_row(cells: Sequence[str]) -> str:
         first, *others = zip(cells, widths, strict=True)
         return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(map(drawn, [header, rule, *rows]))
+    return "\n".join(map(format_row, [header, rule, *rows]))
 
 
 def left_out(failures: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """A line for each peer and reason, from `failures[peer][workload]`: which workloads it was left out of, and why."""
+    """Returns a line for each peer and reason in `failures[peer][workload]`, with the workloads that it lacks."""
     lines = []
     for peer, reasons in failures.items():
         for reason in dict.fromkeys(reasons.values()):

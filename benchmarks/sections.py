@@ -1,4 +1,4 @@
-"""The parts of the report, each measured and then told in Markdown: steps, memory, growth, imports."""
+"""The sections of the report, each measured and formatted in Markdown: steps, memory, growth, imports."""
 
 import subprocess
 import sys
@@ -8,42 +8,42 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.fnn_peer import flops
-from benchmarks.harness import ROOT, Job, Outcome, in_turn, working
+from benchmarks.harness import ROOT, Job, Outcome, run_rounds, start_worker
 from benchmarks.peers import PEERS
 from benchmarks.report import NOTHING, best_peer, left_out, ratio_text, ratios, table, time_text
 from benchmarks.workloads import GROWTH, MEMORY, SGEMM, Workload
 
 
 class Plan(NamedTuple):
-    """How to measure: which peers, how many rounds, how long each has in a round, and who hears of the progress."""
+    """How to measure: the peers, the rounds, the seconds per turn, and a function that shows the progress."""
 
     peers: Sequence[str]
     rounds: int
     seconds: float
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     def run(self, jobs: Sequence[Job]) -> Outcome:
-        """The jobs in turn, round by round."""
-        return in_turn(jobs, self.rounds, self.seconds, self.tell)
+        """Runs the jobs in rounds."""
+        return run_rounds(jobs, self.rounds, self.seconds, self.log)
 
 
 def steps(plan: Plan, workloads: Sequence[Workload], threads: int) -> str:
-    """Each peer's time for each workload, fnn's speed over the best other's, and its share of what BLAS can do."""
+    """Measures each peer's time per workload, fnn's speed relative to the best peer, and relative to BLAS's peak."""
     with ExitStack() as stack:
-        workers = {peer: stack.enter_context(working(peer, threads)) for peer in plan.peers}
+        workers = {peer: stack.enter_context(start_worker(peer, threads)) for peer in plan.peers}
         jobs = [Job(workers["fnn"], name) for name in SGEMM if "fnn" in workers]
         for work in workloads:
             jobs += [Job(workers[peer], work.name) for peer in workers if work.images or not PEERS[peer].images_only]
         outcome = plan.run(jobs)
     core = core_gflops(outcome)
-    header = ["ms a step", *plan.peers, "fnn over the best", "share of peak"]
+    header = ["ms per step", *plan.peers, "speed of fnn / best peer", "share of peak"]
     rows = [_step_row(plan.peers, work, outcome.times(work.name), core and core * threads) for work in workloads]
     peak = f"The peak is {threads} x {core:.0f} GFLOP/s, NumPy's sgemm on one core." if core else ""
     return _section(f"Steps, {_threads(threads)}", table(header, rows), peak, *left_out(outcome.failures))
 
 
 def core_gflops(outcome: Outcome) -> float | None:
-    """The most that one core does in matrix products, of the median rates of those that were timed."""
+    """Returns the highest median rate of the matrix products, on one core."""
     speeds = [SGEMM[name].flops / median(outcome.times(name)["fnn"]) / 1e6 for name in SGEMM if outcome.times(name)]
     return max(speeds, default=None)
 
@@ -58,9 +58,9 @@ def _step_row(peers: Sequence[str], work: Workload, times: dict[str, list[float]
 
 
 def memory(plan: Plan, threads: int) -> str:
-    """The most memory that a process of each peer holds when it does nothing but one workload's steps."""
+    """Measures the peak memory of each peer's process with one workload."""
     with ExitStack() as stack:
-        jobs = [Job(stack.enter_context(working(peer, threads)), MEMORY.name) for peer in plan.peers]
+        jobs = [Job(stack.enter_context(start_worker(peer, threads)), MEMORY.name) for peer in plan.peers]
         outcome = plan._replace(rounds=1).run(jobs)
     rows = [[peer, _megabytes(replies[-1].peak_mb)] for peer, replies in outcome.replies.get(MEMORY.name, {}).items()]
     title = f"Memory of a process that trains {MEMORY.name}, {_threads(threads)}"
@@ -68,36 +68,38 @@ def memory(plan: Plan, threads: int) -> str:
 
 
 def growth(plan: Plan, threads: int) -> str:
-    """The time that fnn takes an image and its memory, for ever larger batches, each in a process of its own."""
+    """Measures fnn's time per image and its memory for larger and larger batches, each in its own process."""
     with ExitStack() as stack:
-        outcome = plan.run([Job(stack.enter_context(working("fnn", threads)), work.name) for work in GROWTH])
+        outcome = plan.run([Job(stack.enter_context(start_worker("fnn", threads)), work.name) for work in GROWTH])
     rows, first = [], None
     for work in GROWTH:
         if replies := outcome.replies.get(work.name, {}).get("fnn"):
             image = 1e3 * median(reply.ms for reply in replies) / work.batch
             first = first or image
             rows.append([str(work.batch), f"{image:.1f}", f"{image / first:.2f}", _megabytes(replies[-1].peak_mb)])
-    header = ["batch", "µs an image", "over the first", "peak MB"]
+    header = ["batch", "µs per image", "relative to the first", "peak MB"]
     return _section(f"Growth of cnn, fnn, {_threads(threads)}", table(header, rows), *left_out(outcome.failures))
 
 
 def imports(plan: Plan) -> str:
-    """How long each package takes to import in a fresh Python: fnn beyond NumPy, the others with what they import."""
+    """Measures the import time of each package in a new process: fnn without NumPy, the others with all they import."""
     packages = dict.fromkeys(["numpy", *(PEERS[peer].package for peer in plan.peers)])
     times: dict[str, list[float]] = {}
     for _ in range(1 + max(5, plan.rounds)):
         for package in packages:
-            plan.tell(f"import {package}")
+            plan.log(f"import {package}")
             if (ms := _import_ms(package)) is not None:
                 times.setdefault(package, []).append(ms)
-    rows = [[package, f"{median(counted):.0f}"] for package, (_, *counted) in times.items()]  # the first fills caches
+    rows = [
+        [package, f"{median(counted):.0f}"] for package, (_, *counted) in times.items()
+    ]  # the first import fills caches
     missing = ", ".join(package for package in packages if package not in times)
-    note = "fnn's time is what it adds to NumPy's."
+    note = "fnn's time is without NumPy's."
     return _section("Imports", table(["import", "ms"], rows), note, missing and f"Left out: {missing}.")
 
 
 def _import_ms(package: str) -> float | None:
-    """The milliseconds of one import, or None where there is no such package."""
+    """Returns the milliseconds of one import, or None if the package is missing."""
     before = "import numpy" if package == "fnn" else "pass"
     code = f"{before}\nfrom time import perf_counter as now\nstart = now()\nimport {package}\nprint(now() - start)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A workload as one step of PyTorch: eager, with channels last, or compiled."""
+"""Makes a step of PyTorch from a workload: eager, with channels last, or compiled."""
 
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 
 
 def step(workload: Workload, threads: int, *, channels_last: bool = False, compiled: bool = False) -> Step:
-    """The network as modules; compiled, the whole step is one graph, since compiling less is slower than eager."""
+    """Returns a step. If compiled, the whole step is one graph, because compiling less is slower than eager mode."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = network(workload)
@@ -26,7 +26,7 @@ def step(workload: Workload, threads: int, *, channels_last: bool = False, compi
 
 
 def network(workload: Workload) -> Any:
-    """The network as PyTorch's modules, initialised as they initialise themselves."""
+    """Returns the network as PyTorch modules with their default initialisation."""
     modules: list[Any] = []
     for (kind, size), shape in workload.inputs():
         if kind == "conv":
@@ -79,6 +79,6 @@ def _compiled_training(net: Any, x: Any, y: Any) -> Step:
 
 
 def _compile(function: Any) -> Any:
-    """`function` compiled for just these shapes, or an error: never a quiet return to eager code."""
-    torch._dynamo.config.recompile_limit = 100  # each workload is another version of the same code
+    """Compiles `function` for these shapes; raises an error instead of falling back to eager mode."""
+    torch._dynamo.config.recompile_limit = 100  # each workload compiles the same code again
     return torch.compile(function, fullgraph=True, dynamic=False)

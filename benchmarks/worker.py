@@ -1,6 +1,6 @@
-"""One peer in a process of its own, which times what it is asked to: `python -m benchmarks.worker PEER THREADS`.
+"""A process that times the workloads of one peer: `python -m benchmarks.worker PEER THREADS`.
 
-Requests come as lines of JSON on the standard input, and each is answered by a line on what was the standard output.
+It reads requests from stdin and writes replies to stdout, one line of JSON each.
 """
 
 import json
@@ -15,19 +15,19 @@ from benchmarks.workloads import SGEMM, WORKLOADS, Step
 
 
 def main(name: str, threads: int) -> None:
-    """Answers requests until there are no more."""
+    """Answers requests until stdin ends."""
     pin(threads)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a framework prints is no reply
+    os.dup2(2, 1)  # output of a framework goes to stderr
     peer, steps = PEERS[name], dict[str, Step]()
     for line in sys.stdin:
         print(json.dumps(answer(peer, threads, steps, **json.loads(line))), file=replies)
 
 
 def answer(peer: Peer, threads: int, steps: dict[str, Step], workload: str, seconds: float) -> dict[str, object]:
-    """`ms`, the median of a workload's steps over some seconds, and `peak_mb`; or `error`, why there is none.
+    """Returns `ms`, the median time of a workload's steps, and `peak_mb`, or the reason of a failure as `error`.
 
-    `steps` keeps each step for the next time.
+    `steps` caches the steps.
     """
     try:
         if workload not in steps:
@@ -40,7 +40,7 @@ def answer(peer: Peer, threads: int, steps: dict[str, Step], workload: str, seco
 
 
 def time_steps(step: Step, seconds: float) -> list[float]:
-    """The seconds that each step takes, of as many as fit and of three at least."""
+    """Returns the seconds of each step, for as many steps as fit and at least three."""
     times: list[float] = []
     now = perf_counter()
     end = now + seconds

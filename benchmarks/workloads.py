@@ -1,4 +1,4 @@
-"""What is timed: networks and batches, told without any framework."""
+"""The workloads: networks and batches, independent of any framework."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 Step: TypeAlias = Callable[[], object]
-"""Does a workload once: the forward pass, or forward, loss, gradients and update. What it returns is dropped."""
+"""Runs a workload once: the forward pass, or forward, loss, gradients and update. Its result is ignored."""
 
 RATE = 1e-3
-"""The learning rate: small, so that thousands of steps on one batch end in no extreme numbers."""
+"""The learning rate: small, so that thousands of steps on one batch stay finite."""
 
 
 class Layer(NamedTuple):
@@ -23,7 +23,7 @@ class Layer(NamedTuple):
     """The output channels of a convolution, the kernel of a pooling, the output features of a dense layer."""
 
     def output(self, shape: Shape) -> Shape:
-        """The shape of one example's output."""
+        """Returns the shape of one example's output."""
         if self.kind == "conv":
             return (self.size, *shape[1:])
         if self.kind == "maxpool":
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """A network with the batch that it is trained on, or only applied to."""
+    """A network and a batch, for training or for inference."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -42,25 +42,25 @@ class Workload(NamedTuple):
 
     @property
     def images(self) -> bool:
-        """Whether its input has channels, whose order in memory a framework may choose."""
+        """Whether the input has channels; frameworks may choose their memory order."""
         return len(self.shape) == 3
 
     def inputs(self) -> Iterator[tuple[Layer, Shape]]:
-        """Each layer with the shape of one example of its input."""
+        """Yields each layer with the shape of one example of its input."""
         shape = self.shape
         for layer in self.layers:
             yield layer, shape
             shape = layer.output(shape)
 
     def data(self) -> tuple[Array, Array]:
-        """The batch: inputs (batch, *shape) in [-1, 1), and labels below the number of classes."""
+        """Returns the inputs (batch, *shape) in [-1, 1), and labels below the number of classes."""
         rng = np.random.default_rng(0)
         inputs = rng.random((self.batch, *self.shape), np.float32) * 2 - 1
         return inputs, rng.integers(0, self.layers[-1].size, self.batch)
 
 
 class Product(NamedTuple):
-    """Matrix products of one size, (many, m, k) times (k, n): what the machine can do, to measure steps against."""
+    """Matrix products of one size, (many, m, k) times (k, n), which show the peak speed of the machine."""
 
     many: int
     m: int
@@ -73,7 +73,7 @@ class Product(NamedTuple):
         return 2 * self.many * self.m * self.k * self.n
 
     def step(self) -> Step:
-        """The products by NumPy."""
+        """Returns the products by NumPy."""
         a = np.ones((self.many, self.m, self.k), np.float32)
         b, out = np.ones((self.k, self.n), np.float32), np.empty((self.many, self.m, self.n), np.float32)
         return lambda: np.matmul(a, b, out=out)
@@ -106,27 +106,27 @@ FAMILIES: dict[str, tuple[Workload, ...]] = {
     "lenet": (Workload("lenet", LENET, IMAGE, 100),),
     "infer": tuple(Workload(f"infer-{n}", CNN, IMAGE, n, train=False) for n in (1, 256)),
 }
-"""The workloads by the names that the commands take."""
+"""The workloads by family; the command line accepts these names."""
 
 GROWTH = tuple(Workload(f"cnn-{n}", CNN, IMAGE, n) for n in (64, 256, 1024, 4096))
 """The same step for batches up to 64 times as large."""
 
 MEMORY = Workload("cnn-256", CNN, IMAGE, 256)
-"""The step whose memory is measured."""
+"""The workload for the memory measurement."""
 
 SGEMM = {"sgemm-1024": Product(1, 1024, 1024, 1024), "sgemm-small": Product(64, 64, 96, 128)}
-"""A large product, which BLAS packs, and small ones, below the million at which OpenBLAS begins to."""
+"""A large product, which OpenBLAS packs, and small ones below the million multiply-adds from which it packs."""
 
 WORKLOADS = {work.name: work for work in (*(w for family in FAMILIES.values() for w in family), *GROWTH)}
 
 
 def select(names: list[str]) -> list[Workload]:
-    """The workloads of the families or of the single workloads named, in the order of FAMILIES, each once.
+    """Returns the workloads with these names or families, each once, in the order of FAMILIES.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for an unknown name.
     """
     known = {work.name for family in FAMILIES.values() for work in family}
     if wrong := [name for name in names if name not in FAMILIES and name not in known]:
         singles = sorted(known - FAMILIES.keys())
-        raise ValueError(f"no workload {wrong[0]!r}: there are {', '.join(FAMILIES)}, and singly {', '.join(singles)}")
+        raise ValueError(f"expected workloads from {', '.join([*FAMILIES, *singles])}, got {wrong[0]!r}")
     return [work for family, works in FAMILIES.items() for work in works if family in names or work.name in names]

@@ -1,11 +1,11 @@
-"""A residual net with batch normalisation learns to read drawn digits: `python examples/residual.py`."""
+"""Trains a residual net with batch normalisation on generated digits: `python examples/residual.py`."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: these products are small
-sys.path.append(str(Path(__file__).parents[1]))  # so that a checkout need not be installed
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported: faster for small matrix products
+sys.path.append(str(Path(__file__).parents[1]))  # finds the library without installing it
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fnn.data import as_float, batches, digits
 
 
 def block(channels: int) -> fnn.Op:
-    """The two convolutions that a residual block adds to its input. He et al., 2016."""
+    """A residual block with two convolutions. He et al., 2016."""
     first = conv(channels, 3, padding=1, bias=False), batch_norm(), relu
     return residual(serial(*first, conv(channels, 3, padding=1, bias=False), batch_norm()))
 
@@ -28,7 +28,7 @@ net = serial(
 
 
 def main(n: int = 6000, epochs: int = 4, seed: int = 0) -> float:
-    """Trains on `n` digits; returns the accuracy on a thousand others."""
+    """Trains on `n` digits; returns the accuracy on 1000 others."""
     key = fnn.Key(seed)
     train, test = digits(n, key.fold("train")), digits(1000, key.fold("test"))
     params = net.init(key.fold("init"), (1, 28, 28))
@@ -39,11 +39,11 @@ def main(n: int = 6000, epochs: int = 4, seed: int = 0) -> float:
         losses = []
         for i, batch in enumerate(batches(n, 100, key.fold("batches", epoch))):
             x, y = as_float(train.images[batch]), train.labels[batch]
-            (loss, _), grads = step(params, x, y, key.fold("step", epoch, i))  # a key: batch_norm goes by the batch
+            (loss, _), grads = step(params, x, y, key.fold("step", epoch, i))  # with a key: training
             params, state = optimizer.update(params, grads, state)
             losses.append(loss)
-        some = (as_float(train.images[i : i + 100]) for i in range(0, min(n, 2000), 100))
-        out, _ = net.apply(fnn.calibrate(net, params, some), as_float(test.images))  # no key: by statistics
+        sample = (as_float(train.images[i : i + 100]) for i in range(0, min(n, 2000), 100))
+        out, _ = net.apply(fnn.calibrate(net, params, sample), as_float(test.images))  # no key: prediction
         accuracy = float((out.argmax(1) == test.labels).mean())
         print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, test accuracy {accuracy:.1%}", flush=True)
     return accuracy

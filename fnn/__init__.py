@@ -4,16 +4,18 @@ An operator is a pair of pure functions, `init(rng, shape) -> params` and `apply
 operator made of operators; training is a fold of a pure function over batches.
 """
 
-from fnn.calibration import UncalibratedWarning
 from fnn.chain import repeat, serial
+from fnn.checks.arrays import Array
+from fnn.checks.errors import OpError
+from fnn.checks.results import UncalibratedWarning
 from fnn.combinators import named, parallel, positionwise, residual, shared
 from fnn.files.checkpoint import CheckpointError, load, save
 from fnn.grad import per_example, value_and_grad
-from fnn.kernels.memory import keep_pages as _keep_pages
+from fnn.kernels.process import keep_pages as _keep_pages
 from fnn.kernels.reductions import accurate_mean, accurate_sum
 from fnn.kernels.threads import cores
 from fnn.losses import LossError, binary_cross_entropy, cross_entropy, huber, mse, smoothed_cross_entropy
-from fnn.op import Array, Op, OpError, Params, operator
+from fnn.op import Op, Params, operator
 from fnn.ops import (
     attention,
     avgpool,

@@ -1,17 +1,18 @@
-"""Operators made of operators side by side, repeated with the same params, or under a name."""
+"""Operators made of other operators: side by side, with a shortcut, used several times, or under a name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from fnn.chain import _by_name, _check_names, _within
-from fnn.checks.errors import describe, describe_value
+from fnn.chain import call_part, check_part_names, name_parts
+from fnn.checks.arrays import Array
+from fnn.checks.errors import OpError, describe, describe_value
 from fnn.checks.values import check_int
-from fnn.op import Array, Op, OpError, Params, Pull, Shape, Vjp, check_operator, operator
+from fnn.op import Op, Params, Shape, Vjp, check_operator, operator
 from fnn.random import Key
 from fnn.tree import tree_sum
 
@@ -20,139 +21,128 @@ Split: TypeAlias = Callable[[Array], list[Array]]
 
 @operator
 def shared(op: Op, n: int) -> Op:
-    """`op` n times, one after the other, with the same params each time, whose gradients add up in pairs.
+    """Applies `op` n times, one after the other, with the same params; their gradients are added up.
 
-    The number of the time is folded into the key, so that no two times draw the same.
+    The number of the application is folded into the key, so all have different random numbers.
     """
-    parts = _by_name(op)
+    parts = name_parts(op)
     [name] = parts
     n = check_int("n", n, 1, OpError)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        _check_names(params, parts)
+        check_part_names(params, parts)
         vjps = []
         for i in range(n):
-            x, vjp = _within(name, op.apply, params[name], x, key and key.fold(name, i))
+            x, vjp = call_part(name, op.apply, params[name], x, key and key.fold(name, i))
             vjps.append(vjp)
 
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def vjp_shared(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             def grads() -> Iterator[Params]:
                 nonlocal dy
                 for i in reversed(range(n)):
-                    dparams, dy = _within(name, vjps[i], dy, need_dx or i > 0)
+                    dparams, dy = call_part(name, vjps[i], dy, need_dx or i > 0)
                     yield dparams
 
             return {name: tree_sum(grads())}, dy if need_dx else None
 
-        return x, pull
+        return x, vjp_shared
 
-    return Op(_inits(parts), apply, parts=parts, draws=True)
+    return Op(_init_parts(parts), apply, parts=parts, takes_key=True)
 
 
 @operator
 def residual(op: Op) -> Op:
-    """The sum x + op(x), where `op` keeps shape and dtype; params are a dict of its, named as in `serial`.
+    """Adds a shortcut: x + op(x). `op` must keep shape and dtype.
 
-    He et al., "Deep residual learning for image recognition", 2016.
+    Params are a dict with those of `op`, named as in `serial`. He et al., "Deep residual learning for image
+    recognition", 2016.
     """
-    parts = _by_name(op)
+    parts = name_parts(op)
     [name] = parts
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        _check_names(params, parts)
-        y, vjp = _within(name, op.apply, params[name], x, key and key.fold(name))
+        check_part_names(params, parts)
+        y, vjp = call_part(name, op.apply, params[name], x, key and key.fold(name))
         if y.shape != x.shape or y.dtype != x.dtype:
-            raise OpError(f"expected {name} to keep its input's {describe(x)}, got {describe(y)}")
+            raise OpError(f"expected {name} to keep {describe(x)}, got {describe(y)}")
 
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dparams, dx = _within(name, vjp, dy, need_dx)
+        def vjp_residual(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dparams, dx = call_part(name, vjp, dy, need_dx)
             return {name: dparams}, dx + dy if need_dx else None
 
-        return y + x, pull
+        return y + x, vjp_residual
 
-    return Op(_inits(parts), apply, parts=parts, draws=True)
+    return Op(_init_parts(parts), apply, parts=parts, takes_key=True)
 
 
 @operator
-def parallel(*ops: Op, join: str = "sum") -> Op:
-    """The operators side by side on the same input; params are a dict of theirs, named as in `serial`.
+def parallel(*ops: Op, join: Literal["sum", "concat"] = "sum") -> Op:
+    """Applies the operators to the same input and joins their outputs.
 
-    `join` says what becomes of their outputs: "sum" adds them up, in their order, and "concat" puts them one after the
-    other along axis 1, where images have channels and a batch of features has these.
+    `join="sum"` adds the outputs; `join="concat"` concatenates them along axis 1 (channels, or features). Params are a
+    dict with those of each part, named as in `serial`.
     """
-    parts = _by_name(*ops)
+    parts = name_parts(*ops)
     if not parts:
         raise OpError("expected at least one operator, got none")
     if join not in tuple(JOINS):
         raise OpError(f"join: expected {' or '.join(map(repr, JOINS))}, got {describe_value(join)}")
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        _check_names(params, parts)
+        check_part_names(params, parts)
         ys, vjps = [], []
         for name, op in parts.items():
-            y, vjp = _within(name, op.apply, params[name], x, key and key.fold(name))
+            y, vjp = call_part(name, op.apply, params[name], x, key and key.fold(name))
             ys.append(y)
             vjps.append(vjp)
         y, split = JOINS[join](ys)
 
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def vjp_parallel(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             grads, dxs = {}, []
             for name, vjp, d in zip(parts, vjps, split(dy), strict=True):
-                grads[name], dx = _within(name, vjp, d, need_dx)
+                grads[name], dx = call_part(name, vjp, d, need_dx)
                 dxs.append(dx)
             return grads, reduce(np.add, dxs) if need_dx else None
 
-        return y, pull
+        return y, vjp_parallel
 
-    return Op(_inits(parts), apply, parts=parts, draws=True)
+    return Op(_init_parts(parts), apply, parts=parts, takes_key=True)
 
 
-def _added(ys: list[Array]) -> tuple[Array, Split]:
+def _sum(ys: list[Array]) -> tuple[Array, Split]:
     if any(y.shape != ys[0].shape or y.dtype != ys[0].dtype for y in ys):
         raise OpError(f"expected outputs of one shape and dtype, got {', '.join(map(describe, ys))}")
     return reduce(np.add, ys), lambda dy: [dy] * len(ys)
 
 
-def _concatenated(ys: list[Array]) -> tuple[Array, Split]:
+def _concatenate(ys: list[Array]) -> tuple[Array, Split]:
     if any(y.ndim < 2 or y[:, :0].shape != ys[0][:, :0].shape or y.dtype != ys[0].dtype for y in ys):
         raise OpError(
-            f"expected outputs of one dtype and, but for axis 1, one shape, got {', '.join(map(describe, ys))}"
+            f"expected outputs of one dtype and, except axis 1, one shape, got {', '.join(map(describe, ys))}"
         )
     ends = np.cumsum([y.shape[1] for y in ys])
     return np.concatenate(ys, 1), lambda dy: np.split(dy, ends[:-1], 1)
 
 
-JOINS: dict[str, Callable[[list[Array]], tuple[Array, Split]]] = {"sum": _added, "concat": _concatenated}
-"""The ways to make one array of several; beside it comes what splits its cotangent into theirs."""
+JOINS: dict[str, Callable[[list[Array]], tuple[Array, Split]]] = {"sum": _sum, "concat": _concatenate}
+"""Functions that join several outputs. Each also returns a function that splits the cotangent."""
 
 
 @operator
 def named(name: str, op: Op) -> Op:
-    """`op`, which as a part of another has that very name; only `repeat` adds its ordinals to it. Params are `op`'s."""
+    """Gives `op` this name in the params dict of the operator that contains it; only `repeat` adds ordinals to it."""
     if not (isinstance(name, str) and name and "/" not in name):
-        raise OpError(f"name is {name!r}, wanted a string that is not empty and has no slash")
+        raise OpError(f"name: expected a nonempty string without a slash, got {describe_value(name)}")
     return wrap(op, check_operator(op).apply)
-
-
-def wrap(op: Op, apply: Callable[[Params, Array, Key | None], tuple[Array, Pull]]) -> Op:
-    """An operator with the params of `op` and the name that it would have as a part, but another way to apply it."""
-    return Op(check_operator(op).init, apply, parts={"": op}, draws=True)
-
-
-def _inits(parts: dict[str, Op]) -> Callable[[Key, Shape], Params]:
-    """The `init` of parts that all have the same input."""
-    return lambda key, shape: {name: _within(name, op.init, key.fold(name), shape) for name, op in parts.items()}
 
 
 @operator
 def positionwise(op: Op) -> Op:
-    """`op` applied to every position of a sequence by itself: (batch, time, *shape) to (batch, time, *output_shape).
+    """Applies `op` to each position of a sequence separately: (batch, time, *shape) to (batch, time, *output_shape).
 
-    To `op` the positions are a batch of batch * time examples. Params are those of `op`. So `positionwise(dense(n))` is
-    a linear map of the last axis of (batch, time, features). The term is that of Vaswani et al., "Attention is all you
-    need", 2017.
+    `op` gets the positions as a batch of batch * time examples. Params are those of `op`. So `positionwise(dense(n))`
+    is a linear map of the last axis of (batch, time, features). Vaswani et al., "Attention is all you need", 2017.
     """
-    check_operator(op)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape:
@@ -162,14 +152,23 @@ def positionwise(op: Op) -> Op:
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         if x.ndim < 2:
             raise OpError(f"expected shape (batch, time, ...), got {x.shape}")
-        positions = x.shape[:2]
-        flat = x.reshape(positions[0] * positions[1], *x.shape[2:])
+        flat = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
         y, vjp = op.apply(params, flat, key)
 
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        def vjp_positions(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             dparams, dx = vjp(dy.reshape(len(flat), *dy.shape[2:]), need_dx)
             return dparams, None if dx is None else dx.reshape(x.shape)
 
-        return y.reshape(*positions, *y.shape[1:]), pull
+        return y.reshape(*x.shape[:2], *y.shape[1:]), vjp_positions
 
-    return Op(init, apply, parts={"": op}, draws=True)
+    return Op(init, apply, wraps=check_operator(op), takes_key=True)
+
+
+def wrap(op: Op, apply: Callable[[Params, Array, Key | None], tuple[Array, Vjp]]) -> Op:
+    """An operator with the params and the name of `op`, but another `apply`."""
+    return Op(check_operator(op).init, apply, wraps=op, takes_key=True)
+
+
+def _init_parts(parts: dict[str, Op]) -> Callable[[Key, Shape], Params]:
+    """The `init` of parts that all have the same input."""
+    return lambda key, shape: {name: call_part(name, op.init, key.fold(name), shape) for name, op in parts.items()}

@@ -1,4 +1,4 @@
-"""Initialisers: functions of a key, a shape and the numbers of inputs and outputs that a unit is wired to."""
+"""Initialisers: functions of a key, a shape, fan_in and fan_out, the numbers of inputs and outputs of a unit."""
 
 from collections.abc import Callable
 from math import prod, sqrt
@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_non_negative
 from fnn.random import Key
 
@@ -45,48 +46,63 @@ def lecun_normal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) ->
 
 
 def orthogonal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
-    """A random matrix whose rows, or columns if they are fewer, are of length 1 and orthogonal (Saxe et al. 2014).
+    """A random matrix whose rows, or columns if they are fewer, have length 1 and are orthogonal (Saxe et al. 2014).
 
-    Of more than two axes, all but the first count as the columns. Every such matrix is equally likely.
+    All axes but the first count as columns. Every such matrix is equally likely.
     """
     rows, columns = prod(shape[:1]), prod(shape[1:])
     q, r = np.linalg.qr(key.generator().standard_normal((max(rows, columns), min(rows, columns))))
-    q *= np.where(np.diagonal(r) < 0, -1, 1)  # without it, QR's own choice of signs would favour some
+    q *= np.where(np.diagonal(r) < 0, -1, 1)  # because QR prefers some signs
     return (q if rows >= columns else q.T).reshape(shape).astype(np.float32)
 
 
+@named_by_call
 def truncated_normal(std: float) -> Initialiser:
-    """The initialiser that draws from a normal distribution of deviation `std`, cut off at two of them either side."""
+    """Makes an initialiser: normal with standard deviation `std`, where numbers beyond two of them are drawn again."""
     std = check_non_negative("std", std)
 
     def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
         generator = key.generator()
-        drawn = generator.standard_normal(shape)
-        while np.any(outside := np.abs(drawn) > 2):
-            drawn[outside] = generator.standard_normal(np.count_nonzero(outside))
-        return (std * drawn).astype(np.float32)
+        values = generator.standard_normal(shape)
+        while np.any(outside := np.abs(values) > 2):
+            values[outside] = generator.standard_normal(np.count_nonzero(outside))
+        return (std * values).astype(np.float32)
 
-    return _named(init, f"truncated_normal({std!r})")
+    return init
 
 
+@named_by_call
 def constant(value: float) -> Initialiser:
-    """The initialiser that sets every number to `value`."""
-    value = float(value)  # so that `repr` shows a number of Python's
+    """Makes an initialiser that sets every number to `value`."""
+    value = float(value)
 
     def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
         return np.full(shape, value, np.float32)
 
-    return _named(init, f"constant({value!r})")
+    return init
 
 
 def zeros(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
-    """Nothing but zeros."""
+    """All zeros."""
     return np.zeros(shape, np.float32)
 
 
 def ones(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
-    """Nothing but ones."""
+    """All ones."""
     return np.ones(shape, np.float32)
+
+
+def init_affine(
+    key: Key,
+    w_shape: tuple[int, ...],
+    b_shape: tuple[int, ...] | None,
+    fans: tuple[int, int],
+    w_init: Initialiser,
+    b_init: Initialiser,
+) -> dict[str, NDArray[Any]]:
+    """The initial `w` of an operator and, unless its shape is None, its initial `b`. `fans` are fan_in and fan_out."""
+    params = {"w": w_init(key.fold("w"), w_shape, *fans)}
+    return params if b_shape is None else params | {"b": b_init(key.fold("b"), b_shape, *fans)}
 
 
 def _uniform(key: Key, shape: tuple[int, ...], limit: float) -> NDArray[Any]:
@@ -95,9 +111,3 @@ def _uniform(key: Key, shape: tuple[int, ...], limit: float) -> NDArray[Any]:
 
 def _normal(key: Key, shape: tuple[int, ...], std: float) -> NDArray[Any]:
     return (std * key.generator().standard_normal(shape)).astype(np.float32)
-
-
-def _named(init: Initialiser, call: str) -> Initialiser:
-    """`init`, shown in a `repr` as the call that made it."""
-    init.__name__ = call
-    return init

@@ -1,6 +1,7 @@
-"""The one type of the library: an operator, which is a pair of pure functions that knows what it is called."""
+"""The one type of the library: an operator, which is a pair of pure functions that knows its name and arguments."""
 
-# Here and in all modules whose functions make functions at each step: a vjp's annotations took 0.7 µs to evaluate.
+# Also used in all modules whose functions create functions at each step: without it, Python evaluates the annotations
+# of a vjp at each step, which takes 0.7 µs.
 from __future__ import annotations
 
 import functools
@@ -9,145 +10,115 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from operator import is_
+from math import inf
 from typing import Any, NoReturn, ParamSpec, Protocol, TypeAlias
 
 import numpy as np
 from numpy import ndarray
 
-from fnn.calibration import uncalibrated, warning_once
 from fnn.checks.arrays import FLOATS, INTEGERS, check_batch, check_cotangent, params_error
 from fnn.checks.arrays import Array as Array
+from fnn.checks.calls import bind_arguments, format_arguments, format_call
 from fnn.checks.errors import OpError as OpError
-from fnn.checks.errors import describe as describe
-from fnn.checks.errors import describe_value, is_maker_of
+from fnn.checks.errors import describe, describe_value, is_constructor_of
+from fnn.checks.results import check_gradients, check_result, explain_call, explain_params, warn_if_uncalibrated
 from fnn.checks.values import check_shape
-from fnn.kernels.underflow import allow_underflow, allowed
+from fnn.kernels.numerics import allow_underflow, apply_in_float32, is_inside
 from fnn.random import Key, Rng, as_key
-from fnn.tree import tree_leaves, tree_map
 
 Shape: TypeAlias = tuple[int, ...]
 Params: TypeAlias = dict[str, Any]
-Grads: TypeAlias = Params | Callable[[], Params]
-"""Cotangents of parameters, or a function that waits for them."""
 
 
 class Vjp(Protocol):
-    """What `apply` returns beside its output: takes the output's cotangent to those of the parameters and the input."""
+    """The second result of `apply`. It maps the cotangent of the output to those of the parameters and the input."""
 
     def __call__(self, dy: Array, need_dx: bool = True, /) -> tuple[Params, Any]:
-        """`(dparams, dx)`; with `need_dx` False nobody reads `dx`: it may be None, and its work is skipped."""
-
-
-class Pull(Protocol):
-    """What an operator is built from: a `Vjp` that may give, in the place of `dparams`, a function to wait for them."""
-
-    def __call__(self, dy: Array, need_dx: bool = True, /) -> tuple[Grads, Any]:
-        """`(dparams, dx)`, or `(wait, dx)` where `wait()` is `dparams`."""
-
-
-class OpVjp(Vjp, Protocol):
-    """The `Vjp` of an `Op`, which operators made of it may call as the `Pull` that it was built from."""
-
-    def __call__(self, dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
-        """As a `Vjp`, or, with `wait` False, as a `Pull`."""
-
-
-def prepend_path(error: Exception, name: str) -> None:
-    """Puts `name`, the part of a larger operator that `error` came from, in front of its path."""
-    if isinstance(error, OpError):
-        error.path = (name, *error.path)
-    else:
-        error.add_note(f"in {name}")
+        """Returns `(dparams, dx)`. With `need_dx=False` nobody reads `dx`, so it may be None."""
 
 
 class Op:
-    """An operator: `init(rng, shape) -> params` and `apply(params, x) -> (y, vjp)`, unpacked by `init, apply = op`.
+    """An operator: `init(rng, shape) -> params` and `apply(params, x) -> (y, vjp)`; unpack it by `init, apply = op`.
 
-    It is built from two such functions, `init(key, shape)` and `apply(params, x)`. Seeds become keys, shapes, inputs
-    and cotangents are checked, and errors name the operator.
+    You write two functions, `init(key, shape)` and `apply(params, x)`. `Op` turns seeds into keys, checks shapes,
+    inputs and cotangents, and names the operator in errors.
 
-    `draws=True`: the given `apply` takes a third argument, a key; None means no randomness (prediction).
-    `parts`: the operators that it is made of, by their names in its params; "" for the one whose params are its own.
-    `needs_key=True`: it draws random numbers itself, beside its parts. Training without a key is then an error, as it
-    is for an operator without `parts` that takes a key, and for an operator with such a part.
-    `integers=True`: the input holds integers, not floats; an operator with parts takes what its first part takes.
-    `kind`, `config` (hyper-parameters by name) and `maker` (the constructor, set by `operator`) describe it: enough for
-    `repr`, a table of the network and an exporter.
-    `statistics`: the params that `calibrate` estimates, with their initial values. Without a key, `apply` warns if they
-    still have these. As an attribute it holds them for all operators in this one, by their paths.
+    `takes_key=True`: your apply also takes a key; None means no randomness (prediction). `draws` is its old name.
+    `needs_key=True`: the operator itself is random, so training without a key is an error. Set it for a combinator that
+    draws numbers; operators without parts and combinators of such operators need no flag.
+    `integers=True`: the input holds integers. A combinator takes what its first part takes.
+    `parts`: the operators inside a combinator, by their names in its params.
+    `wraps`: the operator inside a wrapper, which has the same params as the wrapper. With one of these two, the
+    attribute `is_composite` is True.
+    `kind`, `config` (arguments by name) and `maker` (the constructor, set by `operator`) describe the operator for
+    `repr`, `summary` and the exporter.
+    `statistics`: params that `calibrate` estimates, with their initial values. The attribute has them for all operators
+    inside, by path.
     """
-
-    __slots__ = (
-        "_apply",
-        "_arguments",
-        "_dtypes",
-        "_init",
-        "_names",
-        "config",
-        "draws",
-        "integers",
-        "kind",
-        "maker",
-        "needs_key",
-        "parts",
-        "statistics",
-        "warned",
-    )
 
     def __init__(
         self,
         init: Callable[[Key, Shape], Params],
-        apply: Callable[..., tuple[Array, Pull]],
+        apply: Callable[..., tuple[Array, Vjp]],
         *,
         kind: str = "op",
-        parts: Mapping[str, Op] | None = None,
-        draws: bool = False,
-        integers: bool = False,
+        doc: str | None = None,
+        takes_key: bool = False,
         needs_key: bool = False,
+        integers: bool = False,
+        parts: Mapping[str, Op] | None = None,
+        wraps: Op | None = None,
         statistics: Mapping[str, float] | None = None,
+        draws: bool = False,
     ) -> None:
-        self._init, self._apply, self.kind, self.draws = init, apply, kind, draws or needs_key
-        self.parts: Mapping[str, Op] = {name: check_operator(part) for name, part in (parts or {}).items()}
-        self._names = [name for name in self.parts if name]
-        own = needs_key or (draws and parts is None)
-        self.needs_key: bool = own or any(part.needs_key for part in self.parts.values())
-        self.integers: bool = integers or next((part.integers for part in self.parts.values()), False)
+        self._init, self._apply, self.kind, self.__doc__ = init, apply, kind, doc or type(self).__doc__
+        self.parts = {name: check_operator(part) for name, part in (parts or {}).items()}
+        self.wraps = None if wraps is None else check_operator(wraps)
+        inside = [part for _, part in self.inside()]
+        self.takes_key = takes_key or needs_key or draws
+        self.needs_key: bool = needs_key or any(part.needs_key for part in inside)
+        self.is_composite = parts is not None or wraps is not None
+        if self.takes_key and not self.is_composite:
+            self.needs_key = True
+        self.integers: bool = integers or (inside[0].integers if inside else False)
         self._dtypes = INTEGERS if self.integers else FLOATS
         self.config: Mapping[str, Any] = {}
         self.maker: Callable[..., Op] | None = None
-        self._arguments: tuple[str, ...] | None = None
+        self._has_warned = False
         self.statistics: dict[tuple[str, ...], dict[str, float]] = {(): dict(statistics)} if statistics else {}
-        for name, part in self.parts.items():
-            self.statistics |= {((name, *path) if name else path): own for path, own in part.statistics.items()}
-        self.warned = False
+        for path, part in self.inside():
+            self.statistics |= {(*path, *rest): values for rest, values in part.statistics.items()}
+
+    @property
+    def draws(self) -> bool:
+        """The old name of `takes_key`."""
+        return self.takes_key
+
+    def inside(self) -> Iterator[tuple[tuple[str, ...], Op]]:
+        """The operators directly inside this one, with their paths in the params: `("conv1",)`, or `()` if wrapped."""
+        yield from (((name,), part) for name, part in self.parts.items())
+        if self.wraps is not None:
+            yield (), self.wraps
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.apply))
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises OpError, which says what to write: an operator is not a function."""
-        applied = any(isinstance(value, ndarray | dict) for value in (*args, *kwargs.values()))
-        raise OpError(
-            "expected op.apply(params, x), got op(...)"
-            if applied
-            else f"expected {self!r} itself, got a call of it; it is an operator already, leave out the parentheses",
-            self.kind,
-        )
+        """Raises OpError, which says what to write instead."""
+        if any(isinstance(value, ndarray | dict) for value in (*args, *kwargs.values())):
+            raise OpError("expected op.apply(params, x), got op(...)", self.kind)
+        raise OpError(f"expected {self!r}, got a call of it; it is already an operator, remove the ()", self.kind)
 
     def __repr__(self) -> str:
-        if self._arguments is None:
+        if self.maker is None:
             return self.kind
-        line = f"{self.kind}({', '.join(self._arguments)})"
-        if len(line) <= 100 or not self.parts:
-            return line
-        inner = ",\n".join(self._arguments).replace("\n", "\n    ")
-        return f"{self.kind}(\n    {inner},\n)"
+        arguments = format_arguments(inspect.signature(self.maker), self.config)
+        return format_call(self.kind, arguments, 100 if self.parts else inf)
 
     def init(self, rng: Rng, shape: Shape) -> Params:
-        """The initial parameters, float32, for inputs of `shape` (one example's, without the batch axis).
+        """Returns the initial parameters, float32, for inputs of `shape` (one example, without the batch axis).
 
-        Raises OpError for a shape that the operator cannot take.
+        Raises OpError if the operator cannot take that shape.
         """
         try:
             if isinstance(rng, tuple) and not isinstance(rng, Key):
@@ -160,175 +131,120 @@ class Op:
             error.kind = error.kind or self.kind
             raise
         except TypeError as error:
-            self._explain_call(error, "init(key, shape)", self._init, rng, shape)
+            explain_call(error, self.kind, "init(key, shape)", self._init, rng, shape)
             raise
         self.output_shape(params, shape)
         return params
 
     def output_shape(self, params: Params, shape: Shape) -> Shape:
-        """The shape of one example's output, found by applying the operator to an empty batch."""
+        """Returns the shape of one output example. It applies the operator to an empty batch."""
         empty = np.empty((0, *check_shape(shape, where=self.kind)), np.int64 if self.integers else np.float32)
         y, _ = self.apply(params, empty)
         return y.shape[1:]
 
-    def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, OpVjp]:
-        """`(y, vjp)` for a batch `x` of shape (batch, *shape); dtypes follow `x`, and nothing given is changed.
+    def apply(self, params: Params, x: Array, key: Rng | None = None) -> tuple[Array, Vjp]:
+        """Returns `(y, vjp)` for a batch `x` of shape (batch, *shape). Dtypes follow `x`; no argument is changed.
 
-        Random operators use `key`; without one they are deterministic. `vjp(dy, need_dx=True)` is `(dparams, dx)`, and
-        may be called any number of times, from any thread. It reads `x`, `params` and `y`, so do not change them before
-        the last call; `y` may be a view of `x`, as that of `flatten` is. The cotangent of integers is zeros, of `dy`'s
-        dtype. Raises OpError for params and inputs that do not fit.
+        Random operators use `key`; without one they are deterministic. `vjp(dy, need_dx=True)` returns `(dparams, dx)`.
+        You may call it any number of times, from any thread. It reads `x`, `params` and `y`, so do not change these
+        before the last call. `y` may be a view of `x`. The cotangent of integers is zeros with the dtype of `dy`.
 
         `params` may lack the empty dicts of operators without parameters, as params from a file do; `dparams` then
-        lacks them as well. Without a key and with a batch that is not empty, an UncalibratedWarning lists, once, the
-        batch_norms whose statistics still have their initial values.
+        lacks them too. Raises OpError if params or input do not fit. Predicting (without a key) with a batch_norm that
+        was never calibrated gives an UncalibratedWarning.
         """
-        if self.statistics and key is None and (paths := uncalibrated(self, params, x)):
-            with warning_once(self, paths):
-                return self.apply(params, x, key)
-        if not allowed.get():
-            return allow_underflow(self.apply, params, x, key)
+        if not is_inside.get():
+            return self._apply_outermost(params, x, key)
         try:
-            if self._names and type(params) is dict and len(params) < len(self._names):
+            if self.parts and type(params) is dict and len(params) < len(self.parts):
                 return self._apply_completed(params, x, key)
             if type(x) is not ndarray or x.dtype not in self._dtypes or not x.ndim:
                 if isinstance(x, dict) and not isinstance(params, dict):
                     raise OpError("expected apply(params, x), got apply(x, params); swap the arguments")
                 x = check_batch(x, self.integers)
-            if key is not None:
-                key = as_key(key, "key")
-            arguments = (params, x, key) if self.draws else (params, x)
-            if self.parts or (x.dtype.itemsize > 2 and not self.integers):
+            if not self.takes_key:
+                arguments: tuple[Any, ...] = (params, x)
+            else:
+                arguments = (params, x, None if key is None else as_key(key, "key"))
+            if x.dtype.itemsize > 2 or self.integers or self.is_composite:
                 result = self._apply(*arguments)
             else:
                 result = apply_in_float32(self._apply, *arguments)
-            try:
-                y, pull = result
-            except (TypeError, ValueError):
-                raise OpError(f"expected apply to return (y, vjp), got {describe(result)}") from None
-            if type(y) is not ndarray or not callable(pull):
-                y = _check_result(y, pull, result)
+            if (
+                type(result) is not tuple
+                or len(result) != 2
+                or type(result[0]) is not ndarray
+                or not callable(result[1])
+            ):
+                result = check_result(result)
         except OpError as error:
             error.kind = error.kind or self.kind
             raise
         except (KeyError, TypeError, IndexError) as error:
-            self._explain_params(error, params)
-            wanted = "apply(params, x, key)" if self.draws else "apply(params, x)"
-            self._explain_call(error, wanted, self._apply, params, x, *[key] * self.draws)
+            explain_params(error, self.kind, params, self.parts)
+            explain_call(
+                error,
+                self.kind,
+                "apply(params, x, key)" if self.takes_key else "apply(params, x)",
+                self._apply,
+                params,
+                x,
+                *[key] * self.takes_key,
+            )
             raise
+        y, vjp = result
+        shape, dtype = y.shape, y.dtype  # `y` itself would stay in memory until the vjp is dropped
 
-        shape, dtype = y.shape, y.dtype  # not `y` itself, which would then be kept for operators that do not need it
-
-        def check_and_pull(dy: Array, need_dx: bool, wait: bool) -> tuple[Any, Any]:
+        def checked_vjp(dy: Array, need_dx: bool) -> tuple[Params, Any]:
             try:
                 if type(dy) is not ndarray or dy.shape != shape or dy.dtype != dtype:
                     dy = check_cotangent(dy, shape, dtype)
-                pulled = pull(dy, need_dx)
-                try:
-                    dparams, dx = pulled
-                except (TypeError, ValueError):
-                    raise OpError(f"expected vjp to return (dparams, dx), got {describe(pulled)}") from None
-                if not isinstance(dparams, dict):
-                    if not callable(dparams):
-                        raise OpError(f"expected vjp to return (dparams, dx), got {describe(dparams)} as dparams")
-                    if wait:
-                        dparams = dparams()
-                return dparams, dx
+                return check_gradients(vjp(dy, need_dx))
             except OpError as error:
                 error.kind = error.kind or self.kind
                 raise
             except TypeError as error:
-                self._explain_call(error, "vjp(dy, need_dx=True)", pull, dy, need_dx)
+                explain_call(error, self.kind, "vjp(dy, need_dx=True)", vjp, dy, need_dx)
                 raise
 
-        def vjp(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
-            return allow_underflow(check_and_pull, dy, need_dx, wait)
+        return y, lambda dy, need_dx=True: allow_underflow(checked_vjp, dy, need_dx)
 
-        return y, vjp
+    def _apply_outermost(self, params: Params, x: Array, key: Rng | None) -> tuple[Array, Vjp]:
+        """`apply` of a whole net, not of an operator inside another."""
+        result = allow_underflow(self.apply, params, x, key)
+        if key is None and len(x):
+            self.warn_if_uncalibrated(params)
+        return result
 
-    def _apply_completed(self, params: Params, x: Array, key: Rng | None) -> tuple[Array, OpVjp]:
-        """`apply` with an empty dict for each part that `params` lacks."""
-        absent = [name for name in self._names if name not in params]
+    def warn_if_uncalibrated(self, params: Params) -> None:
+        """Warns, once, if `params` have the initial statistics of a batch_norm inside this operator."""
+        if self.statistics and not self._has_warned:
+            self._has_warned = warn_if_uncalibrated(self.statistics, self.kind, params)
+
+    def _apply_completed(self, params: Params, x: Array, key: Rng | None) -> tuple[Array, Vjp]:
+        """`apply` with an empty dict for each part that `params` lack."""
+        absent = [name for name in self.parts if name not in params]
         try:
             y, vjp = self.apply(params | {name: {} for name in absent}, x, key)
         except OpError as error:
-            if error.missing and error.path and error.path[0] in absent:  # the part is one with parameters
-                self._explain_params(KeyError(error.path[0]), params)
+            if error.missing and error.path and error.path[0] in absent:  # this part has parameters
+                raise params_error(params, self.parts, self.kind) from None
             raise
 
-        def restricted(dy: Array, need_dx: bool = True, wait: bool = True, /) -> tuple[Any, Any]:
+        def shortened(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
             dparams, dx = vjp(dy, need_dx)
             return {name: grads for name, grads in dparams.items() if name not in absent}, dx
 
-        return y, restricted
-
-    def _explain_params(self, error: KeyError | TypeError | IndexError, params: Any) -> None:
-        """Raises an OpError in the place of an error whose cause is that `params` are not this operator's."""
-        missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
-        if missing or not isinstance(params, dict):
-            names = [name for name in self.parts if name] or ([*params, error.args[0]] if missing else [])
-            raise params_error(params, dict.fromkeys(names, True), self.kind) from None
-
-    def _explain_call(self, error: Exception, wanted: str, f: Callable[..., Any], *args: Any) -> None:
-        """Raises an OpError in the place of an error whose cause is that `f` does not take these arguments."""
-        try:
-            signature = inspect.signature(f)
-        except ValueError:
-            return
-        try:
-            signature.bind(*args)
-        except TypeError:
-            name = wanted.partition("(")[0]
-            message = f"expected {wanted}, got {name}({', '.join(signature.parameters)})"
-            raise OpError(message, self.kind) from error
-
-
-def _check_result(y: Any, pull: Any, result: Any) -> Array:
-    """`y` as a plain ndarray. Raises OpError unless `apply` returned an array and a function."""
-    if not isinstance(result, tuple):
-        raise OpError(f"expected apply to return (y, vjp), got {describe(result)}")
-    if not callable(pull):
-        raise OpError(f"expected apply to return (y, vjp) with a function, got {describe(pull)} as vjp")
-    if type(y) is not np.memmap:
-        raise OpError(f"expected apply to return (y, vjp) with a plain array, got {describe(y)} as y")
-    return np.asarray(y)
-
-
-def apply_in_float32(
-    apply: Callable[..., tuple[Array, Pull]], params: Params, x: Array, *key: Any
-) -> tuple[Array, Pull]:
-    """`apply(params, x, *key)`, computed in float32 and rounded once if all floats among `params` and `x` are float16.
-
-    float16 holds numbers up to 65504 only: sums, counts and eps would overflow in it or round to zero.
-    """
-    floats = {a.dtype for a in (*tree_leaves(params), x) if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
-    if floats != {np.dtype(np.float16)}:
-        return apply(params, x, *key)
-    y, pull = apply(tree_map(_widen, params), _widen(x), *key)
-
-    def rounded(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
-        dparams, dx = pull(_widen(dy), need_dx)
-        dparams = dparams() if callable(dparams) else dparams
-        return tree_map(_round_to_half, dparams), None if dx is None else _round_to_half(dx)
-
-    return _round_to_half(y), rounded
-
-
-def _widen(a: Any) -> Any:
-    return a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype == np.float16 else a
-
-
-def _round_to_half(a: Array) -> Array:
-    return a.astype(np.float16) if a.dtype.kind == "f" else a
+        return y, shortened
 
 
 P = ParamSpec("P")
 
 
 def operator(make: Callable[P, Op]) -> Callable[P, Op]:
-    """Decorates a constructor of operators: what it makes bears its name and the arguments that it was called with.
+    """Decorates a constructor: its operators get its name, its docstring and the arguments of the call.
 
-    `config` holds all arguments by name, the defaults among them; `repr` shows the call as one would write it.
+    `config` has all arguments by name, defaults included. `repr` shows the call as you would write it.
     """
     signature = inspect.signature(make)
 
@@ -339,86 +255,87 @@ def operator(make: Callable[P, Op]) -> Callable[P, Op]:
         except OpError as error:
             error.kind = error.kind or make.__name__
             raise
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        config = {name: _as_python(value) for name, value in bound.arguments.items()}
-        op.kind, op.config, op.maker = make.__name__, config, make
-        op.warned = False
-        op._arguments = tuple(_arguments(signature, op.config))
+        op.kind, op.maker, op.__doc__ = make.__name__, make, make.__doc__
+        op.config, op._has_warned = bind_arguments(signature, *args, **kwargs), False
         return op
 
     return construct
 
 
-def _as_python(value: Any) -> Any:
-    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
-    if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
-        number = value.item()
-        return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
-    if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
-        return tuple(value.tolist())
-    if type(value) in (list, tuple):
-        values = tuple(map(_as_python, value))
-        return value if isinstance(value, tuple) and all(map(is_, value, values)) else values
-    return value
-
-
-def _arguments(signature: inspect.Signature, config: Mapping[str, Any]) -> Iterator[str]:
-    """The arguments as one would write them: those at their defaults left out, the optional ones by name."""
-    for name, parameter in signature.parameters.items():
-        value = config[name]
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            yield from map(repr, value)
-        elif value is not parameter.default:
-            text = value.__name__ if inspect.isfunction(value) else repr(value)
-            yield text if parameter.default is parameter.empty else f"{name}={text}"
-
-
 def rebuild(op: Op, change: Callable[[Op], Op]) -> Op:
-    """Makes `op` again, with `change(part)` in the place of each operator among the arguments that it was made with.
+    """Returns `op`, constructed again with `change(part)` in place of each operator among its arguments.
 
-    Finds operators in tuples, lists and dicts of arguments as well. A constructor may return what another one made, for
-    example a block of layers: then `change` gets this operator as a whole. Returns `op` itself if it has no maker, or
-    no operators among its arguments.
+    It finds operators in tuples, lists and dicts of arguments too. If the constructor returns the operator of another
+    constructor, as a block of layers does, `change` gets that whole operator. Returns `op` itself if it has no
+    constructor or no operators among its arguments.
     """
     if op.maker is None:
         return op
-    found = False
+    if (inner := construct_again(op)).maker is not None:
+        block = copy(change(inner))
+        block.kind, block.config, block.maker = op.kind, op.config, op.maker
+        return block
+    if next(operators_in(op.config), None) is None:
+        return op
+    return _construct(operator(op.maker), _map_operators(change, op.config))
 
-    def changed(value: Any) -> Any:
-        nonlocal found
-        if isinstance(value, Op):
-            found = True
-            return change(value)
-        if isinstance(value, dict):
-            return {key: changed(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            kind = type(value)
-            return getattr(kind, "_make", kind)(map(changed, value))
-        return value
 
-    def make(maker: Callable[..., Op], config: Mapping[str, Any]) -> Op:
-        bound = inspect.BoundArguments(inspect.signature(maker), OrderedDict(config))
-        return maker(*bound.args, **bound.kwargs)
+def intercept(op: Op, around: Callable[..., tuple[Array, Vjp]]) -> Op:
+    """Rebuilds `op` so that `around(part, apply, params, x, key)` replaces the apply of `op` and of each part.
 
-    made = make(op.maker, op.config)
-    if made.maker is None:
-        config = {name: changed(value) for name, value in op.config.items()}
-        return make(operator(op.maker), config) if found else op
-    again = copy(change(made))
-    again.kind, again.config, again.maker, again._arguments = op.kind, op.config, op.maker, op._arguments
-    return again
+    `apply` applies the part. Operators inside one that was not created by a constructor stay as they are.
+    """
+    rebuilt = rebuild(op, lambda part: intercept(part, around))
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        return around(op, rebuilt.apply, params, x, key)
+
+    new = copy(op)
+    new._init, new._apply, new.takes_key, new.is_composite = rebuilt.init, apply, True, True
+    return new
+
+
+def construct_again(op: Op) -> Op:
+    """Calls the constructor of `op` again. The result has a `maker` itself if `op` is a block of other operators."""
+    assert op.maker is not None
+    return _construct(op.maker, op.config)
+
+
+def _construct(maker: Callable[..., Op], config: Mapping[str, Any]) -> Op:
+    bound = inspect.BoundArguments(inspect.signature(maker), OrderedDict(config))
+    return maker(*bound.args, **bound.kwargs)
+
+
+def operators_in(value: Any) -> Iterator[Op]:
+    """The operators in an argument: itself, or those in its tuples, lists and dicts."""
+    if isinstance(value, Op):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from operators_in(item)
+
+
+def _map_operators(change: Callable[[Op], Op], value: Any) -> Any:
+    """The argument with `change(part)` in place of each operator in it."""
+    if isinstance(value, Op):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _map_operators(change, item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        kind = type(value)
+        return getattr(kind, "_make", kind)(_map_operators(change, item) for item in value)
+    return value
 
 
 def check_operator(value: Any, where: str = "") -> Op:
-    """`value` if it is an operator; else raises the OpError, of `where`, that says what it is and the fix."""
+    """Returns `value` if it is an operator. Otherwise raises an OpError that starts with `where` and says the fix."""
     if isinstance(value, Op):
         return value
     name = value if isinstance(value, str) else getattr(value, "__name__", "")
     came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
     if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), Op):  # NumPy's tanh, PyTorch's relu, 'tanh'
         fix = f"; use fnn.{name}"
-    elif is_maker_of(value, Op, "Op"):
+    elif is_constructor_of(value, Op, "Op"):
         fix = f"; call it: {name}(...)"
     elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
         fix = "; write Op(init, apply)"

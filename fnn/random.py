@@ -1,76 +1,56 @@
-"""Randomness without state: a key is a value, and what is drawn from it is a function of that value alone."""
+"""Randomness without state: a key is a value, and the numbers drawn from it depend on this value alone."""
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from fnn.checks.errors import describe_value
-from fnn.checks.values import as_int
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
+from fnn.checks.seeds import check_part, check_seed
 
 
 class Key(NamedTuple):
     """An immutable source of randomness: a seed, and the names and numbers folded into it.
 
-    `Key(0).fold("dropout1", 3)` is another key, whose draws have nothing to do with `Key(0)`'s. Equal keys draw equal
-    numbers, on every machine and for ever: `SeedSequence(seed, spawn_key=...)` feeding PCG64.
+    `Key(0).fold("dropout1", 3)` is another key, and its numbers are independent of those of `Key(0)`. Equal keys draw
+    equal numbers, on every machine and in every version: PCG64 starts from `SeedSequence(seed, spawn_key=words)`.
     """
 
     seed: int
     path: tuple[str | int, ...] = ()
 
     def fold(self, *parts: str | int) -> "Key":
-        """The key that belongs to `parts` (names, or numbers from 0 up to 2**64) under this one."""
+        """Returns a new key for `parts`: names, or numbers from 0 to 2**64 - 1."""
         for part in parts:
             if type(part) is not str and type(part) is not int:
-                _words(part)  # raises for what is neither
+                _encode(part)  # raises SeedError unless it is a name or a number of another type
         return Key(self.seed, self.path + parts)
 
-    def generator(self) -> "Generator":
-        """A fresh NumPy generator at the beginning of this key's stream."""
-        words = [word for part in self.path for word in _words(part)]
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_seed("seed", self.seed), spawn_key=words)))
+    def generator(self) -> "np.random.Generator":
+        """Returns a new NumPy generator at the start of this key's random numbers."""
+        words = [word for part in self.path for word in _encode(part)]
+        sequence = np.random.SeedSequence(check_seed("seed", self.seed), spawn_key=words)
+        return np.random.Generator(np.random.PCG64(sequence))
 
 
 Rng: TypeAlias = int | Key
-"""What is taken wherever randomness is asked for: a seed or a key."""
-
-
-class SeedError(TypeError, ValueError):
-    """Neither a seed nor a key, or a part of a key that is neither a name nor a number."""
+"""A seed or a key, for every function that needs random numbers."""
 
 
 def as_key(rng: Rng, name: str = "rng") -> Key:
-    """`rng` itself if it is a key, and the key of that seed if it is an int of at least 0.
+    """Returns `rng` if it is a key, or the key of an int seed of at least 0.
 
-    Raises SeedError, which calls it `name`, for anything else: a bool is not a seed, and a NumPy Generator has state.
+    Raises SeedError, with `name` in front, for anything else. Bools are no seeds, and NumPy Generators have state.
     """
     if not isinstance(rng, Key):
-        return Key(_seed(name, rng))
+        return Key(check_seed(name, rng))
     if type(rng.seed) is not int:
-        _seed(name, rng.seed)
+        check_seed(name, rng.seed)
     return rng
 
 
-def _seed(name: str, value: int) -> int:
-    number = as_int(value)
-    if number is None:
-        raise SeedError(f"{name}: expected an int seed or a Key, got {describe_value(value)}; pass a seed such as 0")
-    if number < 0:
-        raise ValueError(f"a seed must be 0 or more, got {number}")
-    return number
-
-
-def _words(part: str | int) -> tuple[int, ...]:
-    """`part` as 32-bit words, different from those of any other part or run of parts."""
+def _encode(part: str | int) -> tuple[int, ...]:
+    """Encodes `part` as 32-bit words. No other part, and no sequence of parts, has the same words."""
     if isinstance(part, str):
         letters = part.encode()
         return (1, len(letters), *letters)
-    number = as_int(part)
-    if number is None:
-        raise SeedError(f"fold: expected a name or a number, got {describe_value(part)}")
-    if not 0 <= number < 1 << 64:
-        raise ValueError(f"a key folds in numbers from 0 up to 2**64, got {number}")
+    number = check_part(part)
     return (0, number & 0xFFFFFFFF, number >> 32)

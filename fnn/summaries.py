@@ -1,194 +1,190 @@
-"""What a net is made of, as a list or as a table."""
+"""What a net consists of, as a list or as a table: shapes, parameters and multiply-adds of each operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fnn.checks.arrays import Array
 from fnn.checks.values import check_shape
-from fnn.op import Array, Op, Params, Shape, check_operator
-from fnn.tree import tree_leaves, tree_size
+from fnn.op import Op, Params, Shape, Vjp, check_operator, intercept, operators_in
+from fnn.random import Key
+from fnn.tree import tree_items, tree_leaves, tree_size
 
-Feed: TypeAlias = Callable[[Op, Params, Array], Iterator[tuple[str, list[Array]]]]
-"""The parts of an operator by name, each with what it is applied to, in turn, when the operator meets a batch."""
+WIDTH, MIN_OPERATOR_WIDTH = 100, 20
+"""The maximum width of a table, and the minimum width of its column of operators, which is cut for that."""
+
+HEADER = ("path", "operator", "output", "parameters", "multiply-adds")
 
 
 class Layer(NamedTuple):
-    """An operator in its net. Where it is made of parts that are told of as well, the numbers are theirs."""
+    """An operator in its net. If its parts are layers too, its numbers are without theirs."""
 
     path: str
-    """As in params and errors; the whole net's is empty."""
+    """As in params and errors; that of the whole net is empty."""
 
     operator: str
-    """The call that makes it, its parts left out."""
+    """The call that creates it, without its parts."""
 
     shape: Shape
-    """Of one example's output; of what is applied several times, the last of them."""
+    """The shape of one output example; of the last application if there are several."""
 
     parameters: int | None
-    """How many numbers its params hold; None where its parts tell."""
+    """How many numbers its params have; None if all belong to its parts."""
 
     multiply_adds: int | None
-    """Those for one example; None where its parts tell, or where nobody knows."""
+    """For one example; None if its parts have them, or if they are not known."""
 
 
-class _Place(NamedTuple):
-    """Where an operator stands: its path, the wrappers around it, and the positions of a sequence that it is given."""
-
-    path: str = ""
-    around: str = "{}"
-    positions: Shape = ()
+class _Application(NamedTuple):
+    op: Op
+    shape: Shape
+    multiply_adds: int | None
 
 
 def layers(net: Op, shape: Shape, params: Params | None = None) -> list[Layer]:
-    """The operators of the net for inputs of `shape` (one example's), each before its parts, the net itself first.
+    """Lists the operators of the net for inputs of `shape` (one example): each before its parts, the net itself first.
 
-    `params` are those that `net.init` gives, unless given. Shapes are found as `init` finds them: operators are applied
-    to an empty batch. A wrapper (`shard`, `freeze`...) and what it wraps are one layer. So is what is shared, with its
-    params counted once and its multiply-adds each time. Multiply-adds are those of products with weights and, in
-    attention, of queries, keys and values: padding counts as pixels do; biases, activations, pooling and normalisation
-    do not count. Raises OpError for a shape that the net cannot take.
+    `params` default to those of `net.init`. The numbers come from one application to an empty batch. A wrapper
+    (`shard`, `freeze`...) and the operator in it are one layer. In `shared`, params count once and multiply-adds each
+    time. Multiply-adds are those of products with weights and, in attention, of queries, keys and values. Padding
+    counts as pixels; biases, activations, pooling and norm layers do not count. Raises OpError if the net cannot take
+    the shape.
     """
     shape = check_shape(shape, where=check_operator(net, "layers").kind)
-    params = net.init(0, shape) if params is None else params
+    params, paths = find_paths(net, net.init(0, shape) if params is None else params)
     dtypes = [leaf.dtype for leaf in tree_leaves(params) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"]
     x = np.empty((0, *shape), np.int64 if net.integers else dtypes[0] if dtypes else np.float32)
-    return list(_layers(net, params, x, _Place()))
+    applications = _record(net, params, x, paths)
+    sizes = dict.fromkeys(applications, 0)  # of the params that belong to no part
+    for path, leaf in tree_items(params):
+        while path not in sizes:
+            path = path.rpartition("/")[0]
+        sizes[path] += tree_size(leaf)
+    return [_layer(path, same, sizes) for path, same in applications.items()]
 
 
-def _layers(op: Op, params: Params, x: Array, place: _Place) -> Iterator[Layer]:
-    y, _ = op.apply(params, x)
-    path, around, positions = place
-    shape, call = positions + y.shape[1:], around.format(_call(op))
-    if "" in op.parts and (inner := _inside(op, params, x, place)) and inner[0].shape == shape:
-        yield from inner
-    elif op.kind in FEEDS:
-        yield Layer(path, call, shape, None, None)
-        for name, inputs in FEEDS[op.kind](op, params, x):
-            part = _Place(f"{path}/{name}" if path else name, positions=positions)
-            times = [list(_layers(op.parts[name], params.get(name, {}), given, part)) for given in inputs]
-            yield from map(_together, zip(*times, strict=True))
-    else:
-        each = _multiply_adds(op, params, x, y)
-        yield Layer(path, call, shape, tree_size(params), None if each is None else each * prod(positions))
+def find_paths(net: Op, params: Params) -> tuple[Params, dict[int, str]]:
+    """Returns `params` with a dict of its own for each operator in the net, and the paths of these dicts by their id.
+
+    So an operator's path can be found from its params, whatever the combinators around it do.
+    """
+    params = _separate(net, params)
+    paths = {id(params): ""}
+
+    def visit(tree: Params, path: str) -> None:
+        for name, child in tree.items():
+            if isinstance(child, dict):
+                paths[id(child)] = f"{path}{name}"
+                visit(child, f"{path}{name}/")
+
+    visit(params, "")
+    return params, paths
 
 
-def _inside(op: Op, params: Params, x: Array, place: _Place) -> list[Layer]:
-    """What `op` wraps, as far as that takes what `op` takes."""
-    path, around, positions = place
-    if op.kind == "positionwise":
-        x, positions = x.reshape(0, *x.shape[2:]), (*positions, x.shape[1])
-    around = around if op.kind == "named" else around.format(f"{op.kind}({{}})")  # the name is in the path
-    try:
-        return list(_layers(op.parts[""], params, x, _Place(path, around, positions)))
-    except ValueError:
-        return []
+def _separate(op: Op, params: Params) -> Params:
+    while op.wraps is not None:
+        op = op.wraps
+    if len(params) < len(op.parts):  # files do not have empty dicts
+        params = params | {name: {} for name in op.parts if name not in params}
+    return params | {name: _separate(part, params[name]) for name, part in op.parts.items() if name in params}
 
 
-def _together(times: tuple[Layer, ...]) -> Layer:
-    """One layer of what is applied several times."""
-    counts = [layer.multiply_adds for layer in times if layer.multiply_adds is not None]
-    return times[-1]._replace(multiply_adds=sum(counts) if len(counts) == len(times) else None)
+def _record(net: Op, params: Params, x: Array, paths: dict[int, str]) -> dict[str, list[_Application]]:
+    """Applies the net and returns the applications of its operators by path."""
+    found: dict[str, list[_Application]] = {}
+    positions: Shape = ()  # of sequences whose positions are examples to the operators inside
+
+    def around(op: Op, apply: Callable[..., Any], params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        nonlocal positions
+        if id(params) in paths:
+            found.setdefault(paths[id(params)], [])  # before those of its parts
+        outer = positions
+        positions = (*outer, x.shape[1]) if op.kind == "positionwise" else outer
+        y, vjp = apply(params, x, key)
+        positions = outer
+        if id(params) in paths:
+            count = _multiply_adds(op, params, x, y)
+            application = _Application(op, (*outer, *y.shape[1:]), None if count is None else count * prod(outer))
+            found[paths[id(params)]].append(application)
+        return y, vjp
+
+    intercept(net, around).apply(params, x)
+    return found
 
 
-def _in_turn(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
-    for name, part in op.parts.items():
-        yield name, [x]
-        x, _ = part.apply(params.get(name, {}), x)
+def _layer(path: str, applications: Sequence[_Application], sizes: Mapping[str, int]) -> Layer:
+    """One layer of all applications of the same params. The last one is of the outermost wrapper."""
+    outermost = applications[-1]
+    call, inner = _call(outermost.op)
+    has_parts = any(other.startswith(f"{path}/" if path else "") for other in sizes if other != path)
+    counts = [one.multiply_adds for one in applications if one.op is inner]
+    count = None if has_parts or None in counts else sum(filter(None, counts))
+    return Layer(path, call, outermost.shape, None if has_parts and not sizes[path] else sizes[path], count)
 
 
-def _side_by_side(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
-    for name in op.parts:
-        yield name, [x]
-
-
-def _again(op: Op, params: Params, x: Array) -> Iterator[tuple[str, list[Array]]]:
-    [(name, part)] = op.parts.items()
-    inputs = [x]
-    while len(inputs) < op.config["n"]:
-        inputs.append(part.apply(params.get(name, {}), inputs[-1])[0])
-    yield name, inputs
-
-
-FEEDS: Mapping[str, Feed] = {
-    "parallel": _side_by_side,
-    "repeat": _in_turn,
-    "residual": _side_by_side,
-    "serial": _in_turn,
-    "shared": _again,
-}
-"""The combinators whose parts are layers of their own, by kind; any other is one layer."""
+def _call(op: Op) -> tuple[str, Op]:
+    """The call that creates the operator, without its parts, and the operator inside all wrappers."""
+    if op.wraps is not None and op.maker is not None and next(operators_in(op.config), None):
+        call, inner = _call(op.wraps)
+        return (call if op.kind == "named" else f"{op.kind}({call})"), inner  # the path has the name
+    if not op.parts:
+        return repr(op), op
+    settings = [f"{name}={value!r}" for name, value in op.config.items() if next(operators_in(value), None) is None]
+    return f"{op.kind}({', '.join(settings)})" if settings else op.kind, op
 
 
 def _multiply_adds(op: Op, params: Params, x: Array, y: Array) -> int | None:
-    """The multiply-adds for one example of `x`, by the operator's kind; None where nobody knows."""
+    """The multiply-adds for one example of `x`, by the kind of the operator; None if they are not known."""
     sizes: dict[str, int] = {name: leaf.size for name, leaf in params.items() if isinstance(leaf, np.ndarray)}
     match op.kind:
         case "dense" if "w" in sizes:
             return sizes["w"]
         case "conv" if "w" in sizes:
-            return sizes["w"] * prod(y.shape[2:])  # for each pixel of the output, each weight meets one of the input
+            return sizes["w"] * prod(y.shape[2:])  # each weight is used once for each pixel of the output
         case "conv_transpose" if "w" in sizes:
             return sizes["w"] * prod(x.shape[2:])
         case "attention" if "wo" in sizes:
             time, features = map(int, x.shape[1:])
-            return 4 * time * sizes["wo"] + 2 * time * time * features  # four maps; scores, and what they mix
+            return 4 * time * sizes["wo"] + 2 * time * time * features  # four maps; scores, and weighted sums
         case "batch_norm" | "group_norm" | "layer_norm" | "embedding" | "position_embedding":
             return 0
     return None if params or op.parts else 0
 
 
-def _call(op: Op) -> str:
-    """The call that makes the operator, without its parts."""
-    if not op.parts:
-        return repr(op)
-    settings = [f"{name}={value!r}" for name, value in op.config.items() if not _are_operators(value)]
-    return f"{op.kind}({', '.join(settings)})" if settings else op.kind
-
-
-def _are_operators(value: object) -> bool:
-    return isinstance(value, Op) or (isinstance(value, tuple) and all(map(_are_operators, value)))
-
-
-WIDTH, LEAST = 100, 20
-"""How wide a table is at most; the column of operators is cut for it, though not to less than the second number."""
-
-HEADER = ("path", "operator", "output", "parameters", "multiply-adds")
-
-
 def summary(net: Op, shape: Shape, params: Params | None = None) -> str:
-    """A table of the net's operators for inputs of `shape` (one example's): `layers` in lines, and their totals.
+    """Returns a table of the net's operators for inputs of `shape` (one example): its `layers` and their totals.
 
-    What stands further to the right is a part of the line above it. Multiply-adds that are not known are a "?", and the
-    total is "at least" that of the others. Raises OpError for a shape that the net cannot take.
+    Indented lines are parts of the line above. "?" means unknown multiply-adds; the total is then "at least" the
+    others. Raises OpError if the net cannot take the shape.
     """
-    whole, *parts = layers(net, shape, params)
-    # A chain says nothing that its parts do not, unless a wrapper is around it.
-    shown = [layer for layer in parts if layer.operator != "serial"] if parts else [whole._replace(path=net.kind)]
-    parameters = [layer.parameters for layer in shown if layer.parameters is not None]
-    counts = [layer.multiply_adds for layer in shown if layer.multiply_adds is not None]
-    least = "at least " if len(counts) < len(parameters) else ""
+    net_layer, *parts = layers(net, shape, params)
+    # A plain `serial` says nothing that its parts do not say.
+    rows = [layer for layer in parts if layer.operator != "serial"] if parts else [net_layer._replace(path=net.kind)]
+    parameters = [layer.parameters for layer in rows if layer.parameters is not None]
+    counts = [layer.multiply_adds for layer in rows if layer.multiply_adds is not None]
+    at_least = "at least " if len(counts) < len(parameters) else ""
     return _table(
         [
             HEADER,
             ("input", "", str(shape), "", ""),
-            *map(_cells, _indented(shown), shown),
-            ("total", whole.operator, str(whole.shape), f"{sum(parameters):,}", f"{least}{sum(counts):,}"),
+            *map(_cells, _indent(rows), rows),
+            ("total", net_layer.operator, str(net_layer.shape), f"{sum(parameters):,}", f"{at_least}{sum(counts):,}"),
         ]
     )
 
 
-def _indented(shown: Sequence[Layer]) -> Iterator[str]:
-    """Each layer's path from that of the layer shown before it that it is a part of, and below it."""
-    around: list[str] = []
-    for layer in shown:
-        while around and not layer.path.startswith(around[-1]):
-            around.pop()
-        yield "  " * len(around) + layer.path.removeprefix(around[-1] if around else "")
-        around.append(f"{layer.path}/")
+def _indent(rows: Sequence[Layer]) -> Iterator[str]:
+    """The path of each row, relative to the row above that contains it and indented below it."""
+    above: list[str] = []
+    for layer in rows:
+        while above and not layer.path.startswith(above[-1]):
+            above.pop()
+        yield "  " * len(above) + layer.path.removeprefix(above[-1] if above else "")
+        above.append(f"{layer.path}/")
 
 
 def _cells(path: str, layer: Layer) -> Sequence[str]:
@@ -199,16 +195,16 @@ def _cells(path: str, layer: Layer) -> Sequence[str]:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    """The cells in columns, two blanks between them, and ruled lines after the first and before the last."""
+    """The cells in columns, with a rule after the first line and one before the last."""
     path, operator, output, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     rest = path + output + sum(numbers) + 2 * (len(HEADER) - 1)
-    operator = min(operator, max(LEAST, WIDTH - rest))
+    operator = min(operator, max(MIN_OPERATOR_WIDTH, WIDTH - rest))
 
-    def drawn(line: Sequence[str]) -> str:
-        name = line[1] if len(line[1]) <= operator else f"{line[1][: operator - 3]}..."
-        left = line[0].ljust(path), name.ljust(operator), line[2].ljust(output)
-        return "  ".join([*left, *map(str.rjust, line[3:], numbers)]).rstrip()
+    def line(cells: Sequence[str]) -> str:
+        call = cells[1] if len(cells[1]) <= operator else f"{cells[1][: operator - 3]}..."
+        left = cells[0].ljust(path), call.ljust(operator), cells[2].ljust(output)
+        return "  ".join([*left, *map(str.rjust, cells[3:], numbers)]).rstrip()
 
-    header, *body, total = map(drawn, lines)
+    header, *body, total = map(line, lines)
     rule = "-" * (rest + operator)
     return "\n".join([header, rule, *body, rule, total])

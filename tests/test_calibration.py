@@ -1,7 +1,6 @@
 """UncalibratedWarning: who predicts with a batch_norm's initial statistics is told, once for each net."""
 
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +68,7 @@ def block() -> Op:
     return serial(dense(4), tanh, batch_norm())
 
 
-def scale(op: Op, with_parts: bool = True) -> Op:
+def scale(op: Op) -> Op:
     """A user's combinator, with params in the usual layout: the output of `op`, times a learned number."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -84,7 +83,7 @@ def scale(op: Op, with_parts: bool = True) -> Op:
     def init(key: Key, shape: Shape) -> Params:
         return {"s": np.ones((), np.float32), "inner": op.init(key, shape)}
 
-    return Op(init, apply, parts={"inner": op} if with_parts else None, draws=True, kind="scale")
+    return Op(init, apply, parts={"inner": op}, takes_key=True, kind="scale")
 
 
 @operator
@@ -113,7 +112,6 @@ NETS: dict[str, tuple[Callable[[], Op], list[str]]] = {
     "positionwise": (lambda: serial(positionwise(block())), ["serial1/batch_norm1"]),
     "dropout": (lambda: serial(dropout(0.5), batch_norm()), ["batch_norm1"]),
     "a user's combinator": (lambda: serial(scale(block())), ["scale1/inner/batch_norm1"]),
-    "one that does not tell of its parts": (lambda: serial(scale(block(), False)), ["batch_norm1"]),
     "a user's constructor": (lambda: twice(block()), ["serial1/batch_norm1", "serial2/batch_norm1"]),
 }
 
@@ -269,27 +267,6 @@ def test_params_from_files_are_warned_about(tmp_path: Path) -> None:
     net = serial(tanh, block())
     save(tmp_path / "params.npz", net.init(0, (4,)))
     assert warned(lambda: net.apply(load(tmp_path / "params.npz"), X)) == told("serial1/batch_norm1")
-
-
-def test_threads_that_predict_at_once_warn_once() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(30):
-            net = serial(residual(block()), shard(block(), 2, 2))
-            params, start = net.init(0, (4,)), threading.Barrier(8)
-
-            def predict(net: Op = net, params: Params = params, start: threading.Barrier = start) -> None:
-                start.wait()
-                net.apply(params, X)
-
-            threads = [threading.Thread(target=predict) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-    assert [str(warning.message) for warning in caught] == 30 * told(
-        "residual1/serial1/batch_norm1", "serial1/batch_norm1"
-    )
 
 
 def test_warning_changes_no_result() -> None:

@@ -1,5 +1,4 @@
-"""The example nets learn, on a small budget. A gradient that is wrong, or missing, in any of their layers keeps most of
-them from it: the bounds lie between what they reach and what they reach then."""
+"""The examples reach a minimum accuracy on a small budget, which a wrong gradient in a layer usually prevents."""
 
 import subprocess
 import sys
@@ -24,23 +23,25 @@ def test_a_residual_net_learns_to_read_digits(capsys: pytest.CaptureFixture[str]
 @pytest.mark.slow
 def test_a_transformer_learns_to_sort(capsys: pytest.CaptureFixture[str]) -> None:
     loss, share = transformer.main(steps=200)
-    assert transformer.FLOOR - 0.005 < loss < transformer.FLOOR + 0.025  # less would be to read what is to come
+    assert (
+        transformer.FLOOR - 0.005 < loss < transformer.FLOOR + 0.025
+    )  # a lower loss would mean that it sees later characters
     assert share > 0.6
-    assert sum(map(transformer.right, capsys.readouterr().out.splitlines())) > 0
+    assert sum(map(transformer.is_correct, capsys.readouterr().out.splitlines())) > 0
 
 
 def test_its_text_is_right_and_what_is_not_is_told_from_it() -> None:
-    lines = transformer.text(20, fnn.Key(3))
-    shown = ["".join(transformer.ALPHABET[i] for i in line) for line in lines]
-    assert all(line[0] == line[-1] == "\n" and transformer.right(line.strip()) for line in shown)
-    assert not any(map(transformer.right, ["", "825160", "825160>012586", "82516>01256", "825160>0125688"]))
+    lines = transformer.make_text(20, fnn.Key(3))
+    texts = ["".join(transformer.ALPHABET[i] for i in line) for line in lines]
+    assert all(line[0] == line[-1] == "\n" and transformer.is_correct(line.strip()) for line in texts)
+    assert not any(map(transformer.is_correct, ["", "825160", "825160>012586", "82516>01256", "825160>0125688"]))
 
 
 @pytest.mark.slow
 def test_an_autoencoder_learns_to_take_noise_off(capsys: pytest.CaptureFixture[str]) -> None:
-    error, nothing = denoise.main(n=1000, epochs=3)
-    assert nothing == pytest.approx(0.7**2, rel=0.01)
-    assert error < 0.33 * nothing
+    after, before = denoise.main(n=1000, epochs=3)
+    assert before == pytest.approx(0.7**2, rel=0.01)
+    assert after < 0.33 * before
     assert len(capsys.readouterr().out.splitlines()) == 3 + 1 + 14
 
 

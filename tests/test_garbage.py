@@ -46,7 +46,7 @@ from fnn import (
     value_and_grad,
 )
 from fnn.data import digits
-from fnn.kernels.threads import MIN_DEFERRED_MACS, later
+from fnn.kernels.threads import MIN_SHARED_MACS, run_both
 from fnn.mpi import spread, spread_loss
 from fnn.testing.table import TABLE, Example
 from tests.support.runs import silent, task_of
@@ -108,7 +108,7 @@ def step(net: fnn.Op, params: fnn.Params = PARAMS, x: fnn.Array = X) -> Callable
 
 def _faulty(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
     def pull(dy: fnn.Array, need_dx: bool = True) -> Any:
-        return later(lambda: 1 // 0, MIN_DEFERRED_MACS), dy
+        return run_both(lambda: 1 // 0, lambda: dy, MIN_SHARED_MACS)
 
     return x, pull
 
@@ -141,7 +141,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "from_torch": lambda: from_torch(STATE_DICT, PARAMS),
     "to_torch": lambda: to_torch(PARAMS),
     "to_torch like": lambda: to_torch(PARAMS, STATE_DICT),
-    "run.train": lambda: run.train(task_of(epochs=1), run.start(task_of(epochs=1)), tell=silent),
+    "run.train": lambda: run.train(task_of(epochs=1), run.start(task_of(epochs=1)), log=silent),
 }
 
 ERRORS: dict[str, Callable[[], object]] = {
@@ -236,7 +236,7 @@ def test_run_train_in_a_folder_leaves_no_garbage(tmp_path: Path) -> None:
     def call() -> None:
         folder = tmp_path / str(len(os.listdir(tmp_path)))
         folder.mkdir()
-        run.train(task, run.read_state(folder, task), folder, tell=silent)
+        run.train(task, run.read_state(folder, task), folder, log=silent)
 
     assert left_by(call) == []
 

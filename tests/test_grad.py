@@ -89,7 +89,7 @@ def test_a_key_goes_to_what_draws() -> None:
         shift = x.dtype.type(0 if key is None else key.seed)
         return x + shift, lambda dy, need_dx=True: ({}, dy)
 
-    gradient = value_and_grad(Op(lambda key, shape: {}, apply, draws=True), mse)
+    gradient = value_and_grad(Op(lambda key, shape: {}, apply, takes_key=True), mse)
     assert gradient({}, X, X, None)[0][0] == 0
     assert gradient({}, X, X, 2)[0][0] == pytest.approx(4, rel=1e-6)
     assert gradient({}, X, X, Key(3))[0][0] == pytest.approx(9, rel=1e-6)
@@ -105,5 +105,5 @@ def test_errors_of_net_and_loss_come_as_they_are() -> None:
     gradient = value_and_grad(NET, cross_entropy)
     with pytest.raises(OpError, match=r"^dense1: expected 4 input features, got 3$"):
         gradient(PARAMS, X[:, :3], LABELS)
-    with pytest.raises(LossError, match=r"^cross_entropy: label 7 came with 3 classes, wanted 0 to 2$"):
+    with pytest.raises(LossError, match=r"^cross_entropy: labels: expected integers from 0 to 2, got 7$"):
         gradient(PARAMS, X, LABELS + 7)

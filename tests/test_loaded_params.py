@@ -276,7 +276,7 @@ def _both(first: Op, second: Op) -> Op:
     def init(key: Key, shape: Shape) -> Params:
         return {name: op.init(key.fold(name), shape) for name, op in parts.items()}
 
-    return Op(init, apply, parts=parts, draws=True, kind="both")
+    return Op(init, apply, parts=parts, takes_key=True, kind="both")
 
 
 def test_combinators_of_users_take_params_from_files(folder: Path) -> None:
@@ -306,5 +306,5 @@ def test_params_of_operators_that_have_parameters_are_still_missed(params: Param
 
 
 def test_other_errors_of_operators_without_params_are_theirs() -> None:
-    with pytest.raises(OpError, match=r"^maxpool1: a window of 9 does not fit"):
+    with pytest.raises(OpError, match=r"^maxpool1: expected at least 9 pixels for a window of 9"):
         serial(maxpool(9)).apply({}, np.ones((2, 1, 4, 4), np.float32))

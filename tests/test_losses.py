@@ -70,10 +70,10 @@ def test_what_is_not_a_number_stays_visible() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([0, 1, 4]), "label 4 came with 4 classes, wanted 0 to 3"),
-        (np.array([0, -1, 4]), "label -1 came with 4 classes, wanted 0 to 3"),
-        (np.array([0, 2**40, 1]), "label 1099511627776 came with 4 classes, wanted 0 to 3"),
-        (np.array([0, 255, 1], np.uint8), "label 255 came with 4 classes, wanted 0 to 3"),
+        (np.array([0, 1, 4]), "labels: expected integers from 0 to 3, got 4"),
+        (np.array([0, -1, 4]), "labels: expected integers from 0 to 3, got -1"),
+        (np.array([0, 2**40, 1]), "labels: expected integers from 0 to 3, got 1099511627776"),
+        (np.array([0, 255, 1], np.uint8), "labels: expected integers from 0 to 3, got 255"),
         (
             np.array([0.0, 1.0, 2.0]),
             "labels: expected an array of integers, got float64 (3,); use labels.astype(np.int64)",

@@ -116,7 +116,7 @@ def test_they_go_where_a_loss_goes(loss: Loss) -> None:
 def test_smoothing_refuses_what_cross_entropy_refuses(smoothing: float) -> None:
     with pytest.raises(LossError) as caught:
         smoothed_cross_entropy(smoothing)(np.zeros((2, 3)), np.array([0, 3]))
-    assert str(caught.value) == "cross_entropy: label 3 came with 3 classes, wanted 0 to 2"
+    assert str(caught.value) == "cross_entropy: labels: expected integers from 0 to 2, got 3"
 
 
 @pytest.mark.parametrize("targets", [[0.5, 1.5], [-0.5, 0.5], [0.5, np.nan]])
@@ -124,7 +124,7 @@ def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> 
     with pytest.raises(LossError) as caught:
         binary_cross_entropy(np.zeros(2), np.array(targets))
     low, high = np.min(targets), np.max(targets)
-    assert str(caught.value) == f"binary_cross_entropy: targets from {low} to {high}, wanted 0 to 1"
+    assert str(caught.value) == f"binary_cross_entropy: targets: expected numbers from 0 to 1, got {low} to {high}"
 
 
 @pytest.mark.parametrize(("loss", "name"), [(binary_cross_entropy, "binary_cross_entropy"), (huber(), "huber")])

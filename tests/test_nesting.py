@@ -62,8 +62,8 @@ def smooth(op: Op) -> bool:
     return bool(op.config.get("eps", 1) >= 0.1)
 
 
-noise = Op(lambda key, shape: {}, _noise, kind="noise", draws=True)
-TABLED = [row.op for rows in TABLE.values() for row in rows if not row.op.parts and smooth(row.op)]
+noise = Op(lambda key, shape: {}, _noise, kind="noise", takes_key=True)
+TABLED = [row.op for rows in TABLE.values() for row in rows if not row.op.is_composite and smooth(row.op)]
 LEAVES = [noise, *(op for op in TABLED if not op.integers)]
 
 
@@ -177,7 +177,7 @@ class Nets(NamedTuple):
 
 
 def kinds(op: Op) -> set[str]:
-    return {op.kind}.union(*map(kinds, op.parts.values()))
+    return {op.kind}.union(*(kinds(part) for _, part in op.inside()))
 
 
 def constants(op: Op, params: Params, path: str = "") -> list[str]:
@@ -186,8 +186,10 @@ def constants(op: Op, params: Params, path: str = "") -> list[str]:
         return [path + name for name, _ in tree_items(params)]
     if op.kind == "batch_norm":
         return [f"{path}mean", f"{path}var"]
-    parts = ((name, part, params[name] if name else params) for name, part in op.parts.items())
-    return [found for name, part, own in parts for found in constants(part, own, f"{path}{name}/" if name else path)]
+    found = []
+    for names, part in op.inside():
+        found += constants(part, params[names[0]] if names else params, path + "".join(f"{name}/" for name in names))
+    return found
 
 
 def outcome(op: Op, params: Params, x: Array, key: int | None) -> Tree:

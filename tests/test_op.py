@@ -111,7 +111,7 @@ def test_an_operator_knows_its_kind_its_hyper_parameters_and_its_parts() -> None
 
 def test_a_constructor_keeps_its_name_and_docstring_and_refuses_unknown_arguments() -> None:
     assert conv.__name__ == "conv"
-    assert (conv.__doc__ or "").startswith("Cross-correlation")
+    assert (conv.__doc__ or "").startswith("Convolution")
     with pytest.raises(TypeError, match="unexpected keyword argument 'pad'"):
         conv(4, 3, pad=1)  # type: ignore[call-arg]
 
@@ -196,7 +196,7 @@ def test_an_error_deep_in_a_net_names_the_path() -> None:
 def test_a_shape_that_does_not_fit_is_found_at_init_and_names_the_path() -> None:
     with pytest.raises(OpError) as caught:
         serial(conv(4, 3), serial(maxpool(2), conv(5, 4))).init(0, (1, 8, 8))
-    assert str(caught.value) == "serial1/conv1: a window of 4 does not fit into 3 pixels with a padding of 0"
+    assert str(caught.value) == "serial1/conv1: expected at least 4 pixels for a window of 4, got 3"
 
 
 def test_other_errors_of_a_users_operator_pass_as_they_are_with_the_path_noted() -> None:
@@ -251,7 +251,7 @@ def test_what_draws_is_handed_a_key_or_none() -> None:
         keys.append(key)
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    op = Op(lambda key, shape: {}, apply, draws=True)
+    op = Op(lambda key, shape: {}, apply, takes_key=True)
     op.apply({}, X)
     op.apply({}, X, 7)
     op.apply({}, X, Key(7, ("a",)))

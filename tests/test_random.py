@@ -85,13 +85,13 @@ def test_what_is_no_seed_and_no_key_is_refused(rng: object) -> None:
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^a seed must be 0 or more, got -1$"):
+    with pytest.raises(ValueError, match=r"^rng: expected a seed of at least 0, got -1$"):
         as_key(-1)
 
 
 @pytest.mark.parametrize("number", [-1, 2**64])
 def test_a_number_out_of_range_is_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=rf"^a key folds in numbers from 0 up to 2\*\*64, got {number}$"):
+    with pytest.raises(ValueError, match=rf"^fold: expected a number from 0 to 2\*\*64 - 1, got {number}$"):
         Key(0).fold(number).generator()
 
 
@@ -104,5 +104,5 @@ def test_numpys_own_generator_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), ("a", TypeError), (1.5, TypeError), (True, TypeError)])
 def test_a_key_of_what_is_no_seed_says_so_when_it_draws(seed: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"a seed must be 0 or more|seed: expected an int seed"):
+    with pytest.raises(error, match=r"^seed: expected (a seed of at least 0|an int seed or a Key), got"):
         Key(seed).generator()

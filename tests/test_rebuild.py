@@ -30,23 +30,23 @@ class Pair(NamedTuple):
 @operator
 def pair(ops: Pair) -> Op:
     """Reads its operators by their names."""
-    return Op(ops.first.init, ops.first.apply, parts={"": ops.first}, draws=True)
+    return Op(ops.first.init, ops.first.apply, wraps=ops.first, takes_key=True)
 
 
 @operator
 def listed(ops: list[Op], scale: float = 1.0) -> Op:
-    return Op(ops[-1].init, ops[-1].apply, parts={"": ops[-1]}, draws=True)
+    return Op(ops[-1].init, ops[-1].apply, wraps=ops[-1], takes_key=True)
 
 
 @operator
 def keyed(**ops: Op) -> Op:
-    return Op(ops["a"].init, ops["a"].apply, parts={"": ops["a"]}, draws=True)
+    return Op(ops["a"].init, ops["a"].apply, wraps=ops["a"], takes_key=True)
 
 
 @operator
 def nested(ops: dict[str, tuple[list[Op], int]]) -> Op:
     [op], _ = ops["a"]
-    return Op(op.init, op.apply, parts={"": op}, draws=True)
+    return Op(op.init, op.apply, wraps=op, takes_key=True)
 
 
 @operator
@@ -107,6 +107,6 @@ def test_rebuild_of_a_block_keeps_its_name_and_arguments() -> None:
     assert "relu1" in again.init(0, (3,))["block1"]["serial1"]
 
 
-@pytest.mark.parametrize("op", [Op(tanh.init, tanh.apply, parts={"": tanh}), tanh, dense(3), serial()], ids=repr)
+@pytest.mark.parametrize("op", [Op(tanh.init, tanh.apply, wraps=tanh), tanh, dense(3), serial()], ids=repr)
 def test_rebuild_gives_back_what_has_no_maker_or_no_operators_among_its_arguments(op: Op) -> None:
     assert rebuild(op, lambda part: relu) is op

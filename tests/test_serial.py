@@ -21,7 +21,7 @@ def spy(log: list[tuple[str, Any]], name: str, draws: bool = False, params: bool
 
         return x, vjp
 
-    return Op(lambda key, shape: {"p": np.zeros(1, np.float32)} if params else {}, apply, kind=name, draws=True)
+    return Op(lambda key, shape: {"p": np.zeros(1, np.float32)} if params else {}, apply, kind=name, takes_key=True)
 
 
 def same(one: Params, other: Params) -> bool:

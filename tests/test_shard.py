@@ -1,5 +1,4 @@
 import sys
-import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 import fnn
 from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, value_and_grad
 from fnn.kernels import threads
-from fnn.kernels.threads import BLAS_THREADS
+from fnn.kernels.process import BLAS_VARIABLES, limited_blas
 from fnn.transforms import shard_slices
 from tests.support.programs import python
 
@@ -48,75 +47,25 @@ def test_the_bits_do_not_depend_on_the_number_of_workers(n: int) -> None:
     assert results[0] == results[1] == results[2]
 
 
-LATE = serial(conv(3, 3, padding=1), tanh, named("inner", serial(conv(2, 3), tanh)), dense(6), tanh, dense(4))
+DEEP = serial(conv(3, 3, padding=1), tanh, named("inner", serial(conv(2, 3), tanh)), dense(6), tanh, dense(4))
 
 
-def test_what_a_spare_thread_computes_meanwhile_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MIN_DEFERRED_MACS", 1)
-    params, (x, _) = LATE.init(0, SHAPE), batch(4)
+def test_shard_with_idle_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_SHARED_MACS", 1)
+    params, (x, _) = DEEP.init(0, SHAPE), batch(4)
     results: list[list[bytes]] = []
     for workers in (1, 3):
-        y, vjp = shard(LATE, workers).apply(params, x)
+        y, vjp = shard(DEEP, workers).apply(params, x)
         results.append([a.tobytes() for need_dx in (True, False) for a in fnn.tree_leaves(vjp(np.cos(y), need_dx)[0])])
     assert results[0] == results[1]
 
 
-class Late:
-    """An operator whose gradients are computed when somebody waits for them, and what its vjps have met."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.cotangents: list[weakref.ref[np.ndarray]] = []
-        self.held: list[int] = []
-        """How many cotangents were in memory when each vjp was called, its own among them."""
-
-    def apply(self, params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
-        def vjp(dy: np.ndarray, need_dx: bool = True) -> tuple[object, np.ndarray]:
-            def gradients() -> fnn.Params:
-                self.events.append("waited for")
-                return {"w": dy.sum(0)}
-
-            self.events.append("begun")
-            self.cotangents.append(weakref.ref(dy))
-            self.held.append(sum(one() is not None for one in self.cotangents))
-            return gradients, dy.copy()
-
-        return x, vjp
-
-    @property
-    def op(self) -> Op:
-        return Op(lambda key, shape: {"w": np.ones(shape, np.float32)}, self.apply, kind="late")  # type: ignore[arg-type]
-
-
-def test_serial_waits_for_parameters_cotangents_when_it_has_come_to_its_first_part() -> None:
-    late, x = Late(), np.ones((2, 3), np.float32)
-    net = serial(late.op, tanh, late.op)
-    params = net.init(0, (3,))
-    for workers, wanted in ((2, ["begun"] * 2 + ["waited for"] * 2), (1, ["begun", "waited for"] * 2)):
-        y, vjp = shard(net, workers).apply(params, x)
-        late.events.clear()
-        assert fnn.tree_leaves(vjp(y)[0])[0].shape == (3,)
-        assert late.events == wanted
-
-
-@pytest.mark.parametrize(("workers", "most"), [(1, 0), (2, 2), (8, 2)])
-def test_serial_keeps_the_cotangents_of_two_late_parts_at_most(workers: int, most: int) -> None:
-    late, x = Late(), np.ones((2, 3), np.float32)
-    net = fnn.repeat(late.op, 12)
-    y, vjp = shard(net, workers).apply(net.init(0, (3,)), x)
-    vjp(y.copy())
-    first, *others = late.held
-    assert first == 1
-    assert max(held - 2 for held in others) == most  # without its own, and the first one, which the caller holds
-    assert late.events.count("waited for") == 12
-
-
-def test_an_error_in_what_a_spare_thread_computes_names_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_gradient_on_an_idle_thread_names_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(threads, "MIN_DEFERRED_MACS", 1)
-    y, vjp = shard(LATE, 2).apply(LATE.init(0, SHAPE), batch(4)[0])
+    monkeypatch.setattr(threads, "MIN_SHARED_MACS", 1)
+    y, vjp = shard(DEEP, 2).apply(DEEP.init(0, SHAPE), batch(4)[0])
     monkeypatch.setattr(sys.modules["fnn.ops.convolution"], "correlate_weights", wrong)
     with pytest.raises(ZeroDivisionError) as caught:
         vjp(y)
@@ -181,7 +130,7 @@ def keys_of(n: int) -> Iterator[fnn.Key]:
             drawn.append(key)
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    op = Op(lambda key, shape: {}, apply, draws=True)  # type: ignore[arg-type]
+    op = Op(lambda key, shape: {}, apply, takes_key=True)  # type: ignore[arg-type]
     shard(op, 2, size=4).apply({}, np.zeros((n, 1), np.float32), fnn.Key(7))
     return iter(sorted(drawn))
 
@@ -227,6 +176,53 @@ def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
 @pytest.mark.parametrize(("threads", "workers", "told"), [("", "2, 2", 1), ("", "1, 1", 0), ("1", "2, 2", 0)])
 def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str, workers: str, told: int) -> None:
     code = f"import sys; sys.modules['threadpoolctl'] = None; import fnn; [fnn.shard(fnn.tanh, n) for n in ({workers})]"
-    done = python("-c", code, **dict.fromkeys(BLAS_THREADS, threads))
+    done = python("-c", code, **dict.fromkeys(BLAS_VARIABLES, threads))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before NumPy is imported, or install fnn[threads]") == told
+    assert done.stderr.count("OPENBLAS_NUM_THREADS=1 before you import NumPy, or pip install '.[threads]'") == told
+
+
+def test_shard_limits_blas_only_while_it_works() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    code = """
+import threadpoolctl, numpy as np, fnn
+def threads(): return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+threadpoolctl.threadpool_limits(2, "blas")
+seen = []
+def apply(params, x):
+    seen.append(threads())
+    return x, lambda dy, need_dx=True: ({}, dy)
+watch = fnn.Op(lambda key, shape: {}, apply)
+net = fnn.shard(watch, 2, 4)
+assert threads() == [2], threads()
+x = np.ones((16, 3), np.float32)
+y, vjp = net.apply({}, x)
+vjp(y)
+assert threads() == [2], threads()
+print(seen[0])
+"""
+    assert threadpoolctl is not None
+    environment = dict.fromkeys(BLAS_VARIABLES, "2")
+    assert python("-c", code, **environment).stdout == "[1]\n"
+    assert python("-c", code, **environment, FNN_LIMIT_BLAS="0").stdout == "[2]\n"
+
+
+def test_limited_blas_can_be_nested_and_restores_after_an_error() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+
+    before = threads()
+    with limited_blas(2):
+        with limited_blas(3):
+            assert set(threads()) <= {1}
+        assert set(threads()) <= {1}
+    assert threads() == before
+
+    def fail() -> None:
+        with limited_blas(2):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert threads() == before

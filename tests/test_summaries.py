@@ -118,7 +118,7 @@ def test_a_wrapper_shows_what_it_wraps_under_the_same_path() -> None:
 
 def test_a_wrapper_that_gives_its_part_another_input_is_one_layer_of_which_nobody_knows_the_products() -> None:
     def halved(op: Op, apply: Callable[[Params, Array], Any]) -> Op:
-        return Op(lambda key, shape: op.init(key, (2,)), apply, kind="halved", parts={"": op})
+        return Op(lambda key, shape: op.init(key, (2,)), apply, kind="halved", wraps=op)
 
     part = dense(3)
     refused = halved(part, lambda params, x: part.apply(params, x[:, :2]))

@@ -24,14 +24,14 @@ from tests.support.runs import bits, timeless
 PROGRAM = Path(__file__).parent.parent / "train.py"
 
 DENSE = fnn.serial(fnn.dense(2), fnn.sigmoid, fnn.dense(3), fnn.sigmoid, fnn.dense(4))
-"""A net of the same parts as the program's dense one, in other sizes."""
+"""A net with the same layers as the program's dense net, but other sizes."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in MNIST's form, with 300 images to train on and 100 to test on."""
+    """A folder in MNIST's format, with 300 training and 100 test images."""
     folder = tmp_path_factory.mktemp("few")
     for part, n in (("train", 300), ("t10k", 100)):
         images, labels = digits(n, n)
@@ -43,7 +43,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """That of a machine without MNIST and without a network."""
+    """The environment of a machine without MNIST and without a network."""
     kept = {
         name: value
         for name, value in programs.environment().items()
@@ -67,7 +67,7 @@ def test_it_prints_its_progress_and_keeps_the_run(run: Run, few: Path, tmp_path:
     done = run("--data", few, "--limit", 290, "--epochs", 2, "--out", folder)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == f"data: {few}: 290 images to train on, 100 to test on"
+    assert lines[0] == f"data: {few}: 290 training images, 100 test images"
     assert any(line.startswith("total ") and " 369,242 " in line for line in lines)
     assert re.fullmatch(r"epoch: 2 iter: 290 loss: \d\.\d{4} acc: [01]\.\d{3} n_correct: \d+", lines[-3])
     assert re.fullmatch(r"test acc: 0\.\d{4} \(\d+/100\)", lines[-2])
@@ -86,7 +86,7 @@ def test_it_prints_its_progress_and_keeps_the_run(run: Run, few: Path, tmp_path:
 
 @pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: Run, few: Path, tmp_path: Path) -> None:
-    flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, so that there is work to share out
+    flags = ("--data", few, "--epochs", 2, "--batch-size", 200)  # two shards, for two threads
     for name, workers in (("a", 1), ("b", 2), ("c", 2)):
         assert run(*flags, "--out", tmp_path / name, "--workers", workers).returncode == 0
     states = [bits(fnn.load(tmp_path / name / "state.pkl")) for name in "abc"]
@@ -97,11 +97,11 @@ def test_the_same_run_twice_gives_the_same_bits_with_any_number_of_workers(run: 
 def test_a_rate_far_too_high_ends_the_run_and_keeps_what_was_good(run: Run, few: Path, tmp_path: Path) -> None:
     done = run("--data", few, "--epochs", 9, "--lr", 1e6, "--out", tmp_path)
     assert done.returncode == 1
-    told = (
+    message = (
         r"train\.py: error: step (\d+) \(epoch \d, batch \d\): (the loss is inf, .*|.*(conv|dense)\d.* infinite of .*)"
         rf"; a lower learning rate may help; the state before it is in {re.escape(str(tmp_path))}\n"
     )
-    found = re.fullmatch(told, done.stderr)
+    found = re.fullmatch(message, done.stderr)
     assert found is not None, done.stderr
     state = fnn.load(tmp_path / "state.pkl")
     assert state["step"] == int(found[1]) - 1
@@ -118,7 +118,7 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
     done = run("--epochs", "1", "--limit", "5000", "--lr", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[0]
-    assert first.startswith("training on generated digits instead of MNIST: no MNIST")
+    assert first.startswith("training on generated digits: MNIST not found: ")
     assert "FNN_DATA" in first
     found = re.search(r"test acc: ([\d.]+)", done.stdout)
     assert found is not None
@@ -129,18 +129,18 @@ def test_without_mnist_it_says_so_and_learns_the_generated_digits(run: Run) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--epochs", "0"), "argument --epochs: a whole number from 1 up is wanted, got '0'"),
-        (("--batch-size", "1.5"), "argument --batch-size: a whole number from 1 up is wanted, got '1.5'"),
-        (("--lr", "-1"), "argument --lr: a number over 0 is wanted, got '-1'"),
-        (("--lr", "nan"), "argument --lr: a number over 0 is wanted, got 'nan'"),
-        (("--seed", "x"), "argument --seed: a whole number from 0 up is wanted, got 'x'"),
-        (("--workers", "0"), "argument --workers: a whole number from 1 up is wanted, got '0'"),
+        (("--epochs", "0"), "argument --epochs: expected an integer of at least 1, got '0'"),
+        (("--batch-size", "1.5"), "argument --batch-size: expected an integer of at least 1, got '1.5'"),
+        (("--lr", "-1"), "argument --lr: expected a number above 0, got '-1'"),
+        (("--lr", "nan"), "argument --lr: expected a number above 0, got 'nan'"),
+        (("--seed", "x"), "argument --seed: expected an integer of at least 0, got 'x'"),
+        (("--workers", "0"), "argument --workers: expected an integer of at least 1, got '0'"),
         (("--net", "rnn"), "argument --net: invalid choice: 'rnn'"),
-        (("--out", ""), "argument --out: a path is wanted, got ''"),
-        (("--eval", ""), "argument --eval: a path is wanted, got ''"),
-        (("--data", ""), "argument --data: a path is wanted, got ''"),
+        (("--out", ""), "argument --out: expected a path, got ''"),
+        (("--eval", ""), "argument --eval: expected a path, got ''"),
+        (("--data", ""), "argument --data: expected a path, got ''"),
         (("--fast",), "unrecognized arguments: --fast"),
-        (("--keep-every", "-1"), "argument --keep-every: a number of seconds, 0 or more, is wanted, got '-1'"),
+        (("--keep-every", "-1"), "argument --keep-every: expected a number of seconds, 0 or more, got '-1'"),
         (("--recipe", "mine"), "argument --recipe: invalid choice: 'mine'"),
         (("--eval", "a", "--out", "b"), "argument --out: not allowed with argument --eval"),
         (("--resume", "a", "--out", "b"), "argument --out: not allowed with argument --resume"),
@@ -166,7 +166,9 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(run: Run, few: Pat
 def test_a_data_folder_without_the_files_is_told(run: Run, tmp_path: Path) -> None:
     for done in (run("--data", tmp_path), run(FNN_DATA=str(tmp_path))):
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"train.py: error: {tmp_path} lacks train-images-idx3-ubyte")
+        assert done.stderr.startswith(
+            f"train.py: error: {tmp_path}: expected MNIST's files, missing: train-images-idx3-ubyte"
+        )
         assert done.stderr.count("\n") == 1
 
 
@@ -177,7 +179,7 @@ def test_a_damaged_data_file_is_told(run: Run, tmp_path: Path) -> None:
             (tmp_path / f"{part}-{kind}-ubyte").write_bytes(bytes(10))
     done = run("--data", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"train.py: error: {tmp_path / 'train-images-idx3-ubyte'}: an IDX header of 16 bytes")
+    assert done.stderr.startswith(f"train.py: error: {tmp_path / 'train-images-idx3-ubyte'}: expected an IDX header")
     assert done.stderr.count("\n") == 1
 
 
@@ -210,7 +212,7 @@ def test_a_file_of_params_that_is_none_is_told_in_one_line(run: Run, few: Path, 
 
 @pytest.fixture
 def heeded() -> Iterator[None]:
-    """SIGINT as a terminal's programs have it; what a background job starts would ignore it, as the job does."""
+    """Handles SIGINT as in a terminal; programs started by a background job would ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -218,7 +220,7 @@ def heeded() -> Iterator[None]:
 
 @pytest.fixture
 def begun(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Begins the program with flags, and gives it back once it trains; what still runs at the end is killed."""
+    """Starts the program with flags and returns it when it trains; kills it at the end of the test."""
     programs = []
 
     def begin(*flags: object) -> "subprocess.Popen[str]":
@@ -237,12 +239,12 @@ def begun(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Pop
 
 
 FLAGS = ("--epochs", "3", "--batch-size", "10", "--net", "fc")
-"""A run of ninety steps."""
+"""The flags of a run with 90 steps."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of that run, never stopped."""
+    """The folder of an uninterrupted run with these flags."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = programs.python(PROGRAM, *FLAGS, "--data", few, "--out", folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -250,7 +252,7 @@ def undisturbed(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(folder: Path, other: Path) -> None:
-    """Asserts that two runs came to the same, bit for bit."""
+    """Asserts that two runs have identical results."""
     for name in ("state.pkl", "best.pkl"):
         assert bits(fnn.load(folder / name)) == bits(fnn.load(other / name))
     assert timeless(folder) == timeless(other)
@@ -266,17 +268,17 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
 ) -> None:
     program = begun(*FLAGS, "--data", few, "--out", tmp_path, "--keep-every", 0)
     time.sleep(0.05)
-    for _ in range(3):  # the later ones come while it saves, or at its very end
+    for _ in range(3):  # the later ones arrive while it saves or exits
         program.send_signal(number)
     out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (128 + number, "")
     step = fnn.load(tmp_path / "state.pkl")["step"]
     where = re.escape(str(tmp_path))
-    assert re.search(rf"stopped after step {step} \(epoch \d, \d+ images\); --resume {where} goes on\n$", out)
+    assert re.search(rf"stopped after step {step} \(epoch \d, \d+ images\); to continue, use --resume {where}\n$", out)
     assert step < 90
     done = run("--resume", tmp_path, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{tmp_path} is at step {step} (epoch " in done.stdout
+    assert f"\n{tmp_path}: continuing after step {step} (epoch " in done.stdout
     same(tmp_path, undisturbed)
 
 
@@ -310,12 +312,12 @@ def test_without_a_folder_nothing_is_kept_and_it_says_so(
     program.send_signal(signal.SIGINT)
     out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (130, "")
-    assert re.search(r"stopped after step \d+ \(epoch \d+, \d+ images\); nothing was kept\n$", out)
+    assert re.search(r"stopped after step \d+ \(epoch \d+, \d+ images\); nothing was saved\n$", out)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the system does not tell what a program has loaded")
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc/self/maps")
 def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, str], few: Path) -> None:
     command, pipe = [sys.executable, str(PROGRAM), "--epochs", "5000", "--data", str(few)], subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
@@ -324,7 +326,7 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(environment: dict[str, st
         program.send_signal(signal.SIGINT)
         _, err = program.communicate(timeout=60)
     assert err == ""
-    assert program.returncode in (-signal.SIGINT, 130), "which a shell tells by 130 as well"
+    assert program.returncode in (-signal.SIGINT, 130), "a shell reports 130 for both"
 
 
 @pytest.mark.slow
@@ -353,32 +355,36 @@ def test_a_second_run_in_the_folder_is_refused(
     for flags in (("--out", tmp_path, "--data", few), ("--resume", tmp_path)):
         done = run(*flags)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"train.py: error: {tmp_path} is in use by another run\n"
+        assert done.stderr == f"train.py: error: {tmp_path}: in use by another run\n"
 
 
 @pytest.mark.slow
 def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was_begun(run: Run, undisturbed: Path, few: Path) -> None:
     files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
-    for flags, told in [
+    for flags, message in [
         (
             ("--out", undisturbed),
-            f"{undisturbed} holds a run, which is not overwritten; --resume {undisturbed} goes on",
+            f"{undisturbed}: expected a folder without a run; to continue its run, use --resume {undisturbed}",
         ),
         (
             ("--resume", undisturbed, "--lr", 0.5, "--net", "fc", "--epochs", 4, "--recipe", "best", "--limit", 9),
-            f"the run in {undisturbed} has recipe 'default', not 'best'; epochs 3, not 4; lr 0.3, not 0.5; limit None",
+            f"{undisturbed}: expected the settings of its run, recipe 'default', epochs 3, lr 0.3, limit None; "
+            "got recipe 'best', epochs 4, lr 0.5, limit 9",
         ),
-        (("--resume", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
-        (("--eval", undisturbed.parent), f"{undisturbed.parent} holds no run: there is no config.json in it"),
-        (("--eval", undisturbed, "--net", "cnn"), f"the run in {undisturbed} has net 'fc', not 'cnn'"),
+        (("--resume", undisturbed.parent), f"{undisturbed.parent}: expected a run, got a folder without config.json"),
+        (("--eval", undisturbed.parent), f"{undisturbed.parent}: expected a run, got a folder without config.json"),
+        (
+            ("--eval", undisturbed, "--net", "cnn"),
+            f"{undisturbed}: expected the settings of its run, net 'fc'; got net 'cnn'",
+        ),
     ]:
         done = run(*flags)
         assert done.returncode == 1
-        assert done.stderr.startswith(f"train.py: error: {told}")
+        assert done.stderr.startswith(f"train.py: error: {message}")
         assert done.stderr.count("\n") == 1
     done = run("--resume", undisturbed, "--epochs", 3, "--lr", 0.3, "--data", few, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{undisturbed} is complete, with a best test acc of 0." in done.stdout
+    assert f"\n{undisturbed}: complete, best test acc 0." in done.stdout
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == files
 
 
@@ -399,11 +405,11 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
     program.communicate()
     before = (tmp_path / "state.pkl").read_bytes()
     resume = shlex.join([sys.executable, str(PROGRAM), "--resume", str(tmp_path)])
-    command = f"ulimit -f 1000; exec {resume}"  # blocks of 1 kB, or of half that
+    command = f"ulimit -f 1000; exec {resume}"  # in blocks of 1 kB or 512 bytes
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    told = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
-    assert done.stderr.startswith(told)
+    message = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "state.pkl").read_bytes() == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
@@ -413,7 +419,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(
 
 @pytest.fixture
 def lacking(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """The environment's part by which a package cannot be imported."""
+    """Returns environment variables that make the import of a package fail."""
 
     def without(package: str) -> dict[str, str]:
         (tmp_path / f"{package}.py").write_text("raise ImportError")
@@ -439,7 +445,7 @@ def test_a_terminal_shows_a_bar_where_there_can_be_one(
     program = subprocess.Popen(command, env=environment | more, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
-    with suppress(OSError):  # the terminal's end, when the program closes it
+    with suppress(OSError):  # raised when the program closes the terminal
         while part := os.read(ours, 1 << 16):
             shown += part
     os.close(ours)
@@ -448,25 +454,25 @@ def test_a_terminal_shows_a_bar_where_there_can_be_one(
     assert ("\repoch 1: " in text and "/300" in text) == (kind == "terminal")
     assert ("\r" in text) == (kind == "terminal")
     lasts = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
-    told = [line.split(" loss")[0] for line in lasts if line.startswith("epoch")]
-    assert told == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
+    message = [line.split(" loss")[0] for line in lasts if line.startswith("epoch")]
+    assert message == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
 
 
 @pytest.mark.slow
 def test_what_cannot_be_exported_is_told_before_training(
     run: Run, few: Path, tmp_path: Path, lacking: Callable[[str], dict[str, str]]
 ) -> None:
-    for path, told, more in [
+    for path, message, more in [
         (
             tmp_path / "nowhere" / "net.onnx",
             f"[Errno {errno.ENOENT}] No such file or directory: '{tmp_path}/nowhere/",
             {},
         ),
-        (tmp_path / "net.onnx", "export needs onnx: install fnn[onnx]\n", lacking("onnx")),
+        (tmp_path / "net.onnx", "export: the package onnx is missing; run pip install '.[onnx]'\n", lacking("onnx")),
     ]:
         done = run("--data", few, "--export", path, **more)
         assert (done.returncode, "epoch" in done.stdout, path.exists()) == (1, False, False)
-        assert done.stderr.startswith(f"train.py: error: {told}")
+        assert done.stderr.startswith(f"train.py: error: {message}")
         assert done.stderr.count("\n") == 1
 
 
@@ -484,7 +490,7 @@ def test_a_run_is_drawn(run: Run, undisturbed: Path) -> None:
     pytest.importorskip("matplotlib")
     done = run("--report", undisturbed)
     assert (done.returncode, done.stderr) == (0, "")
-    paths = [Path(line.removeprefix("drawn: ")) for line in done.stdout.splitlines()]
+    paths = [Path(line.removeprefix("wrote: ")) for line in done.stdout.splitlines()]
     assert [path.name for path in paths] == ["curves.png", "confusion.png", "mistakes.png", "filters.png"]
     assert all(path.parent == undisturbed and path.read_bytes().startswith(b"\x89PNG") for path in paths)
     for path in paths:
@@ -500,9 +506,9 @@ def test_every_recipe_trains(run: Run, few: Path, recipe: str, net: str) -> None
 
 
 def test_the_help_shows_the_recipes(run: Run) -> None:
-    told = " ".join(run("--help").stdout.split())
+    message = " ".join(run("--help").stdout.split())
     for wanted in ("original: net cnn, epochs 20", "best: net deep, epochs 14", "affine [10, 0.1, 0.1]"):
-        assert wanted in told
+        assert wanted in message
 
 
 @pytest.mark.slow

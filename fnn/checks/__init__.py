@@ -1,4 +1,4 @@
-"""Checks of what a user passes. Messages say `expected ..., got ...` and, if it is short, how to fix it.
+"""Checks of arguments. Errors say `expected ..., got ...` and, if that is short, how to fix it.
 
-You can understand the library without reading them.
+You can understand the library without them.
 """

@@ -7,14 +7,14 @@ from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy import ndarray  # looked up in a third of the time of `np.ndarray`, which every operator would pay
+from numpy import ndarray  # a lookup of `np.ndarray` in each check takes three times as long
 from numpy.typing import NDArray
 
 from fnn.checks.errors import OpError, describe, describe_value
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int | str | None, ...]
-"""A shape to expect: None is any size, and a name is any size as long as it is the same at each place of the name."""
+"""An expected shape: None is any size, and a name is any size that is the same wherever the name appears."""
 
 ANY: Sizes = (None,)
 
@@ -25,19 +25,18 @@ INTEGERS = frozenset(map(np.dtype, ("int8", "int16", "int32", "int64", "uint8", 
 
 
 def array_fault(name: str, value: Any, integers: bool = False) -> str | None:
-    """What is wrong with `value` as an array of floats, or of integers, and the fix; None if nothing is.
+    """Explains why `value` is not an array of floats, or of integers, and how to fix it. None if it is one.
 
-    Floats are float16, float32 or float64 in native byte order. Subclasses of ndarray other than memmap are refused:
-    `*` is another product for np.matrix, and most functions forget the mask of a masked array.
+    Floats are float16, float32 or float64 in native byte order. Subclasses of ndarray other than memmap are errors:
+    `*` is a matrix product for np.matrix, and most functions ignore the mask of a masked array.
     """
-    wanted, dtype = ("integers", "int64") if integers else ("floats", "float32")
+    expected, dtype, fix = ("integers", "int64", "") if integers else ("floats", "float32", "")
     if not isinstance(value, ndarray):
-        fix = ""
         if isinstance(value, list | tuple):
             fix = f"; use np.array({name}, np.{dtype})"
         elif hasattr(value, "__array__") and not isinstance(value, np.generic):
             fix = f"; use np.asarray({name})"
-        return f"expected an array of {wanted}, got {describe(value)}{fix}"
+        return f"expected an array of {expected}, got {describe(value)}{fix}"
     if type(value) is not ndarray and type(value) is not np.memmap:
         masked = isinstance(value, np.ma.MaskedArray)
         fix = f"fill the masked values first: {name}.filled(0)" if masked else f"use np.asarray({name})"
@@ -46,9 +45,10 @@ def array_fault(name: str, value: Any, integers: bool = False) -> str | None:
         return None
     if value.dtype.kind == "f" and not integers:
         dtype = f"float{8 * min(value.itemsize, 8)}"
-        wanted = "float16, float32 or float64 in native byte order"
-    fix = f"; use {name}.astype(np.{dtype})" if value.dtype.kind in "fiub" else ""
-    return f"expected an array of {wanted}, got {describe(value)}{fix}"
+        expected = "float16, float32 or float64 in native byte order"
+    if value.dtype.kind in "fiub":
+        fix = f"; use {name}.astype(np.{dtype})"
+    return f"expected an array of {expected}, got {describe(value)}{fix}"
 
 
 def check_batch(x: Any, integers: bool) -> Array:
@@ -68,27 +68,27 @@ def check_cotangent(dy: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Ar
 
 
 def input_error(x: Array, dtype: Any, example: Mapping[str, int | None], flat: bool = False) -> OpError:
-    """The error that says why `x` is not a batch of such examples, of that dtype (None: of any), and the fix.
+    """The error that explains why `x` is not a batch of such examples of that dtype (None: any), and how to fix it.
 
     `example` has the name and size (None: any) of each axis of an example; "...", first or last, is any number of axes.
     With `flat`, all axes of an example are flattened into one.
     """
-    axes = ["batch", *(name if size is None else str(size) for name, size in example.items())]
-    wanted = f"expected shape ({', '.join(axes)})"
     if dtype is not None and x.dtype != dtype:
         return OpError(f"expected {dtype} input as the params are, got {x.dtype}; use x.astype(np.{dtype})")
-    if _fits(x.shape, example) or (flat and prod(x.shape) in example.values()):
-        return OpError(f"{wanted}, got {x.shape}; for one example use x[None]")
+    axes = ["batch", *(name if size is None else str(size) for name, size in example.items())]
+    expected = f"expected shape ({', '.join(axes)}), got {x.shape}"
+    if _is_example(x.shape, example) or (flat and prod(x.shape) in example.values()):
+        return OpError(f"{expected}; for one example use x[None]")
     sizes = {"features": prod(x.shape[1:])} if flat else dict(zip(example, x.shape[1:], strict=False))
     wrong = [name for name, n in sizes.items() if example[name] not in (None, n)]
     if len(wrong) == 1 and x.ndim > 1 and (flat or x.ndim == 1 + len(example)) and "..." not in example:
-        of = f" ({' * '.join(map(str, x.shape[1:]))})" if flat and x.ndim > 2 else ""
-        return OpError(f"expected {example[wrong[0]]} input {wrong[0]}, got {sizes[wrong[0]]}{of}")
-    no_channel = x.ndim == len(example) and next(iter(example.values())) == 1
-    return OpError(f"{wanted}, got {x.shape}" + ("; use x[:, None]" if no_channel else ""))
+        product = f" ({' * '.join(map(str, x.shape[1:]))})" if flat and x.ndim > 2 else ""
+        return OpError(f"expected {example[wrong[0]]} input {wrong[0]}, got {sizes[wrong[0]]}{product}")
+    lacks_channel = x.ndim == len(example) and next(iter(example.values())) == 1
+    return OpError(f"{expected}; use x[:, None]" if lacks_channel else expected)
 
 
-def _fits(shape: tuple[int, ...], example: Mapping[str, int | None]) -> bool:
+def _is_example(shape: tuple[int, ...], example: Mapping[str, int | None]) -> bool:
     """Whether an array of that shape is one example."""
     sizes = [size for name, size in example.items() if name != "..."]
     if len(shape) < len(sizes) or ("..." not in example and len(shape) > len(sizes)):
@@ -98,58 +98,51 @@ def _fits(shape: tuple[int, ...], example: Mapping[str, int | None]) -> bool:
 
 
 def get_params(params: Any, shapes: Mapping[str, Sizes | None]) -> list[Any]:
-    """The arrays in `params`, in the order of `shapes`, which says the name and shape of each; None for no such array.
+    """Returns the arrays in `params` in the order of `shapes`, which has each one's name and shape; None for no array.
 
-    Raises OpError unless params are a dict of exactly these names, and the arrays of one float dtype and such shapes.
+    Raises OpError unless params are a dict of exactly these names, with arrays of these shapes and of one float dtype.
     """
     if not isinstance(params, dict):
         raise params_error(params, shapes)
     arrays: list[Any] = []
-    named: dict[Any, int] = {}
+    sizes_by_name: dict[Any, int] = {}
     dtype, absent = None, 0
     try:
-        for name, wanted in shapes.items():
-            if wanted is None:
+        for name, expected in shapes.items():
+            if expected is None:
                 arrays.append(None)
                 absent += 1
                 continue
             array = params.get(name)
             if type(array) is not ndarray or (array.dtype is not dtype and array.dtype not in FLOATS):
-                array = _check_floats(name, array)
+                if fault := array_fault(name, array):
+                    raise OpError(f"{name}: {fault}")
+                array = np.asarray(array)
             if dtype is None:
                 dtype = array.dtype
             elif array.dtype is not dtype and array.dtype != dtype:
                 raise OpError(f"{name}: expected {dtype} as {next(iter(shapes))!r} is, got {describe(array)}")
             shape = array.shape
-            # The second test is for speed: most weights are of any size along their first axis alone.
-            if shape != wanted and (wanted[:1] != ANY or not shape or shape[1:] != wanted[1:]):
-                if len(shape) != len(wanted):
-                    raise _shape_error(name, array, wanted, named)
-                for n, size in zip(shape, wanted):  # noqa: B905 `strict` takes time
-                    if n == size or size is None:
-                        continue
-                    if type(size) is int or named.setdefault(size, n) != n:
-                        raise _shape_error(name, array, wanted, named)
+            # The second test is for speed: most weights may have any size along their first axis only.
+            if shape != expected and (expected[:1] != ANY or not shape or shape[1:] != expected[1:]):
+                if len(shape) != len(expected):
+                    raise _shape_error(name, array, expected, sizes_by_name)
+                for n, size in zip(shape, expected):  # noqa: B905 `strict` takes time
+                    if n != size and size is not None and (type(size) is int or sizes_by_name.setdefault(size, n) != n):
+                        raise _shape_error(name, array, expected, sizes_by_name)
             arrays.append(array)
-    except OpError as error:  # other names explain more than that an array does not fit
-        known = {name for name, wanted in shapes.items() if wanted is not None}
+    except OpError as error:  # wrong names explain more than a wrong array
+        known = {name for name, expected in shapes.items() if expected is not None}
         raise (error if params.keys() == known else params_error(params, shapes)) from None
     if len(params) != len(arrays) - absent:
         raise params_error(params, shapes)
     return arrays
 
 
-def _check_floats(name: str, value: Any) -> Array:
-    if fault := array_fault(name, value):
-        raise OpError(f"{name}: {fault}")
-    return np.asarray(value)
-
-
-def _shape_error(name: str, array: Array, wanted: Sizes, named: Mapping[Any, int]) -> OpError:
-    sizes = ["any" if size is None else str(named.get(size, size)) for size in wanted]
-    return OpError(
-        f"{name}: expected shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''}), got {describe(array)}"
-    )
+def _shape_error(name: str, array: Array, expected: Sizes, sizes_by_name: Mapping[Any, int]) -> OpError:
+    sizes = ["any" if size is None else str(sizes_by_name.get(size, size)) for size in expected]
+    comma = "," if len(sizes) == 1 else ""
+    return OpError(f"{name}: expected shape ({', '.join(sizes)}{comma}), got {describe(array)}")
 
 
 def check_no_params(params: Any) -> None:
@@ -158,21 +151,20 @@ def check_no_params(params: Any) -> None:
         get_params(params, {})
 
 
-def params_error(params: Any, names: Mapping[str, Any], kind: str = "") -> OpError:
-    """The error that says why `params` are not a dict of exactly these names, those with None left out."""
-    wanted = [name for name, what in names.items() if what is not None]
+def params_error(params: Any, shapes: Mapping[str, Any], kind: str = "") -> OpError:
+    """The error that explains why `params` are not a dict of the names in `shapes`, apart from those with None."""
+    expected = [name for name, shape in shapes.items() if shape is not None]
     if not isinstance(params, dict):
-        return OpError(
-            f"expected params as a dict{' of ' * bool(wanted)}{_listed(wanted)}, got {describe(params)}", kind
-        )
-    extra, lacking = [n for n in params if n not in wanted], [n for n in wanted if n not in params]
-    fixes = [f"{_listed(lacking)} {'is' if len(lacking) == 1 else 'are'} missing"] if lacking else []
-    fixes += [f"remove {_listed(extra)}"] if extra else []
-    came = _listed(list(params)) or "none"
-    expected = f"params {_listed(wanted)}" if wanted else "no params"
-    return OpError(f"expected {expected}, got {came}; {'; '.join(fixes)}", kind, bool(lacking))
+        names = f" of {_join(expected)}" if expected else ""
+        return OpError(f"expected params as a dict{names}, got {describe(params)}", kind)
+    extra, missing = [n for n in params if n not in expected], [n for n in expected if n not in params]
+    fixes = [f"{_join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+    fixes += [f"remove {_join(extra)}"] if extra else []
+    wanted = f"params {_join(expected)}" if expected else "no params"
+    got = _join(list(params)) or "none"
+    return OpError(f"expected {wanted}, got {got}; {'; '.join(fixes)}", kind, bool(missing))
 
 
-def _listed(names: list[Any], most: int = 8) -> str:
+def _join(names: list[Any], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(describe_value, names[:most])) + more

@@ -1,18 +1,20 @@
-"""The error for bad input to an operator, and how messages describe values."""
+"""OpError, and how errors describe values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy import ndarray  # looked up in a third of the time of `np.ndarray`, which every operator would pay
+from numpy import ndarray  # a lookup of `np.ndarray` in each check takes three times as long
 
 
 class OpError(ValueError):
-    """Bad input to an operator: says where in the network, what was expected and what it got.
+    """Bad input to an operator. The message has the path of the operator in the network, `expected ...` and `got ...`.
 
-    `missing` means that the params lack an entry.
+    `missing` is true if the params lack an entry.
     """
+
+    __module__ = "fnn"
 
     def __init__(self, message: str, kind: str = "", missing: bool = False) -> None:
         super().__init__(message)
@@ -27,7 +29,7 @@ class OpError(ValueError):
 
 
 def describe(value: Any) -> str:
-    """How an error names a value: an array by its dtype and shape, anything else by its type."""
+    """How an error shows a value: an array by its dtype and shape, anything else by its type."""
     kind = type(value)
     if kind is ndarray or kind is np.memmap:
         return f"{value.dtype} {value.shape}"
@@ -40,15 +42,21 @@ def describe(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """A short value as Python writes it, any other as `told` names it."""
+    """How an error shows a value that may be short: numbers, texts and tuples of these as Python writes them."""
     scalars = int | float | str | bytes | np.generic | None
     several = isinstance(value, tuple | list) and len(value) <= 8 and all(isinstance(n, scalars) for n in value)
-    if several or isinstance(value, scalars):
-        text = repr(value)
-        return text if len(text) <= 60 else describe(value)
-    return describe(value)
+    text = repr(value) if several or isinstance(value, scalars) else ""
+    return text if 0 < len(text) <= 60 else describe(value)
 
 
-def is_maker_of(function: Any, *types: Any) -> bool:
-    """Whether the function is annotated to return one of the types: a constructor in the place of what it makes."""
-    return getattr(function, "__annotations__", {}).get("return") in types
+def is_constructor_of(value: Any, *types: Any) -> bool:
+    """Whether `value` is a function annotated to return one of the types: somebody forgot to call it."""
+    return getattr(value, "__annotations__", {}).get("return") in types
+
+
+def prepend_path(error: Exception, name: str) -> None:
+    """Adds `name`, the part of a combinator that raised `error`, in front of the path of the error."""
+    if isinstance(error, OpError):
+        error.path = (name, *error.path)
+    else:
+        error.add_note(f"in {name}")

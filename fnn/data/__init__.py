@@ -1,9 +1,10 @@
-"""Data to learn from: MNIST's files, digits drawn without any file, the order in which batches visit them, and changes
-that make more of them."""
+"""Training data: MNIST, generated digits, shuffled batches and augmentation.
+
+You can understand the rest of the library without reading this package: operators take any NumPy array.
+"""
 
 from fnn.data.augment import affine, compose, elastic, erase, shift
-from fnn.data.batching import batches
-from fnn.data.examples import Dataset, Examples, as_float
+from fnn.data.examples import Dataset, Examples, as_float, batches
 from fnn.data.generated import digits
 from fnn.data.idx import DataError
 from fnn.data.mnist_files import MissingDataError, mnist

@@ -1,9 +1,7 @@
-"""Augmentation: images changed as other hands might have changed them, as a pure function of a key.
+"""Augmentation: pure functions `(images, rng) -> images` that change each image at random.
 
-An augmentation takes `(images, rng)` and returns as many images, each of which got a draw of its own. Images are what
-`as_float` gives: float32 (N, C, H, W) in [-1, 1], around which all is background. As floats they are rounded once, at
-the end, however many augmentations follow each other; with the batch innermost in memory, one NumPy call does the same
-work for all images at full speed.
+Images are float32 (N, C, H, W) from -1 (background) to 1, as `as_float` returns them. The batch is innermost in memory,
+so that one NumPy call changes all images at full speed.
 """
 
 from collections.abc import Callable
@@ -24,71 +22,70 @@ Images: TypeAlias = NDArray[np.float32]
 Augmentation: TypeAlias = Callable[[Images, Rng], Images]
 
 BACKGROUND = np.float32(-1)
-"""What `as_float` makes of grey level 0: what lies outside of an image, and what is left where it is erased."""
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
-    """The augmentations one after the other, each with a key of its own: the given one with its place folded in."""
+    """Applies the augmentations in order; each gets its own key: `rng` with its index folded in."""
 
     def composed(images: Images, rng: Rng) -> Images:
         key = as_key(rng)
-        for place, augmentation in enumerate(augmentations):
-            images = augmentation(images, key.fold(place))
+        for i, augmentation in enumerate(augmentations):
+            images = augmentation(images, key.fold(i))
         return images
 
     return composed
 
 
 def shift(pixels: int) -> Augmentation:
-    """Moves each image by whole pixels, up to `pixels` of them to either side and as many up or down.
+    """Moves each image by a whole number of pixels, at most `pixels` horizontally and vertically.
 
     Images must be at least `pixels` wide and high.
     """
     pixels = check_int("pixels", pixels)
 
     def shifted(images: Images, rng: Rng) -> Images:
-        framed = _framed(_at_least(pixels, images), pixels, pixels)
+        padded = _pad(_check_images(images, pixels), pixels, pixels)
         right, down = as_key(rng).generator().integers(0, 2 * pixels + 1, (2, len(images)))
         columns, rows = _grid(images, np.intp)
-        return from_wchn(framed.reshape(-1)[_places(framed, columns + right, rows + down)])
+        return from_wchn(padded.reshape(-1)[_flat_indices(padded, columns + right, rows + down)])
 
     return shifted
 
 
 def affine(degrees: float = 0, scale: float = 0, shear: float = 0) -> Augmentation:
-    """Stretches, slants and turns each image about its middle; between pixels it is read bilinearly.
+    """Scales, shears and rotates each image around its centre, with bilinear interpolation.
 
-    Width and height are each multiplied by 1 - scale up to 1 + scale; a pixel further down comes up to `shear` pixels
-    further right or left; the image is turned by up to `degrees` either way.
+    Width and height are multiplied by independent factors from 1 - scale to 1 + scale. Each row moves horizontally by
+    at most `shear` pixels relative to the row above it. The rotation is at most `degrees` in either direction.
     """
     degrees = check_real("degrees", degrees, at_least=0, at_most=180)
     scale = check_real("scale", scale, at_least=0, at_most=0.9)
     shear = check_real("shear", shear, at_least=0, at_most=1)
 
     def transformed(images: Images, rng: Rng) -> Images:
-        turn, slant, wider, higher = _spread(rng, 4, len(_checked(images)))
-        return transform(images, turn * radians(degrees), slant * shear, 1 + wider * scale, 1 + higher * scale)
+        angle, slant, width, height = _uniform(rng, 4, len(_check_images(images)))
+        return transform(images, angle * radians(degrees), slant * shear, 1 + width * scale, 1 + height * scale)
 
     return transformed
 
 
 def elastic(strength: float, smoothness: float) -> Augmentation:
-    """Moves each pixel by random amounts that vary smoothly over the image; between pixels it is read bilinearly.
+    """Moves each pixel by random offsets that vary smoothly over the image, with bilinear interpolation.
 
-    `strength` is the standard deviation of the moves across and of those down, in pixels. Each is noise under a
-    Gaussian whose standard deviation is `smoothness`, in pixels. Simard, Steinkraus and Platt, "Best practices for
-    convolutional neural networks applied to visual document analysis", 2003, whose sigma is `smoothness`; their alpha
-    of 34 with a sigma of 4 is a strength of 1.4.
+    `strength` is the standard deviation of the offsets in pixels. `smoothness` is the standard deviation in pixels of
+    the Gaussian filter that smooths them. Simard, Steinkraus and Platt, "Best practices for convolutional neural
+    networks applied to visual document analysis", 2003: their sigma is `smoothness`, and their alpha of 34 with a sigma
+    of 4 is a strength of 1.4.
     """
     strength = check_real("strength", strength, at_least=0, at_most=1000)
     smoothness = check_real("smoothness", smoothness, at_least=0.1, at_most=1000)
 
     def distorted(images: Images, rng: Rng) -> Images:
-        n, _, height, width = _checked(images).shape
-        noise = _spread(rng, 2, width, height * n)
-        smooth = (_smoothing(width, smoothness) @ noise).reshape(2, width, 1, height, n)
-        scale = np.float32(strength * sqrt(3))  # the variance of uniform draws from -1 to 1 is a third
-        right, down = (scale * _smoothing(height, smoothness)) @ smooth
+        n, _, height, width = _check_images(images).shape
+        noise = _uniform(rng, 2, width, height * n)
+        smooth = (_gaussian_filter(width, smoothness) @ noise).reshape(2, width, 1, height, n)
+        scale = np.float32(strength * sqrt(3))  # uniform numbers from -1 to 1 have a variance of 1/3
+        right, down = (scale * _gaussian_filter(height, smoothness)) @ smooth
         columns, rows = _grid(images, np.float32)
         return resample(images, columns + right, rows + down)
 
@@ -96,107 +93,100 @@ def elastic(strength: float, smoothness: float) -> Augmentation:
 
 
 def erase(size: int) -> Augmentation:
-    """Leaves background in one rectangle of each image, of 0 to `size` pixels a side and anywhere in the image.
+    """Sets one rectangle in each image to the background. Its width and height are random, from 0 to `size` pixels.
 
-    After Zhong et al., "Random erasing data augmentation", 2017, which fills it with noise. Images must be at least
-    `size` pixels wide and high.
+    Zhong et al., "Random erasing data augmentation", 2017, but they fill it with noise. Images must be at least `size`
+    pixels wide and high.
     """
     size = check_int("size", size)
 
     def erased(images: Images, rng: Rng) -> Images:
-        n, _, height, width = _at_least(size, images).shape
+        n, _, height, width = _check_images(images, size).shape
         generator = as_key(rng).generator()
         wide, high = generator.integers(0, size + 1, (2, n))
         left, top = generator.integers(0, width + 1 - wide), generator.integers(0, height + 1 - high)
         columns, rows = _grid(images, np.intp)
-        gone = (left <= columns) & (columns < left + wide) & ((top <= rows) & (rows < top + high))
-        return from_wchn(np.where(gone, BACKGROUND, to_wchn(images)))
+        inside = (left <= columns) & (columns < left + wide) & ((top <= rows) & (rows < top + high))
+        return from_wchn(np.where(inside, BACKGROUND, to_wchn(images)))
 
     return erased
 
 
-def transform(images: Images, turn: Images, slant: Images, wider: Images, higher: Images) -> Images:
-    """The images stretched, slanted, then turned counter-clockwise by `turn` radians: for each image, one of each."""
+def transform(images: Images, angle: Images, slant: Images, width: Images, height: Images) -> Images:
+    """Scales each image, shears it, then rotates it counter-clockwise by `angle` radians; all arguments are (N,)."""
     columns, rows = _grid(images, np.float32)
-    middle_column, middle_row = np.float32((images.shape[3] - 1) / 2), np.float32((images.shape[2] - 1) / 2)
-    x, y = columns - middle_column, rows - middle_row
-    sine, cosine = np.sin(turn), np.cos(turn)
-    # Each pixel looks up where it came from: turned back, slanted back, shrunk.
-    across = x * ((cosine - slant * sine) / wider) + (middle_column - y * ((sine + slant * cosine) / wider))
-    down = x * (sine / higher) + (middle_row + y * (cosine / higher))
-    return resample(images, across, down)
+    center_x, center_y = np.float32((images.shape[3] - 1) / 2), np.float32((images.shape[2] - 1) / 2)
+    x, y = columns - center_x, rows - center_y
+    sin, cos = np.sin(angle), np.cos(angle)
+    # The inverse transform gives the source of each pixel.
+    source_x = x * ((cos - slant * sin) / width) + (center_x - y * ((sin + slant * cos) / width))
+    source_y = x * (sin / height) + (center_y + y * (cos / height))
+    return resample(images, source_x, source_y)
 
 
 def resample(images: Images, columns: Array, rows: Array) -> Images:
-    """The images as they are at these columns and rows, (W, 1, H, N), mixed bilinearly of the four pixels around."""
-    framed = _framed(images, 1, 2)
+    """Returns the images at these (fractional) columns and rows, (W, 1, H, N), with bilinear interpolation."""
+    padded = _pad(images, 1, 2)
     height, width = images.shape[2:]
-    x, y = np.clip(columns, -1, width) + 1, np.clip(rows, -1, height) + 1  # further out there is no more to be seen
+    x, y = np.clip(columns, -1, width) + 1, np.clip(rows, -1, height) + 1  # beyond that, all is background
     left, top = np.floor(x), np.floor(y)
-    across, down = x - left, y - top
-    places = _places(framed, left.astype(np.intp), top.astype(np.intp))
-    pixels, right, below = framed.reshape(-1), framed[0].size, len(images)
-    upper = _mixed(pixels[places], pixels[right:][places], across)
-    lower = _mixed(pixels[below:][places], pixels[right + below :][places], across)
-    return from_wchn(_mixed(upper, lower, down))
+    indices = _flat_indices(padded, left.astype(np.intp), top.astype(np.intp))
+    pixels, right, below = padded.reshape(-1), padded[0].size, len(images)
+    upper = _lerp(pixels[indices], pixels[right:][indices], x - left)
+    lower = _lerp(pixels[below:][indices], pixels[right + below :][indices], x - left)
+    return from_wchn(_lerp(upper, lower, y - top))
 
 
-def _mixed(this: Images, that: Images, share: Images) -> Images:
-    """`this`, with its share of `that` in its place; written over `that`."""
-    that -= this
-    that *= share
-    that += this
-    return that
+def _lerp(a: Images, b: Images, weight: Images) -> Images:
+    """Returns a + weight * (b - a), computed in the memory of `b`."""
+    b -= a
+    b *= weight
+    b += a
+    return b
 
 
-def _framed(images: Images, before: int, after: int) -> Images:
-    """The images in (W, C, H, N) memory, with so many pixels of background around them."""
-    memory = to_wchn(_checked(images))
+def _pad(images: Images, before: int, after: int) -> Images:
+    """Returns the images as (W, C, H, N) with that many pixels of background before and after each row and column."""
+    memory = to_wchn(_check_images(images))
     width, channels, height, n = memory.shape
-    framed = np.full((before + width + after, channels, before + height + after, n), BACKGROUND)
-    framed[before : before + width, :, before : before + height] = memory
-    return framed
+    padded = np.full((before + width + after, channels, before + height + after, n), BACKGROUND)
+    padded[before : before + width, :, before : before + height] = memory
+    return padded
 
 
-def _places(framed: Images, columns: Array, rows: Array) -> NDArray[np.intp]:
-    """Where the pixels at these columns and rows, (W, 1, H, N) or one less, are in the flat memory of `framed`."""
-    _, channels, height, n = framed.shape
+def _flat_indices(padded: Images, columns: Array, rows: Array) -> NDArray[np.intp]:
+    """Returns the indices into `padded.reshape(-1)` of the pixels at these columns and rows, (W, 1, H, N)."""
+    _, channels, height, n = padded.shape
     starts = np.arange(channels).reshape(-1, 1, 1) * (height * n) + np.arange(n)
-    places: NDArray[np.intp] = columns * framed[0].size + (rows * n + starts)
-    return places
+    indices: NDArray[np.intp] = columns * padded[0].size + (rows * n + starts)
+    return indices
 
 
 def _grid(images: Images, dtype: DTypeLike) -> tuple[Array, Array]:
-    """The numbers of the columns and of the rows, along their axes of (W, C, H, N)."""
-    height, width = _checked(images).shape[2:]
+    """Returns the column and row numbers, which broadcast to (W, C, H, N)."""
+    height, width = images.shape[2:]
     return np.arange(width, dtype=dtype).reshape(-1, 1, 1, 1), np.arange(height, dtype=dtype).reshape(-1, 1)
 
 
-def _smoothing(size: int, smoothness: float) -> Images:
-    """The matrix that puts a Gaussian over `size` numbers, and leaves the variance of white noise as it is."""
-    places = np.arange(size) / smoothness
-    gaussians: Array = np.exp(-((places[:, np.newaxis] - places) ** 2) / 2)
-    gaussians /= np.linalg.norm(gaussians, axis=1, keepdims=True)
-    return gaussians.astype(np.float32)
+def _gaussian_filter(size: int, smoothness: float) -> Images:
+    """Returns the matrix that smooths `size` numbers and keeps the variance of white noise."""
+    positions = np.arange(size) / smoothness
+    weights: Array = np.exp(-((positions[:, np.newaxis] - positions) ** 2) / 2)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    return weights.astype(np.float32)
 
 
-def _spread(rng: Rng, *shape: int) -> Images:
-    """Uniform draws from -1 up to 1."""
+def _uniform(rng: Rng, *shape: int) -> Images:
     return as_key(rng).generator().random(shape, np.float32) * 2 - 1
 
 
-def _checked(images: Images) -> Images:
-    """The images as a plain ndarray. Raises ValueError unless they are float32 (N, C, H, W)."""
+def _check_images(images: Images, minimum: int = 0) -> Images:
+    """Returns the images as a plain ndarray. Raises ValueError for anything but float32 (N, C, H, W)."""
     fault = array_fault("images", images)
-    if fault or images.ndim != 4 or images.dtype != np.float32:
-        wanted = "expected float32 (N, C, H, W) as as_float gives them"
-        raise ValueError(f"images: {fault or f'{wanted}, got {describe(images)}'}")
+    if not fault and (images.ndim != 4 or images.dtype != np.float32):
+        fault = f"expected float32 (N, C, H, W) as returned by as_float, got {describe(images)}"
+    if not fault and minimum > min(images.shape[2:]):
+        fault = f"expected at least {minimum} x {minimum} pixels, got {images.shape[2]} x {images.shape[3]}"
+    if fault:
+        raise ValueError(f"images: {fault}")
     return np.asarray(images)
-
-
-def _at_least(pixels: int, images: Images) -> Images:
-    """The images themselves, if they are at least so many pixels wide and high."""
-    height, width = _checked(images).shape[2:]
-    if pixels > min(height, width):
-        raise ValueError(f"images are {height} x {width}, wanted at least {pixels} x {pixels}")
-    return images

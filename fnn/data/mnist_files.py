@@ -1,4 +1,4 @@
-"""MNIST: read from a folder, or fetched once into the user's cache."""
+"""MNIST: read from a folder, or downloaded once to the user's cache."""
 
 import os
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fnn.data.examples import Dataset
 from fnn.data.idx import DataError, read_examples
-from fnn.files.disk import replacing
+from fnn.files.disk import atomic_write
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
-"""Where MNIST is fetched from; the next one is asked when one fails."""
+"""Where MNIST is downloaded from: the first mirror that works."""
 
 MD5 = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -17,27 +17,26 @@ MD5 = {
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-"""MNIST's four files, each with the published checksum of its gzipped form."""
+"""MNIST's four files, with the published checksum of each gzipped file."""
 
 TIMEOUT = 4.0
-"""How many seconds a mirror may be silent, at each of its addresses (S3 has eight): a firewall that swallows packets
-must not hold up for minutes whoever has no network."""
+"""Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer."""
 
 
 class MissingDataError(DataError):
-    """No MNIST anywhere; the message, one line, says where it was looked for, what failed and how to give it."""
+    """MNIST was not found: the message lists where it was searched for, what failed and how to provide it."""
 
 
 def mnist(path: str | os.PathLike[str] | None = None) -> Dataset:
-    """MNIST, from the folder `path`; else from `$FNN_DATA`; else from the user's cache, fetching what that lacks.
+    """Reads MNIST from the folder `path`, else from `$FNN_DATA`, else from the user's cache.
 
-    A folder given by hand is read as it is, whatever its checksums. Raises DataError for a damaged file, and for such a
-    folder without the files: going on to another source would quietly train on other data. Raises MissingDataError when
-    the cache lacks some and they cannot be fetched.
+    Files that the cache lacks are downloaded; only downloads are compared with checksums. Raises DataError for a
+    damaged file, or if the folder `path` or `$FNN_DATA` lacks a file: another source would silently train on other
+    data. Raises MissingDataError if the cache lacks a file and the download fails.
     """
     given = path if path is not None else os.environ.get("FNN_DATA") or None
-    folder = _cache() if given is None else Path(given)
-    files = _cached(folder) if given is None else _given(folder)
+    folder = _cache_folder() if given is None else Path(given)
+    files = _find_files(folder, download=given is None)
     train, test = (
         read_examples(files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"])
         for part in ("train", "t10k")
@@ -45,68 +44,51 @@ def mnist(path: str | os.PathLike[str] | None = None) -> Dataset:
     return Dataset(train, test, str(folder))
 
 
-def _cache() -> Path:
-    """The user's folder for what can be fetched again, by the custom of the system."""
+def _cache_folder() -> Path:
+    """Returns the system's folder for data that can be downloaded again."""
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    base = xdg if os.path.isabs(xdg) else "~/.cache"  # the XDG specification ignores relative paths
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
-    else:
-        xdg = os.environ.get("XDG_CACHE_HOME", "")
-        base = xdg if os.path.isabs(xdg) else "~/.cache"  # the XDG specification: a relative one is to be ignored
     try:
         return Path(base, "fnn").expanduser()
     except RuntimeError as error:
-        raise _missing(f"no home folder to keep it in: {error}") from error
+        raise _missing(f"no home folder for the cache: {error}") from error
 
 
-def _given(folder: Path) -> dict[str, Path]:
-    """MNIST's files, all of them in `folder`."""
+def _find_files(folder: Path, download: bool) -> dict[str, Path]:
+    """Returns the paths of MNIST's files in `folder`, by name, after downloading those that are missing if asked to."""
     try:
-        files = _files(folder)
+        if download:
+            folder.mkdir(parents=True, exist_ok=True)
+        existing = set(os.listdir(folder))
+        files = {
+            name: folder / f"{spelling}{suffix}"
+            for name in MD5
+            for suffix in (".gz", "")  # an unpacked file, which is faster to read, replaces the gzipped one
+            for spelling in (name, name.replace("-idx", ".idx"))
+            if f"{spelling}{suffix}" in existing
+        }
+        missing = [name for name in MD5 if name not in files]
+        if missing and not download:
+            spellings = "with - or . before idx, with or without .gz"
+            raise DataError(f"{folder}: expected MNIST's files, missing: {', '.join(missing)} ({spellings})")
+        for name in missing:
+            files[name] = folder / f"{name}.gz"
+            with atomic_write(files[name]) as file:  # before the download, which is useless if the folder is read-only
+                file.write(_download(files[name], MD5[name]))
     except OSError as error:
+        if download:
+            raise _missing(f"the cache folder {folder} cannot be used: {error.strerror}") from error
         raise DataError(f"{folder}: {error.strerror}") from error
-    if lacking := [name for name in MD5 if name not in files]:
-        raise DataError(f"{folder} lacks {', '.join(lacking)} (also looked for as .idx and with .gz)")
     return files
 
 
-def _cached(folder: Path) -> dict[str, Path]:
-    """MNIST's files in the cache `folder`, made and filled as far as needed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = _files(folder)
-        for name in MD5:
-            if name not in files:
-                files[name] = folder / f"{name}.gz"
-                _fetch(files[name], MD5[name])
-    except OSError as error:
-        raise _missing(f"the cache folder {folder} cannot be used: {error.strerror}") from error
-    return files
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Those of MNIST's files that `folder` holds in one of their spellings, by name."""
-    there = set(os.listdir(folder))
-    spellings = {name: (name, name.replace("-idx", ".idx")) for name in MD5}
-    return {
-        name: folder / f"{spelling}{suffix}"
-        for name in MD5
-        for suffix in (".gz", "")  # the last one counts: the unpacked file reads faster
-        for spelling in spellings[name]
-        if f"{spelling}{suffix}" in there
-    }
-
-
-def _fetch(path: Path, md5: str) -> None:
-    """Put the file that is published under `path`'s name there, whole or not at all."""
-    with replacing(path) as file:  # before the download: a folder that cannot be written to costs none
-        file.write(_download(path, md5))
-
-
-def _download(path: Path, md5: str) -> bytes:
-    """The bytes that the first mirror with the right ones gives for `path`'s name."""
-    from hashlib import md5 as digest
+def _download(path: Path, expected: str) -> bytes:
+    """Returns the file with the name of `path` and this MD5 checksum, from the first mirror that has it."""
+    from hashlib import md5
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import urlopen
@@ -115,20 +97,19 @@ def _download(path: Path, md5: str) -> bytes:
     for url in (mirror + path.name for mirror in MIRRORS):
         try:
             with urlopen(url, timeout=TIMEOUT) as response:
-                body: bytes = response.read(1 << 24)  # more than any of the files has: no answer is endless
+                body: bytes = response.read(1 << 24)  # more than the largest file: limits an endless answer
         except (OSError, HTTPException) as error:
             if isinstance(error, HTTPError):
-                error.close()  # it is the response as well, and holds the connection
+                error.close()  # the error is also the response, with an open connection
             failures.append(f"{url}: {error}")
         else:
-            if (came := digest(body, usedforsecurity=False).hexdigest()) == md5:
+            if (got := md5(body, usedforsecurity=False).hexdigest()) == expected:
                 return body
-            failures.append(f"{url}: md5 {md5} wanted, {came} came ({len(body)} bytes)")
+            failures.append(f"{url}: expected md5 {expected}, got {got} ({len(body)} bytes)")
     raise _missing(f"{path.parent} lacks {path.name}", *failures)
 
 
 def _missing(*reasons: str) -> MissingDataError:
-    """The error for MNIST that is nowhere, with what to do about it."""
     files = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
-    way_out = f"put {files} into a folder and give its path, here or as FNN_DATA in the environment"
-    return MissingDataError("no MNIST: " + "; ".join((*reasons, way_out)))
+    fix = f"put {files} into a folder and pass its path, or set FNN_DATA to it"
+    return MissingDataError("MNIST not found: " + "; ".join((*reasons, fix)))

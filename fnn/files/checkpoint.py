@@ -1,99 +1,89 @@
-"""Checkpoints: trees saved so that a crash leaves the old file or the new one, and loaded as data, running nothing."""
+"""`save` and `load`: checkpoints that survive a crash while they are written, and never execute code when read."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from fnn.files import FORMATS, Format
-from fnn.files.admitted import admit
-from fnn.files.disk import regular, replacing
-from fnn.files.flat import nested, nested_like
-from fnn.files.template import fitted, in_order_of
+from fnn.files import npz, pickles, safetensors
+from fnn.files.allowed import check_tree
+from fnn.files.disk import atomic_write, check_regular
+from fnn.files.flat import nest, nest_like
+from fnn.files.template import match_template
 from fnn.tree import Tree
+
+FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
+"""Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path."""
 
 
 class CheckpointError(ValueError):
-    """A file that does not hold what was wanted, a tree that no file may hold, or weights that fit no net."""
+    """A damaged or foreign file, a tree that files cannot hold, or weights that do not match a net."""
 
 
 def save(path: str | os.PathLike[str], tree: Tree) -> None:
-    """Write `tree` to the file `path`; whatever fails, the file is the old one or the new one, whole.
+    """Writes `tree` to the file `path`. If anything fails, the old file is unchanged.
 
-    A tree is nested dicts with string keys; its leaves are NumPy arrays and scalars (bool, integer, float or complex)
-    and Python's int, float, bool, str and None. The suffix chooses the format, each with a checksum:
+    A tree is nested dicts with string keys; its leaves are NumPy arrays and scalars of numbers and Python's int, float,
+    bool, str and None. The suffix selects the format; all of them have a checksum.
 
-    `.pkl`, or none: a pickle, which holds every tree and keeps the order of the axes in memory; gaps between an array's
-    elements are not kept.
-    `.npz`: what `np.load` reads as a dict from paths, `conv1/w`, to arrays in C or Fortran order. It holds numbers
-    alone, ints of at most 64 bits. That scalars are no arrays, other orders, and dicts without leaves are forgotten:
-    `load` has them from its template.
-    `.safetensors`: the same, all in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
+    `.pkl` or none: a pickle of any tree. It keeps the memory order of the axes, but not gaps between elements.
+    `.npz`: numbers only (ints of at most 64 bits) by path, such as `conv1/w`, for `np.load`; in C or Fortran order.
+    Scalars become arrays and dicts without leaves are dropped. `load` restores these and memory orders from a template.
+    `.safetensors`: the same in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
 
-    Any other suffix, or a tree that the format does not hold, is a CheckpointError that names the leaf's path, before
-    the disk is touched. What the disk refuses is the plain OSError, naming `path`: a missing folder, denied access, no
-    space.
+    Raises CheckpointError, before the disk is touched, for another suffix, or a leaf (named by its path) that the
+    format cannot hold. Raises OSError that names `path` for a missing folder, denied access or a full disk.
     """
-    path = _regular(path)
-    form = _format(path)
-    with _naming(path):
-        admit(tree)
+    path, form = _find_format(path)
+    with _name_errors(path):
+        check_tree(tree)
         pieces = form.encode(tree)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.writelines(pieces)
 
 
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
-    """Returns the tree in the file `path`, in the format that its suffix says; its arrays are writable.
+    """Returns the tree in the file `path`, in the format of its suffix. The arrays are writable.
 
-    With a template `like`, such as a net's initial params, the tree has the dicts, types of scalars and byte orders of
-    the template, and its memory orders if the file is no pickle. Leaves that are missing, unexpected, or of another
-    shape or dtype are listed by path in one CheckpointError. Not detected is a layer of another kind with the same path
-    and shapes, for example `named("up", conv(...))` for `named("up", conv_transpose(...))`.
+    With a template `like`, such as a net's initial params, the tree gets its dicts, scalar types, byte orders and,
+    except from a pickle, memory orders. Raises CheckpointError that lists all leaves that are missing, unexpected, or
+    of another shape or dtype. Not detected: a layer of another kind with the same path and shapes, for example
+    `named("up", conv(...))` for `named("up", conv_transpose(...))`.
 
-    Without a template, the paths of .npz and .safetensors become nested dicts, cut at their slashes, and their leaves
-    are all arrays. They lack the dicts without leaves, such as those of operators without parameters; nets, optimizers
-    and exports take such params as they are.
+    Without a template, paths in .npz and .safetensors become nested dicts, split at slashes. All leaves are arrays, and
+    dicts without leaves are missing; nets, optimizers and exports accept such params.
 
-    Loading never executes code, so files from strangers are safe. Pickles of protocols 2 to 5 by NumPy 1 or 2 are read,
-    and compressed arrays unless they inflate to more than 10 times the file. Raises CheckpointError, naming the file,
-    if it is damaged, foreign, not a regular file, or holds anything but what `save` takes. Raises OSError
-    (FileNotFoundError, PermissionError) if it cannot be read.
+    Loading never executes code, so files from strangers are safe. It reads pickles of protocols 2 to 5 by NumPy 1 or 2,
+    and compressed arrays of at most 10 times the file's size. Raises CheckpointError that names the file if it is
+    damaged, foreign, not a regular file, or contains what `save` does not take; OSError if it cannot be read.
     """
-    path = _regular(path)
-    form, data = _format(path), path.read_bytes()
+    path, form = _find_format(path)
+    data = path.read_bytes()
     if like is not None:
-        with _naming("like"):
-            admit(like)
-    with _naming(path):
+        with _name_errors("like"):
+            check_tree(like)
+    with _name_errors(path):
         tree = form.decode(data)
-        if form.flat:
-            tree = nested(tree) if like is None else nested_like(tree, like)
-        admit(tree)
-        if like is None:
-            return tree
-        tree = fitted(tree, like)
-        return in_order_of(like, tree) if form.flat else tree
+        if form is not pickles:
+            tree = nest(tree) if like is None else nest_like(tree, like)
+        check_tree(tree)
+        return tree if like is None else match_template(tree, like, reorder=form is not pickles)
 
 
 @contextmanager
-def _naming(what: object) -> Iterator[None]:
-    """Makes a ValueError the CheckpointError that names whose it is."""
+def _name_errors(name: object) -> Iterator[None]:
+    """Turns a ValueError into a CheckpointError that begins with `name`."""
     try:
         yield
     except ValueError as error:
-        raise CheckpointError(f"{what}: {error}") from error
+        raise CheckpointError(f"{name}: {error}") from error
 
 
-def _format(path: Path) -> Format:
+def _find_format(path: str | os.PathLike[str]) -> tuple[Path, Any]:
+    """`path` as a Path, and the module of its format. Raises CheckpointError if there is none, or for a folder."""
+    path = check_regular(path, CheckpointError)
     suffix = path.suffix or ".pkl"
     if suffix.lower() not in FORMATS:
-        raise CheckpointError(f"{path}: no format has the suffix {suffix!r}; wanted {', '.join(FORMATS)}")
-    return FORMATS[suffix.lower()]
-
-
-def _regular(path: str | os.PathLike[str]) -> Path:
-    try:
-        return regular(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{path}: expected a suffix {', '.join(FORMATS)} or none, got {suffix!r}")
+    return path, FORMATS[suffix.lower()]

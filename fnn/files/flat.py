@@ -1,51 +1,44 @@
-"""Trees as dicts of arrays by their paths, `conv1/w`, for formats that know of no nesting; and trees from these."""
+"""Trees as dicts from paths, such as `conv1/w`, to arrays, for formats that have no nesting; and the way back."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
-from fnn.files.admitted import DEPTH, shown
-from fnn.op import Array
+from fnn.checks.arrays import Array
+from fnn.checks.errors import describe
+from fnn.files.allowed import MAX_DEPTH, describe_path
 from fnn.tree import Tree
 
-LONGEST = 1 << 15
-"""How many bytes a path may have in UTF-8: half of what a zip has room for."""
+MAX_PATH = 1 << 15
+"""How many bytes a path may have in UTF-8: half of what a zip file allows."""
 
 
 def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:
-    """The leaves by their paths, in their order, scalars as arrays without axes. Dicts without leaves are left out.
+    """The leaves by path, in the tree's order; scalars become arrays without axes, dicts without leaves are dropped.
 
-    Raises the ValueError for the first leaf that is no number or no array of a dtype among `codes`, or whose path is
-    another one's as well, or no text that files can hold.
+    Raises ValueError for a leaf that is no number of a dtype in `codes`, and for a path that is used twice or that a
+    file cannot hold.
     """
     if not isinstance(tree, dict):
-        raise ValueError("the tree is a leaf; wanted a dict, whose names are those of the arrays")
+        raise ValueError(f"the tree: expected a dict from names to arrays, got {describe(tree)}; use a .pkl file")
     flat: dict[str, Array] = {}
     for names, leaf in _leaves(tree, ()):
-        path, array = "/".join(names), np.asarray(leaf)
+        path, array, where = "/".join(names), np.asarray(leaf), describe_path(names)
+        encoded = path.encode(errors="replace")
         if array.dtype.str[1:] not in codes:
-            raise ValueError(f"{shown(names)} is {_kind(leaf)}, for which this format has no place; a .pkl file has")
-        if not _is_name(path):
-            raise ValueError(f"{shown(names)} is no text that UTF-8 has, in at most {LONGEST} bytes, none of them zero")
+            got = "an int of more than 64 bits" if type(leaf) is int else describe(leaf)
+            raise ValueError(f"{where}: expected numbers that this format supports, got {got}; use a .pkl file")
+        if len(encoded) > MAX_PATH or 0 in encoded or encoded.decode() != path:
+            raise ValueError(f"{where}: expected a path of at most {MAX_PATH} bytes in UTF-8, none of them zero")
         if path in flat:
-            raise ValueError(f"{shown(names)} is the path of two leaves")
+            raise ValueError(f"{where}: expected one leaf with this path, got two; rename one")
         flat[path] = array
     return flat
 
 
-def _kind(leaf: Any) -> str:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return f"of dtype {leaf.dtype}"
-    return "an int of more than 64 bits" if type(leaf) is int else f"a {type(leaf).__name__}"
-
-
-def _is_name(path: str) -> bool:
-    encoded = path.encode(errors="replace")
-    return len(encoded) <= LONGEST and 0 not in encoded and encoded.decode() == path
-
-
 def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each leaf with the names that lead to it. Unlike in a path, a slash in a name is not a separator."""
     if isinstance(tree, dict):
         for name, child in tree.items():
             yield from _leaves(child, (*names, name))
@@ -53,35 +46,28 @@ def _leaves(tree: Tree, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         yield names, tree
 
 
-def nested(flat: dict[str, Array]) -> Tree:
-    """The tree that the paths tell, cut at their slashes; a ValueError where a path goes on beyond an array's."""
+def nest(flat: dict[str, Array]) -> Tree:
+    """The tree with these paths, split at their slashes. Raises ValueError if a path continues below an array."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
-        *folders, name = path.split("/", DEPTH)
+        *folders, name = path.split("/", MAX_DEPTH)
         node: Any = tree
         for folder in folders:
-            node = node.setdefault(folder, {})
-            if not isinstance(node, dict):
-                break
+            node = node.setdefault(folder, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict) or name in node:
-            raise ValueError(f"{path[:80]!r} and another array cannot both be in dicts; wanted like=..., to say how")
+            raise ValueError(f"{path[:80]!r}: expected no array above or below this one, got another; pass like=...")
         node[name] = leaf
     return tree
 
 
-def nested_like(flat: dict[str, Array], like: Tree) -> Tree:
-    """What `flat` has of the leaves of `like`, in its dicts; all else beside them, under its whole path."""
+def nest_like(flat: dict[str, Array], like: Tree) -> Tree:
+    """The arrays in the dicts of `like`, {} for a missing one. Others are added at the top, under their full paths."""
     rest = dict(flat)
-    return _taken(rest, like, "") | rest if isinstance(like, dict) else rest
+    return _take(rest, like, "") | rest if isinstance(like, dict) else rest
 
 
-def _taken(flat: dict[str, Array], like: dict[str, Tree], folder: str) -> dict[str, Tree]:
-    """The arrays below `folder` in the dicts of `like`, removed from `flat`."""
-    tree: dict[str, Tree] = {}
-    for name, child in like.items():
-        path = folder + name
-        if isinstance(child, dict):
-            tree[name] = _taken(flat, child, f"{path}/")
-        elif path in flat:
-            tree[name] = flat.pop(path)
-    return tree
+def _take(flat: dict[str, Array], like: Tree, path: str) -> Tree:
+    """Removes the arrays of `like`, a template's part at `path`, from `flat` and returns them in its dicts."""
+    if isinstance(like, dict):
+        return {name: _take(flat, child, f"{path}/{name}") for name, child in like.items()}
+    return flat.pop(path[1:], {})

@@ -1,4 +1,4 @@
-"""NumPy's .npz: a zip of arrays, of which nothing is unpickled, and nothing inflated beyond a few times the file."""
+"""NumPy's .npz: a zip of arrays. Nothing is unpickled, and nothing inflates to much more than the file's size."""
 
 import re
 import zlib
@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from fnn.files.arrays import CODES, array
+from fnn.checks.arrays import Array
+from fnn.files.allowed import CODES, describe_start, make_array
 from fnn.files.flat import flatten
-from fnn.op import Array
 from fnn.tree import Tree
 
-INFLATED, SMALL = 10, 1 << 20
-"""How many times the file's size its arrays may have, and how many bytes whatever it is; weights seldom halve."""
+MAX_RATIO, MIN_LIMIT = 10, 1 << 20
+"""Arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom halve."""
 
 HEADER = re.compile(
     r"\{\s*(?:'(?:descr'\s*:\s*'(?P<dtype>[^']*)'|fortran_order'\s*:\s*(?P<fortran>True|False)|"
     r"shape'\s*:\s*\((?P<shape>[\d\s,]*)\))\s*(?:,\s*)?){3}\}\s*"
 )
-"""The dict literal before an array's numbers: its three entries, in any order."""
+"""The dict literal before an array's numbers, with its three entries in any order."""
 
 
 def encode(tree: Tree) -> list[Any]:
-    """What `np.load` reads as a dict from paths to arrays; in C order, or Fortran order where they have that."""
+    """The content of a file for `np.load`: arrays by path, in C order, or in Fortran order if they already are."""
     from zipfile import ZipFile
 
     file = BytesIO()
@@ -35,19 +35,18 @@ def encode(tree: Tree) -> list[Any]:
 
 
 def decode(data: bytes) -> dict[str, Array]:
-    """The arrays by their paths, from `encode`, `np.savez` or `np.savez_compressed`."""
+    """The arrays by path in a file by `encode`, `np.savez` or `np.savez_compressed`."""
     from zipfile import BadZipFile
 
     if not data.startswith(b"PK"):
-        begins = f"begins with {data[:8]!r}" if data else "is empty"
-        raise ValueError(f"a zip of arrays wanted, but the file {begins}")
+        raise ValueError(f"expected a zip of arrays, got {describe_start(data)}")
     try:
-        return _arrays(data)
+        return _read_zip(data)
     except (BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, zlib.error) as error:
-        raise ValueError(f"damaged, or no .npz file: {str(error)[:200]}") from error
+        raise ValueError(f"damaged, or not a .npz file: {str(error)[:200]}") from error
 
 
-def _arrays(data: bytes) -> dict[str, Array]:
+def _read_zip(data: bytes) -> dict[str, Array]:
     from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
     arrays: dict[str, Array] = {}
@@ -55,37 +54,36 @@ def _arrays(data: bytes) -> dict[str, Array]:
         members, end = archive.infolist(), data.rfind(b"PK\5\6")
         start = min((member.header_offset for member in members), default=archive.start_dir)
         if start or int.from_bytes(data[end + 10 : end + 12], "little") != min(len(members), 0xFFFF):
-            raise ValueError("a list of arrays that is too short, or too long")
+            raise ValueError("expected a list of all arrays, got a shorter or longer one")
         if sum(member.compress_size for member in members) > len(data):
-            raise ValueError("arrays that share bytes")
-        if sum(member.file_size for member in members) > max(INFLATED * len(data), SMALL):
-            raise ValueError(f"arrays that inflate to more than {INFLATED} times the file; wanted as np.savez has them")
+            raise ValueError("expected arrays with bytes of their own, got shared bytes")
+        if sum(member.file_size for member in members) > max(MAX_RATIO * len(data), MIN_LIMIT):
+            raise ValueError(f"expected arrays of at most {MAX_RATIO} times the file's size, got more; use np.savez")
         for member in members:
             path = member.filename.removesuffix(".npy")
-            if path == member.filename or member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                raise ValueError(f"{path[:80]!r} is no array, or is compressed in a way that NumPy does not know")
-            if path in arrays:
-                raise ValueError(f"{path[:80]!r} is there twice")
-            with archive.open(member) as file:
-                content = file.read(member.file_size)  # and no more, whatever it inflates to
             try:
-                arrays[path] = _array(content)
+                if path == member.filename or member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                    raise ValueError("expected a .npy file, stored or deflated, got another file or compression")
+                if path in arrays:
+                    raise ValueError("expected this name once, got it twice")
+                with archive.open(member) as file:
+                    arrays[path] = _read_npy(file.read(member.file_size))  # reads no more, even if it inflates to more
             except ValueError as error:
                 raise ValueError(f"{path[:80]!r}: {error}") from error
     return arrays
 
 
-def _array(content: bytes) -> Array:
+def _read_npy(content: bytes) -> Array:
     """The array in a .npy file: a magic number, a version, the header's length, the header, the numbers."""
     if content[:6] != b"\x93NUMPY" or content[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
-        raise ValueError(f"an array wanted, but it begins with {content[:8]!r}")
+        raise ValueError(f"expected an array, got {describe_start(content)}")
     start = 10 if content[6] == 1 else 12
     end = start + int.from_bytes(content[8:start], "little")
     header = HEADER.fullmatch(content[start : min(end, 10_000)].decode("latin-1"))
     if header is None or None in header.groups():
-        raise ValueError("a header that no array of numbers has")
+        raise ValueError("expected the header of an array of numbers, got another one")
     dtype, fortran, shape = header.group("dtype", "fortran", "shape")
     if dtype[:1] not in ("<", ">", "|") or dtype[1:] not in CODES:
-        raise ValueError(f"an array of dtype {dtype[:20]!r}; wanted bools, integers, floats or complex numbers")
+        raise ValueError(f"expected bools, integers, floats or complex numbers, got dtype {dtype[:20]!r}")
     sizes = tuple(int(size) for size in shape.split(",") if size.strip())
-    return array(memoryview(content)[end:], np.dtype(dtype), sizes, "F" if fortran == "True" else "C")
+    return make_array(memoryview(content)[end:], np.dtype(dtype), sizes, "F" if fortran == "True" else "C")

@@ -1,4 +1,4 @@
-"""Pickles of trees: written so that memory orders survive, and read as data, without looking up what they name."""
+"""Pickles of trees. Writing keeps memory orders. Reading only interprets data: it imports and calls nothing in it."""
 
 import pickle
 from io import BytesIO
@@ -8,16 +8,28 @@ from zlib import crc32
 
 import numpy as np
 
-from fnn.files.arrays import CODES, array, naturals
-from fnn.op import Array
+from fnn.checks.arrays import Array
+from fnn.checks.errors import describe
+from fnn.files.allowed import CODES, check_sizes, describe_start, make_array
 from fnn.tree import Tree
+
+GLOBALS = {"numpy ndarray", "numpy dtype", "_codecs encode", "__builtin__ bytes"} | {
+    f"numpy.{core}.{name}"
+    for core in ("core", "_core")  # NumPy 1, NumPy 2
+    for name in ("multiarray _reconstruct", "multiarray scalar", "numeric _frombuffer")
+}
+"""All names that pickles of arrays and NumPy scalars refer to."""
+
+TAKES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
+TAKES |= {"SETITEM": 2, "SETITEMS": None, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}
+"""How many items an opcode takes from the stack. None: all items above the last mark."""
 
 
 def encode(tree: Tree) -> list[Any]:
-    """The pickle of `tree` and, after its end, where Python's own `pickle` reads no more, the CRC-32 of its bytes."""
+    """The pickle of `tree`, then its CRC-32. Python's own `pickle` stops before the checksum."""
     pieces: list[Any] = []
     file: Any = SimpleNamespace(write=pieces.append)
-    TreePickler(file, protocol=5).dump(tree)
+    _Pickler(file, protocol=5).dump(tree)
     checksum = 0
     for piece in pieces:
         checksum = crc32(piece, checksum)
@@ -25,22 +37,20 @@ def encode(tree: Tree) -> list[Any]:
 
 
 def decode(data: bytes) -> Tree:
-    """The tree in a pickle of protocol 2 to 5, of NumPy 1 or 2; its leaves are still to be checked."""
+    """The tree in a pickle of protocol 2 to 5 by NumPy 1 or 2. The caller checks its leaves."""
     if not data.startswith(pickle.PROTO):
-        begins = f"begins with {data[:8]!r}" if data else "is empty"
-        raise ValueError(f"a pickle of protocol 2 to 5 wanted, but the file {begins}")
-    reader = TreeReader(data)
+        raise ValueError(f"expected a pickle of protocol 2 to 5, got {describe_start(data)}")
+    reader = _Reader(data)
     try:
         return reader.read()
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"damaged, or no tree: byte {reader.at}: {error}") from error
+        raise ValueError(f"damaged, or not a tree: byte {reader.position}: {error}") from error
 
 
-class TreePickler(pickle.Pickler):
-    """Keeps the order of the axes in memory; NumPy's own pickles do so for dense arrays, and before 2.3 for fewer."""
+class _Pickler(pickle.Pickler):
+    """Keeps the memory order of the axes. NumPy's own pickles keep it for dense arrays, before 2.3 only for some."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """What pickle calls for each object: our way for arrays of other orders, NumPy's for all else."""
         if type(obj) is not np.ndarray or obj.flags.forc:
             return NotImplemented
         axes = sorted(range(obj.ndim), key=lambda axis: -abs(obj.strides[axis]))
@@ -50,66 +60,53 @@ class TreePickler(pickle.Pickler):
         return rebuild, (buffer, obj.dtype, dense.shape, "K", tuple(np.argsort(axes).tolist()))
 
 
-GLOBALS = {"numpy ndarray", "numpy dtype", "_codecs encode", "__builtin__ bytes"} | {
-    f"numpy.{core}.{name}"
-    for core in ("core", "_core")  # NumPy 1, NumPy 2
-    for name in ("multiarray _reconstruct", "multiarray scalar", "numeric _frombuffer")
-}
-"""Every global that pickles of arrays and NumPy scalars name."""
-
-TAKES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
-TAKES |= {"SETITEM": 2, "SETITEMS": None, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}
-"""How many items an opcode takes off the stack; None is all those above the last mark."""
-
-
 class _Global(NamedTuple):
-    """One of GLOBALS, by its last name. What it stands for is never looked up."""
+    """One of GLOBALS, by the last part of its name. It is only compared, never imported."""
 
     name: str
 
 
-class _Made:
-    """What a pickle makes in two steps: a dtype, whose byte order comes later, or an array, which is None at first."""
+class _TwoStep:
+    """An object that a pickle completes later: a dtype without its byte order, or an array without content (None)."""
 
     def __init__(self, value: Any = None) -> None:
         self.value = value
 
 
-class TreeReader:
-    """Reads the pickle of a tree by doing what its opcodes say, on data alone.
+class _Reader:
+    """Interprets the opcodes of a tree's pickle, on data only.
 
-    `pickle.Unpickler` with a strict `find_class` would still let a few bytes ask for gigabytes (by a place in its memo,
-    or by bytes that many arrays share), collide the hashes of keys, or set attributes on what `find_class` returns.
+    `pickle.Unpickler` with a strict `find_class` is not enough: a few bytes could still ask for gigabytes (with a far
+    memo index, or with bytes that many arrays share), use keys with equal hashes, or set attributes of found classes.
     """
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.file, self.at = data, BytesIO(data), 0
-        self.left = 2 * len(data)  # bytes still to be made; protocol 2 makes an array's twice, from text
+        self.data, self.file, self.position = data, BytesIO(data), 0
+        self.budget = 2 * len(data)  # in bytes; protocol 2 creates an array's bytes twice, from text
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
 
     def read(self) -> Tree:
-        """What the pickle holds: dicts with string keys, whose leaves are still to be checked."""
         from pickletools import opcodes
 
         known, name = {opcode.code: opcode for opcode in opcodes}, ""
         while name != "STOP":
-            self.at = self.file.tell()
+            self.position = self.file.tell()
             code = self.file.read(1).decode("latin-1")
             if code not in known:
-                raise ValueError("no opcode of a pickle" if code else "the file ends early")
+                raise ValueError(f"expected an opcode of pickle, got {'another byte' if code else 'the end'}")
             name = known[code].name
-            self.step(name, known[code].arg)
+            self.run_opcode(name, known[code].arg)
         rest = self.file.read(5)
         if len(self.stack) != 1 or len(rest) not in (0, 4):
-            raise ValueError("the pickle should end here, with one tree")
+            raise ValueError("expected the end of the pickle, with one tree")
         if rest and rest != crc32(memoryview(self.data)[:-4]).to_bytes(4, "little"):
-            raise ValueError("the checksum that follows is not that of what came before")
-        return _value(self.stack[0])
+            raise ValueError("the checksum at the end does not match the content")
+        return _get_value(self.stack[0])
 
-    def step(self, name: str, argument: Any) -> None:
-        """Does what one opcode says; one that trees do not need is refused before its argument is read."""
+    def run_opcode(self, name: str, argument: Any) -> None:
+        """Does what one opcode says. An opcode that trees do not need is an error before its argument is read."""
         push, items = self.stack.append, self.take(TAKES[name]) if name in TAKES else ()
         match name:
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
@@ -125,116 +122,93 @@ class TreeReader:
             case "EMPTY_DICT":
                 push({})
             case "SETITEM" | "SETITEMS":
-                self.fill(items)
+                self.fill_dict(items)
             case "MARK":
                 self.marks.append(len(self.stack))
-            case "MEMOIZE":
-                self.memo.append(self.stack[-1])
-            case "BINPUT" | "LONG_BINPUT":
-                self.remember(argument.reader(self.file))
+            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT":
+                index = len(self.memo) if name == "MEMOIZE" else argument.reader(self.file)
+                if index > len(self.memo):  # `pickle` itself counts without gaps
+                    raise ValueError(f"expected a memo index of at most {len(self.memo)}, got {index}")
+                self.memo[index : index + 1] = [self.stack[-1]]
             case "BINGET" | "LONG_BINGET":
                 push(self.memo[argument.reader(self.file)])
-            case "GLOBAL":
-                push(_global(*(self.file.readline().decode().removesuffix("\n") for _ in range(2))))
-            case "STACK_GLOBAL":
-                push(_global(*items))
-            case "REDUCE":
-                push(self.call(*items))
-            case "BUILD":
-                push(self.build(*items))
+            case "GLOBAL" | "STACK_GLOBAL":
+                names = items or [self.file.readline().decode().removesuffix("\n") for _ in range(2)]
+                if " ".join(names) not in GLOBALS:  # not a text? `join` fails quickly, while repr might never end
+                    raise ValueError(f"expected only dicts, arrays and plain scalars, got {'.'.join(names)[:80]!r}")
+                push(_Global(names[1]))
+            case "REDUCE" | "BUILD":
+                push(self.build(name, *items))
             case "PROTO" | "FRAME":
                 argument.reader(self.file)
             case "STOP":
                 pass
             case _:
-                raise ValueError(f"{name} is no part of a tree of dicts, arrays and plain scalars")
+                raise ValueError(f"expected only dicts, arrays and plain scalars, got opcode {name}")
 
     def take(self, n: int | None) -> tuple[Any, ...]:
-        """The last `n` items of the stack, or all those above the last mark, taken off it."""
+        """Removes and returns the last `n` items of the stack. None: all above the last mark."""
         start = self.marks.pop() if n is None else len(self.stack) - n
         if start < 0:
-            raise ValueError("the stack is empty")
+            raise ValueError(f"expected {n} items on the stack, got {len(self.stack)}")
         items = tuple(self.stack[start:])
         del self.stack[start:]
         return items
 
-    def remember(self, place: int) -> None:
-        """Keeps the last item at a place of the memo, which grows by one place at a time, as `pickle` numbers them."""
-        if place > len(self.memo):
-            raise ValueError(f"place {place} in a memo of {len(self.memo)}")
-        self.memo[place : place + 1] = [self.stack[-1]]
-
-    def fill(self, items: tuple[Any, ...]) -> None:
-        """Puts keys and values, which `items` alternates, into the dict on the stack."""
+    def fill_dict(self, items: tuple[Any, ...]) -> None:
+        """Puts `items`, alternately keys and values, into the dict on the stack."""
         entries = self.stack[-1]
         if type(entries) is not dict:
-            raise ValueError("entries for what is no dict")
+            raise ValueError("expected a dict to add entries to, got another type")
         for name, value in zip(items[::2], items[1::2], strict=True):
             if type(name) is not str:
-                raise ValueError(f"a dict has a key of type {type(name).__name__}; wanted a str")
+                raise ValueError(f"expected keys of type str, got {describe(name)}")
             if name in entries:
-                raise ValueError(f"a dict has the key {name[:80]!r} twice")
-            entries[name] = _value(value)
+                raise ValueError(f"expected each key once, got {name[:80]!r} twice")
+            entries[name] = _get_value(value)
 
-    def call(self, function: Any, args: Any) -> Any:
-        """What NumPy's pickles mean by calling one of GLOBALS."""
-        match function, _values(args):
-            case _Global("bytes"), ():
+    def build(self, name: str, target: Any, args: Any) -> Any:
+        """What NumPy's pickles mean by a call of one of GLOBALS (REDUCE) or by a state (BUILD). Nothing is called."""
+        match name, target, tuple(map(_get_value, args)) if type(args) is tuple else None:
+            case "REDUCE", _Global("bytes"), ():
                 return b""
-            case _Global("encode"), (str(text), "latin1"):
+            case "REDUCE", _Global("encode"), (str(text), "latin1"):
                 self.spend(len(text))
                 return text.encode("latin1")
-            case _Global("dtype"), (str(code), 0, 1) if code in CODES:
-                return _Made(np.dtype(code))
-            case _Global("dtype"), (str(code), 0, 1):
-                raise ValueError(f"an array of dtype {code[:20]!r}; wanted bools, integers, floats or complex numbers")
-            case _Global("_reconstruct"), (_Global("ndarray"), (0,), b"b"):
-                return _Made()
-            case _Global("scalar"), (np.dtype() as dtype, bytes(data)):
-                return self.array(data, dtype, ())[()]
-            case _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "C" | "F" as order):
-                return self.array(data, dtype, shape, order)
-            case _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "K", axes):
-                return self.array(data, dtype, shape).transpose(naturals(axes))
-        raise ValueError("a call that makes no array")
-
-    def build(self, made: Any, state: Any) -> _Made:
-        """What NumPy's pickles mean by giving a dtype or an array its state."""
-        match made, _values(state):
-            case _Made(value=np.dtype() as dtype), (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0):
-                made.value = np.dtype(order + dtype.str[1:])
-            case _Made(value=None), (1, shape, np.dtype() as dtype, bool(fortran), bytes(data)):
-                made.value = self.array(data, dtype, shape, "F" if fortran else "C")
+            case "REDUCE", _Global("dtype"), (str(code), 0, 1):
+                if code not in CODES:
+                    raise ValueError(f"expected bools, integers, floats or complex numbers, got dtype {code[:20]!r}")
+                return _TwoStep(np.dtype(code))
+            case "REDUCE", _Global("_reconstruct"), (_Global("ndarray"), (0,), b"b"):
+                return _TwoStep()
+            case "REDUCE", _Global("scalar"), (np.dtype() as dtype, bytes(data)):
+                return self.make_array(data, dtype, ())[()]
+            case "REDUCE", _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "C" | "F" as order):
+                return self.make_array(data, dtype, shape, order)
+            case "REDUCE", _Global("_frombuffer"), (bytes(data), np.dtype() as dtype, shape, "K", axes):
+                return self.make_array(data, dtype, shape).transpose(check_sizes(axes))
+            case "BUILD", _TwoStep(value=np.dtype()), (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0):
+                target.value = np.dtype(order + target.value.str[1:])
+            case "BUILD", _TwoStep(value=None), (1, shape, np.dtype() as dtype, bool(fortran), bytes(data)):
+                target.value = self.make_array(data, dtype, shape, "F" if fortran else "C")
             case _:
-                raise ValueError("a state that no array and no dtype of numbers has")
-        return made
+                raise ValueError(f"expected a {name} that creates an array of numbers, got another one")
+        return target
 
-    def array(self, data: bytes, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
-        """A new array of these bytes."""
+    def make_array(self, data: bytes, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
         self.spend(len(data))
-        return array(data, dtype, shape, order)
+        return make_array(data, dtype, shape, order)
 
     def spend(self, n: int) -> None:
-        """Counts `n` bytes that are made, so that a few of the file's can't be made into many."""
-        self.left -= n
-        if self.left < 0:
-            raise ValueError("arrays that share bytes, and are larger than the file")
+        """Counts `n` new bytes, so that a small file cannot create large arrays."""
+        self.budget -= n
+        if self.budget < 0:
+            raise ValueError("expected arrays with bytes of their own, got shared bytes, larger than the file")
 
 
-def _value(item: Any) -> Any:
-    if not isinstance(item, _Made):
+def _get_value(item: Any) -> Any:
+    if not isinstance(item, _TwoStep):
         return item
     if item.value is None:
-        raise ValueError("an array without content")
+        raise ValueError("expected an array, got one without content")
     return item.value
-
-
-def _values(items: Any) -> Any:
-    return tuple(map(_value, items)) if type(items) is tuple else None
-
-
-def _global(module: str, name: str) -> _Global:
-    if " ".join((module, name)) not in GLOBALS:  # a TypeError for what is no text: to show it could take for ever
-        told = f"{module[:50]}.{name[:50]}"
-        raise ValueError(f"{told!r} is refused: only dicts, NumPy arrays and plain scalars are admitted")
-    return _Global(name)

@@ -1,68 +1,68 @@
-"""The .safetensors of Hugging Face, by their package; ours have a checksum, as the format itself has none."""
+"""Hugging Face's .safetensors, through their package. Ours have a checksum, which the format itself lacks."""
 
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from fnn.files.arrays import array
+from fnn.checks.arrays import Array
+from fnn.files.allowed import make_array
 from fnn.files.flat import flatten
-from fnn.op import Array
 from fnn.tree import Tree
 
 DTYPES = {"BOOL": "b1", "F16": "f2", "F32": "f4", "F64": "f8"}
 DTYPES |= {f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
-"""What the format and NumPy both have, by its name for it, as NumPy spells it."""
+"""The format's names of the dtypes that NumPy has too, with NumPy's names."""
 
 CHECKSUM = "crc32"
-"""The name in the file's metadata."""
+"""The checksum's name in the file's metadata."""
 
 
 def encode(tree: Tree) -> list[Any]:
-    """The arrays in C order, least significant byte first, as the format has them."""
-    package = _package()
-    # The package writes any array's memory as it lies, and calls it C order.
+    """The content of a file: the arrays in C order and little-endian, as the format requires."""
+    package = _import_package()
+    # The package writes an array's memory as it is and calls it C order, so convert first.
     arrays = {
         path: np.asarray(leaf, leaf.dtype.newbyteorder("<"), order="C")
         for path, leaf in flatten(tree, DTYPES.values()).items()
     }
     if "__metadata__" in arrays:
-        raise ValueError("'__metadata__' is a name that the format has taken; wanted another one")
-    return [package.numpy.save(arrays, {CHECKSUM: _checksum(arrays)})]
+        raise ValueError("'__metadata__': expected another name, because the format uses this one")
+    return [package.numpy.save(arrays, {CHECKSUM: _compute_checksum(arrays)})]
 
 
 def decode(data: bytes) -> dict[str, Array]:
-    """The arrays by their paths, in the order of the file, once their checksum is right, if there is one."""
+    """The arrays by path, in the order of the file. Raises ValueError if there is a checksum and it is wrong."""
     import json
 
-    package = _package()
+    package = _import_package()
     try:
         tensors = dict(package.deserialize(data))
     except package.SafetensorError as error:
-        raise ValueError(f"damaged, or no .safetensors file: {str(error)[:200]}") from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_distinct)
+        raise ValueError(f"damaged, or not a .safetensors file: {str(error)[:200]}") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_check_names)
     metadata = header.pop("__metadata__", None) or {}
     arrays = {}
     for path in header:
         code, shape, content = (tensors[path][key] for key in ("dtype", "shape", "data"))
         if code not in DTYPES:
-            raise ValueError(f"{path[:80]!r} is of dtype {code}; wanted {', '.join(DTYPES)}")
-        arrays[path] = array(content, np.dtype(f"<{DTYPES[code]}"), tuple(shape))
-    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(arrays):
-        raise ValueError("damaged: the checksum in its metadata is not that of its arrays")
+            raise ValueError(f"{path[:80]!r}: expected dtype {', '.join(DTYPES)}, got {code}")
+        arrays[path] = make_array(content, np.dtype(f"<{DTYPES[code]}"), tuple(shape))
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _compute_checksum(arrays):
+        raise ValueError("damaged: the checksum in the metadata does not match the arrays")
     return arrays
 
 
-def _package() -> Any:
+def _import_package() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise ValueError("needs safetensors: install fnn[safetensors]") from None
+        raise ValueError("the package safetensors is missing; run pip install '.[safetensors]'") from None
     return safetensors
 
 
-def _checksum(arrays: dict[str, Array]) -> str:
-    """The CRC-32 of all that the arrays are, whatever order they are in."""
+def _compute_checksum(arrays: dict[str, Array]) -> str:
+    """The CRC-32 of names, dtypes, shapes and numbers. The order of the arrays does not matter."""
     checksum = 0
     for path in sorted(arrays):
         leaf = arrays[path]
@@ -71,8 +71,9 @@ def _checksum(arrays: dict[str, Array]) -> str:
     return f"{checksum:08x}"
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _check_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of these pairs. Raises ValueError if a name appears twice."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError("damaged, or no .safetensors file: a name is there twice")
+        raise ValueError("damaged, or not a .safetensors file: expected each name once, got one twice")
     return entries

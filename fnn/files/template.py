@@ -1,4 +1,4 @@
-"""Trees held against a template, of which they are to have the structure, the shapes and the dtypes."""
+"""`match_template`: checks a loaded tree against a template, and gives its leaves the template's types."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,82 +7,68 @@ from typing import Any
 import numpy as np
 
 from fnn.checks.errors import describe
-from fnn.files.admitted import shown
-from fnn.op import Array
-from fnn.tree import Tree, tree_map
+from fnn.files.allowed import describe_path
+from fnn.tree import Tree
 
-MOST = 50
-"""How many faults a message lists."""
+MAX_FAULTS = 50
+"""How many faults an error lists."""
 
 
-def fitted(tree: Tree, like: Tree) -> Tree:
-    """The leaves of `tree` in the dicts of `like`; scalars are of the types, arrays of the byte orders, that it has.
+def match_template(tree: Tree, like: Tree, reorder: bool) -> Tree:
+    """The leaves of `tree` in the dicts of `like`, with its scalar types and byte orders.
 
-    Scalars and arrays without axes stand for one another, and dicts without leaves for nothing. Raises a ValueError
-    that lists the leaves that are missing, unexpected, or of another shape or dtype than those of `like`.
+    With `reorder`, arrays get the memory orders of `like` as well. A scalar matches an array without axes, and a dict
+    without leaves may be missing. Raises ValueError that lists all leaves that are missing, unexpected, or of another
+    shape or dtype.
     """
-    faults = list(islice(_faults(tree, like, ()), MOST + 1))
-    if faults:
-        raise ValueError(listed("does not fit", faults))
-    return _taken(tree, like)
+    if faults := list(islice(_find_faults(tree, like, ()), MAX_FAULTS + 1)):
+        raise ValueError(list_faults("does not match like", faults))
+    return _convert(tree, like, reorder)
 
 
-def listed(what: str, faults: list[str]) -> str:
-    """The message that says `what`, and each of the faults, unless they are very many."""
-    more = ["and more"] if len(faults) > MOST else []
-    return f"{what}: {'; '.join(faults[:MOST] + more)}"
+def list_faults(title: str, faults: list[str]) -> str:
+    """One message with the title and the faults, cut after `MAX_FAULTS`."""
+    more = ["and more"] if len(faults) > MAX_FAULTS else []
+    return f"{title}: {'; '.join(faults[:MAX_FAULTS] + more)}"
 
 
-def in_order_of(like: Tree, tree: Tree) -> Tree:
-    """`tree`, whose arrays lie in memory as those of `like` do, of which it has the structure, shapes and dtypes."""
-
-    def order(like: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, np.ndarray):
-            return leaf
-        out = np.empty_like(like)
-        if out.strides == leaf.strides:
-            return leaf
-        out[...] = leaf
-        return out
-
-    return tree_map(order, like, tree)
-
-
-def _faults(tree: Tree, like: Tree, path: tuple[str, ...]) -> Iterator[str]:
-    """What is amiss below `path`, one leaf at a time; an empty dict is what is not there."""
+def _find_faults(tree: Tree, like: Tree, path: tuple[str, ...]) -> Iterator[str]:
+    """One message for each leaf at or below `path` that does not match; {} stands for a missing leaf."""
     if isinstance(tree, dict) and isinstance(like, dict):
-        for name in like:
-            yield from _faults(tree.get(name, {}), like[name], (*path, name))
-        for name in (name for name in tree if name not in like):
-            yield from _faults(tree[name], {}, (*path, name))
-    elif isinstance(like, dict):
-        yield f"{shown(path)} is unexpected, {describe(tree)}"
-        yield from _faults({}, like, path)
-    elif isinstance(tree, dict):
-        yield f"{shown(path)} is missing, wanted {describe(like)}"
-        yield from _faults(tree, {}, path)
-    elif not _fits(tree, like):
-        yield f"{shown(path)} is {describe(tree)}, wanted {describe(like)}"
+        for name in like | tree:
+            yield from _find_faults(tree.get(name, {}), like.get(name, {}), (*path, name))
+    elif not _is_match(tree, like):
+        expected, got = ("nothing" if isinstance(leaf, dict) else describe(leaf) for leaf in (like, tree))
+        yield f"{describe_path(path)}: expected {expected}, got {got}"
+        # If one of them is a dict, all of its leaves are faults too.
+        yield from _find_faults(tree if isinstance(tree, dict) else {}, like if isinstance(like, dict) else {}, path)
 
 
-def _fits(leaf: Any, like: Any) -> bool:
+def _is_match(leaf: Any, like: Any) -> bool:
     if type(leaf) is type(like) and not isinstance(leaf, np.ndarray):
         return True
     if not isinstance(like, np.ndarray | np.generic | bool | int | float):
         return False
-    came, wanted = np.asarray(leaf), np.asarray(like)
+    got, expected = np.asarray(leaf), np.asarray(like)
     if type(like) is int:
-        return came.shape == () and came.dtype.kind in "iu"
-    return came.shape == wanted.shape and came.dtype.str[1:] == wanted.dtype.str[1:]  # but for the byte order
+        return got.shape == () and got.dtype.kind in "iu"
+    return got.shape == expected.shape and got.dtype.str[1:] == expected.dtype.str[1:]  # in any byte order
 
 
-def _taken(leaf: Any, like: Any) -> Any:
+def _convert(leaf: Any, like: Any, reorder: bool) -> Any:
+    """`match_template` of trees that match."""
     if isinstance(like, dict):
-        return {name: _taken(leaf.get(name, {}), child) for name, child in like.items()}
+        return {name: _convert(leaf.get(name, {}), child, reorder) for name, child in like.items()}
     if type(leaf) is type(like) and not isinstance(leaf, np.ndarray):
         return leaf
-    array: Array = np.asarray(leaf)
+    array: Any = np.asarray(leaf)
     if not isinstance(like, np.ndarray | np.generic):
         return array.item()
     array = (array if array.dtype.isnative == like.dtype.isnative else array.byteswap()).view(like.dtype)
-    return array if isinstance(like, np.ndarray) else array[()]
+    if not isinstance(like, np.ndarray):
+        return array[()]
+    ordered = np.empty_like(like) if reorder else array
+    if ordered.strides == array.strides:
+        return array
+    ordered[...] = array
+    return ordered

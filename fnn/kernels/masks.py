@@ -1,6 +1,6 @@
-"""Arrays with some numbers set to zero, by bits: multiplying with zero would turn infinity into nan.
+"""Set numbers of arrays to zero by their bits, because infinity times zero is nan.
 
-`np.where` does the same, but takes ten times as long for masks without a pattern.
+`np.where` does the same, but takes ten times as long for random masks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
 def keep(x: Array, mask: Array, out: Array | None = None) -> Array:
-    """`x` where the bools in `mask` are true, and 0 elsewhere, in an array of its own or in `out`."""
+    """Returns `x` where the bools in `mask` are true, and 0 elsewhere, in `out` or in a new array."""
     integer = INTEGERS[x.itemsize]
-    bits = np.negative(mask.view(np.int8)).astype(integer)  # all bits of a number to be kept
+    bits = np.negative(mask.view(np.int8)).astype(integer)  # all bits are 1 where the mask is true
     if out is None:
         np.bitwise_and(x.view(integer), bits, out=bits)
         return bits.view(x.dtype)
@@ -27,6 +27,6 @@ def keep(x: Array, mask: Array, out: Array | None = None) -> Array:
 
 
 def drop_kept(x: Array, kept: Array) -> None:
-    """Sets the numbers of `x` to 0, in place, that `keep` has taken from it into `kept`."""
+    """Sets the numbers of `x` that `keep` has copied into `kept` to 0, in place."""
     integer = INTEGERS[x.itemsize]
     np.bitwise_xor(x.view(integer), kept.view(integer), out=x.view(integer))

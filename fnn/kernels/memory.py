@@ -1,10 +1,16 @@
-"""What lies behind the arrays: the memory orders that make NumPy fast, and an allocator that keeps its pages.
+"""The memory order behind the arrays: why it makes NumPy fast, and conversions to it.
 
-A batch of images is NCHW to the eye. Behind it lies (W, C, H, N), the batch innermost: elementwise work and pooling run
-over long stretches of memory, and a convolution's windows overlap along the width as views. A batch of features,
-(batch, features) to the eye, stays as it came, so that no layer transposes it: in rows, or in columns if it was made of
-images. An operator brings its input into the order that it wants, which costs nothing where it has it already, and
-returns views of arrays in that order.
+A batch of images has the shape (N, C, H, W). Its numbers usually lie in memory as (W, C, H, N), the batch innermost:
+
+    index      x[n, c, h, w]
+    in memory  w0: c0: h0: n0 n1 n2 ...
+                       h1: n0 n1 n2 ...
+                   c1: h0: n0 n1 n2 ...
+               w1: ...
+
+So elementwise work and pooling run over long stretches of memory, and the windows of a convolution overlap along the
+width as views, without a copy. A batch of features, (N, features), keeps the order in which it comes, rows or columns,
+so that no layer transposes it. A function here copies only if its argument has another order.
 """
 
 from math import prod
@@ -14,8 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def fast_order(x: NDArray[Any]) -> NDArray[Any]:
+    """The images `x`, (N, C, H, W), with memory in the order (W, C, H, N)."""
+    return from_wchn(to_wchn(x))
+
+
 def to_wchn(x: NDArray[Any]) -> NDArray[Any]:
-    """The images `x`, (N, C, H, W), as a contiguous (W, C, H, N): `x`'s own memory where that is its order."""
+    """The images `x`, (N, C, H, W), as a contiguous (W, C, H, N) array."""
     return np.ascontiguousarray(x.transpose(3, 1, 2, 0))
 
 
@@ -24,42 +35,23 @@ def from_wchn(memory: NDArray[Any]) -> NDArray[Any]:
     return memory.transpose(3, 1, 2, 0)
 
 
-def to_columns(x: NDArray[Any]) -> NDArray[Any]:
-    """The batch `x`, (N, *shape), as a contiguous (features, N), the features in the order of `shape`."""
-    if x.ndim == 2:
-        return np.ascontiguousarray(x.T)
-    return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))
-
-
 def to_features(x: NDArray[Any]) -> NDArray[Any]:
-    """The batch `x`, (N, *shape), as (N, features): a view of `x` where that is C-contiguous, else of its columns."""
-    if not x.flags.c_contiguous:
-        return to_columns(x).T
-    return x if x.ndim == 2 else x.reshape(len(x), prod(x.shape[1:]))
-
-
-def from_columns(columns: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The (N, *shape) batch of a (features, N) array; images come in the memory order of images."""
-    if len(shape) == 1:
-        return columns.T
-    batch = columns.reshape(*shape, columns.shape[-1]).transpose(len(shape), *range(len(shape)))
-    return from_wchn(to_wchn(batch)) if len(shape) == 3 else batch
+    """The batch `x`, (N, *shape), as (N, features): a view if `x` is C-contiguous, otherwise contiguous columns."""
+    if x.flags.c_contiguous:
+        return x if x.ndim == 2 else x.reshape(len(x), prod(x.shape[1:]))
+    return _to_columns(x).T
 
 
 def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The (N, *shape) batch of (N, features): a view where these are C-contiguous, else made of their columns."""
+    """The (N, *shape) batch of (N, features). Images made of columns come in the order of `fast_order`."""
     if len(shape) == 1:
         return features
     if features.flags.c_contiguous:
         return features.reshape(len(features), *shape)
-    return from_columns(to_columns(features), shape)
+    batch = np.moveaxis(_to_columns(features).reshape(*shape, len(features)), -1, 0)
+    return fast_order(batch) if len(shape) == 3 else batch
 
 
-def keep_pages() -> None:
-    """Makes the allocator keep the memory of freed arrays.
-
-    By default glibc gives arrays of megabytes back to the system at once, and a training step then spends most of its
-    time in page faults. Its thresholds follow the largest block that was freed: one of just under 32 MB, the most that
-    it heeds, raises them for good. The block's pages are never touched, so none is taken.
-    """
-    np.empty((32 << 20) - 8192, np.uint8)
+def _to_columns(x: NDArray[Any]) -> NDArray[Any]:
+    """The batch `x`, (N, *shape), as a contiguous (features, N)."""
+    return np.ascontiguousarray(np.moveaxis(x, 0, -1)).reshape(prod(x.shape[1:]), len(x))

@@ -1,10 +1,10 @@
-"""The arithmetic of the norm layers: numbers minus their mean, divided by their standard deviation, scaled and shifted.
+"""The arithmetic of norm layers: subtract the mean, divide by the standard deviation, scale by w, shift by b.
 
     y = z * w + b, where z = (x - mean(x)) / sqrt(var(x) + eps)
     dx = (g - mean(g) - z * mean(g * z)) / sqrt(var(x) + eps), where g = dy * w
 
-Means are over the given axes. Both functions return `y` and a function from `(dy, need_dx)` to `(dw, db, dx)`, all with
-as many axes as `x`. Statistics are float64. Whole arrays are read and written as few times as possible.
+Means are over the given axes. Both functions return `y` and a function `(dy, need_dx) -> (dw, db, dx)`, all with as
+many axes as `x`. Statistics are float64. Large arrays are read and written as few times as possible.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fnn.kernels.reductions import accurate_sum, wide_dot, wide_sum
+from fnn.kernels.reductions import accurate_sum as accurate_sum
+from fnn.kernels.reductions import wide_mean as wide_mean
+from fnn.kernels.reductions import wide_sum as wide_sum
 
 Array: TypeAlias = NDArray[Any]
-Axes: TypeAlias = tuple[int, ...]
+Ints: TypeAlias = tuple[int, ...]
 Adjoint: TypeAlias = Callable[[Array, bool], tuple[Array, Array, Array | None]]
 
 OFFSET = 3
-"""Where the squared mean is more than so many times the variance, it is subtracted first, as rounding errors matter."""
+"""If the squared mean is more than this many times the variance, the mean is subtracted first, for exact variances."""
 
 
 class Standardised(NamedTuple):
@@ -36,10 +38,10 @@ class Standardised(NamedTuple):
     slope: Array
 
 
-def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`. `w` and `b` differ from channel to channel only.
+def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
+    """Normalises `x` over `axes`. `w` and `b` have one number for each channel.
 
-    Sums are taken for each channel first. So z and g, which are as large as `x`, are never computed.
+    Only sums for each channel are needed, so z and g, which are as large as `x`, are never computed.
     """
     base, offset, scale, slope = _standardise(x, axes, eps)
     y = base * _repeat(w * scale, base)
@@ -50,7 +52,7 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
         dy = _reorder(dy, base)
         sums = wide_sum(dy, even, True)
-        products = (wide_dot(dy, base, even, True) - offset * sums) * scale
+        products = (wide_sum(dy, even, True, times=base) - offset * sums) * scale
         dw, db = (_sum_to(s, w) for s in (products, sums))
         if not need_dx:
             return dw, db, None
@@ -64,14 +66,13 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     return y, pull
 
 
-def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> tuple[Array, Adjoint]:
+def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
     """Normalises `x` over `axes`. `w` and `b` have a number for each position along these axes."""
     base, offset, scale, slope = _standardise(x, axes, eps)
     z = base * _repeat(scale, base)
     z -= _repeat(offset * scale, base)
     y = z * _repeat(w, z)
     y += _repeat(b, z)
-    count = max(1, prod(x.shape[axis] for axis in axes))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
         dy = _reorder(dy, z)
@@ -80,7 +81,7 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
         if not need_dx:
             return dw, db, None
         np.multiply(dy, _repeat(w, z), out=g)
-        mean, mean_product = wide_sum(g, axes, True) / count, wide_dot(g, z, axes, True) / count
+        mean, mean_product = wide_mean(g, axes, True), wide_mean(g, axes, True, times=z)
         g *= _repeat(slope, z)
         g -= z * _repeat(slope * mean_product, z)
         g -= _repeat(slope * mean, z)
@@ -89,19 +90,18 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Axes, eps: float) -> 
     return y, pull
 
 
-def _standardise(x: Array, axes: Axes, eps: float) -> Standardised:
+def _standardise(x: Array, axes: Ints, eps: float) -> Standardised:
     """Finds mean and variance over `axes`, in most cases without a copy of `x`."""
-    count = max(1, prod(x.shape[axis] for axis in axes))
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = wide_sum(x, axes, True) / count
-        var = wide_dot(x, x, axes, True) / count - mean * mean
+        mean = wide_mean(x, axes, True)
+        var = wide_mean(x, axes, True, times=x) - mean * mean
         if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
             scale = 1 / np.sqrt(var + eps)
             return Standardised(x, mean, scale, scale)
         return _standardise_centred(x, axes, eps)
 
 
-def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
+def _standardise_centred(x: Array, axes: Ints, eps: float) -> Standardised:
     """Finds mean and variance of numbers far from zero, or so large that their squares overflow.
 
     Such large numbers are first divided by a power of two. Then the derivative is less than the scale.
@@ -116,12 +116,11 @@ def _standardise_centred(x: Array, axes: Axes, eps: float) -> Standardised:
     return Standardised(centred, 0.0, scale, scale / unit)
 
 
-def _subtract_mean(x: Array, axes: Axes) -> tuple[Array, Array]:
+def _subtract_mean(x: Array, axes: Ints) -> tuple[Array, Array]:
     """`x` minus its mean over `axes`, and the mean of the squares of that."""
-    count = max(1, prod(x.shape[axis] for axis in axes))
-    centred = x - _repeat(wide_sum(x, axes, True) / count, x)
-    centred -= _repeat(wide_sum(centred, axes, True) / count, x)  # again, as the first mean was rounded to float32
-    return centred, wide_dot(centred, centred, axes, True) / count
+    centred = x - _repeat(wide_mean(x, axes, True), x)
+    centred -= _repeat(wide_mean(centred, axes, True), x)  # again, because the first mean was rounded to float32
+    return centred, wide_mean(centred, axes, True, times=centred)
 
 
 def _sum_to(x: Array, like: Array) -> Array:
@@ -139,13 +138,12 @@ def _reorder(x: Array, like: Array) -> Array:
 
 
 def _repeat(s: Array, like: Array) -> Array:
-    """`s` in the dtype of `like`, repeated along all axes of `like` but the outermost one in memory.
+    """`s` in the dtype of `like`, repeated along all axes of `like` except the outermost one in memory.
 
-    NumPy works along the innermost axes that two arrays have in common: then it has long runs to work on. A norm layer
-    on images takes half the time. Where this gains nothing, `s` stays as it is.
+    NumPy then works on long runs of memory, so norm layers on images take half the time. Without gain, `s` stays small.
     """
     s = s.astype(like.dtype, copy=False)
-    shape, back = _repeat_plan(s.shape, like.shape, like.strides)
+    shape, back = _plan_repeat(s.shape, like.shape, like.strides)
     if not shape:
         return s
     repeated = np.empty(shape, like.dtype).transpose(back)
@@ -154,10 +152,8 @@ def _repeat(s: Array, like: Array) -> Array:
 
 
 @lru_cache(maxsize=1000)
-def _repeat_plan(
-    shape: tuple[int, ...], like: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[list[int], tuple[int, ...]]:
-    """The shape in memory of what `_repeat` returns, or nothing if that gains nothing, and how to transpose it."""
+def _plan_repeat(shape: Ints, like: Ints, strides: Ints) -> tuple[list[int], Ints]:
+    """The repeated array's shape in memory order, and the axes that transpose it to `like`. No shape: no gain."""
     order = sorted(range(len(like)), key=lambda axis: (like[axis] != 1, -abs(strides[axis])))
     ones = sum(n == 1 for n in like)
     if len(like) - ones < 3 or shape[order[ones]] != 1:

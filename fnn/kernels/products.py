@@ -1,57 +1,81 @@
-"""Matrix products of the sizes that BLAS is fastest at."""
+"""Matrix products: exact for long sums, shared between threads, and of the sizes that BLAS computes fastest."""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
+from importlib import import_module
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from fnn.kernels.reductions import accurate_sum, wide_sum
+from fnn.checks.arrays import Array
+from fnn.kernels.memory import from_features as from_features
+from fnn.kernels.memory import to_features as to_features
+from fnn.kernels.reductions import accurate_sum as accurate_sum
+from fnn.kernels.reductions import wide_sum
 from fnn.kernels.threads import idle_threads, parallel_map
-from fnn.op import Array
+from fnn.kernels.threads import run_both as run_both
 
-SMALL = 1_000_000
-"""A product of at most so many multiplications OpenBLAS makes without packing its factors first, which pays."""
+MAX_INNER, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 1024, 128
+"""Longest inner axis that BLAS may sum by itself, because its rounding error grows with the length.
 
-SMALL_TURNED = 1_200
-"""Where the right factor's columns are contiguous, and not its rows, it does so up to so many results only."""
-
-LANES = 16
-"""How many float32 a vector register holds: a product whose columns do not fill the last one wastes the rest."""
-
-DEEP = 1_200
-"""Factors longer than that are cut into products that add up: lenet's first dense layer took 1.4 times as long."""
-
-LONG, LONG_DOT, LONG_SUM = 4096, 1024, 128
-"""Longest inner axis that BLAS adds by itself: the rounding error grows with it.
-
-In products of matrices; with a vector, where numbers along the inner axis are neighbours in memory; and where they are
-not, as BLAS then adds them one after the other.
+In products of matrices; in products with a vector whose numbers are neighbours in memory; and in other products with a
+vector, which BLAS sums number by number.
 """
 
-MOST = 1 << 22
-"""So many numbers of parts' products are held at most before they are added."""
+MAX_INNER_TRANSPOSED = 256
+"""The same with `HAS_SMALL_KERNELS` if the left factor is transposed: its kernel sums number by number."""
+
+MAX_TERMS = 1 << 22
+"""At most this many numbers of partial products are in memory before they are added."""
 
 MIN_SPLIT_MACS = 16_000_000
-"""From so many multiplications on, it pays to hand a part of them to another thread."""
+"""Minimum multiply-adds of a product for which it pays to share it between threads."""
+
+FEATURES = import_module("numpy._core._multiarray_umath").__cpu_features__  # no public name has them
+CORES = ("skylakex", "cooperlake", "sapphirerapids")  # the kernels of OpenBLAS for AVX-512
+HAS_SMALL_KERNELS = os.environ.get("OPENBLAS_CORETYPE", CORES[0] * FEATURES.get("AVX512_SKX", False)).lower() in CORES
+"""Whether OpenBLAS has special kernels for small products, which need no packing: only with AVX-512.
+
+There, cutting large products into small ones makes small nets up to 12 % faster. Elsewhere it makes all nets 4 to 24 %
+slower. `python -m benchmarks` shows it; with OPENBLAS_CORETYPE=Haswell, OpenBLAS works as without AVX-512.
+"""
+
+MAX_SMALL_MACS = 1_000_000
+"""Up to this many multiply-adds, OpenBLAS uses these kernels..."""
+
+MAX_SMALL_TRANSPOSED = 1_200
+"""...and only up to this many results if the right factor is transposed, with contiguous columns."""
+
+LANES = 16
+"""float32 numbers in a register: a product whose columns do not fill the last register wastes time."""
+
+MAX_DEPTH = 1_200
+"""A longer inner axis is cut into products that are added: the first dense layer of LeNet takes 30 % less time."""
+
+
+def map_features(x: Array, w: Array) -> Array:
+    """The product `x @ w` for a batch of vectors. The result has the memory order of `x`."""
+    return matmul(x, w) if x.flags.c_contiguous else matmul(w.T, x.T).T
 
 
 def matmul(a: Array, b: Array) -> Array:
     """The product of two matrices, a C-contiguous array."""
     (rows, inner), columns = a.shape, b.shape[1]
-    if inner == 1:  # an outer product is not BLAS's affair: a quarter of the time
+    if inner == 1:  # NumPy takes a quarter of the time of BLAS
         outer: Array = a * b
         return outer
-    if inner > LONG_SUM and inner > _longest(a, b):
+    if inner > MAX_INNER_SUM and inner > _max_inner(a, b):
         return sum_products(a[None], b[None])
-    cuts = 1 if inner <= DEEP else depth(rows, inner, columns)
-    if cuts == 1 and tile(rows, inner, columns, is_transposed(b)) == (rows, columns):
-        whole: Array = np.dot(a, b)  # which is called a little faster than matmul
+    cuts = depth(rows, inner, columns)
+    is_whole = cuts == 1 and tile(rows, inner, columns, is_transposed(b)) == (rows, columns)
+    if is_whole and rows * inner * columns < MIN_SPLIT_MACS:
+        whole: Array = np.dot(a, b)  # a little faster than np.matmul
         return whole
     if not (a.flags.forc and b.flags.forc):
-        a, b = a.copy(), b.copy()  # as tiles must be views that BLAS can read
+        a, b = a.copy(), b.copy()  # BLAS must be able to read parts of them
     if cuts > 1:
         terms = np.empty((cuts, rows, columns), a.dtype)
         batched_matmul(a.reshape(rows, cuts, -1).swapaxes(0, 1), b.reshape(cuts, -1, columns), terms)
@@ -62,15 +86,15 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def sum_products(a: Array, b: Array) -> Array:
-    """The sum of the matrix products of two stacks, over their first axis.
+    """The matrix products of two stacks of matrices, summed over the first axis.
 
-    BLAS adds along the inner axis one after the other. Where that is long, it is cut into parts, and the products of
-    the parts are added in float64.
+    BLAS sums along the inner axis in the dtype of the arrays. A long inner axis is cut into parts, whose products are
+    added in float64.
     """
     inner, shape = a.shape[-1], (*a.shape[:-1], b.shape[-1])
-    length = -(-inner // max(1, -(-inner // _longest(a, b))))
+    length = -(-inner // max(1, -(-inner // _max_inner(a, b))))
     parts = inner // max(1, length)
-    at_once = max(1, MOST // max(1, prod(shape)))
+    at_once = max(1, MAX_TERMS // max(1, prod(shape)))
     total: Any = 0.0
     for begin in range(0, max(1, parts), at_once):
         n = min(at_once, parts - begin)
@@ -88,23 +112,26 @@ def sum_products(a: Array, b: Array) -> Array:
     return added
 
 
-def _longest(a: Array, b: Array) -> int:
-    """The longest inner axis that BLAS adds by itself in the product of these matrices."""
+def _max_inner(a: Array, b: Array) -> int:
+    """The longest inner axis that BLAS may sum by itself in the product of these matrices."""
     if a.shape[-2] > 1 and b.shape[-1] > 1:
-        return LONG
+        return MAX_INNER_TRANSPOSED if HAS_SMALL_KERNELS and is_transposed(a) else MAX_INNER
     neighbours = a.strides[-1] if b.shape[-1] == 1 else b.strides[-2]
-    return LONG_DOT if neighbours == a.itemsize else LONG_SUM
+    return MAX_INNER_DOT if neighbours == a.itemsize else MAX_INNER_SUM
 
 
 def batched_matmul(a: Array, b: Array, out: Array) -> None:
-    """Puts the products of the matrices in `a` and `b`, stacks that broadcast, into the stack `out`.
+    """Writes the products of two stacks of matrices, which broadcast, to the stack `out`.
 
-    Each is made of tiles that are small products: for a layer of some hundred features or some dozen channels, and a
-    batch of some dozen examples, 5 to 40 % faster. Threads that are spare take a part of the columns.
+    Idle threads compute a part of the columns. With `HAS_SMALL_KERNELS`, each product is computed in tiles.
     """
     (rows, inner), columns = a.shape[-2:], b.shape[-1]
     high, wide = tile(rows, inner, columns, is_transposed(b))
-    if (high, wide) == (rows, columns):
+    # Cut where a register ends, and only if the parts use the same kernels as the whole: so no bit depends on threads.
+    can_split = (high, wide) != (rows, columns) or not (HAS_SMALL_KERNELS or 1 in (rows, columns))
+    unit = wide if wide < columns else LANES
+    threads = min(idle_threads(), -(-columns // unit)) if can_split and out.size * inner >= MIN_SPLIT_MACS else 1
+    if threads == 1 and (high, wide) == (rows, columns):
         np.matmul(a, b, out=out)
         return
 
@@ -118,58 +145,57 @@ def batched_matmul(a: Array, b: Array, out: Array) -> None:
                 target = out[..., down, across].reshape(*outs, m, height, n, width).swapaxes(-3, -2)
                 np.matmul(left, right, out=target)
 
-    tiles = -(-columns // wide)
-    threads = min(idle_threads(), tiles) if out.size * inner >= MIN_SPLIT_MACS else 1
-    ends = [min(tiles * i // threads * wide, columns) for i in range(threads + 1)]
+    ends = [min(-(-columns // unit) * i // threads * unit, columns) for i in range(threads + 1)]
     parallel_map(lambda i: fill(ends[i], ends[i + 1]), threads, threads)
 
 
 @lru_cache(maxsize=1000)
 def _cut(start: int, stop: int, size: int) -> list[tuple[slice, int, int]]:
-    """The range cut into even pieces of that size, and the rest that is left: where, how many, of what size each."""
-    even = stop - (stop - start) % size
-    parts = (slice(start, even), (even - start) // size, size), (slice(even, stop), 1, stop - even)
+    """The range in pieces of `size` and a rest: for both the slice, the number of pieces and their size."""
+    size = min(size, stop - start)
+    even = stop - (stop - start) % size if size else start
+    parts = (slice(start, even), (even - start) // max(1, size), size), (slice(even, stop), 1, stop - even)
     return [part for part in parts if part[0].start < part[0].stop]
 
 
 def is_transposed(b: Array) -> bool:
-    """Whether a right factor's columns are contiguous, and not its rows."""
+    """Whether the columns of a factor are contiguous, not its rows."""
     return b.strides[-1] != b.itemsize
 
 
 @lru_cache(maxsize=1000)
-def tile(rows: int, inner: int, columns: int, turned: bool) -> tuple[int, int]:
-    """How many rows and columns of a product to make at a time; `turned` if the right factor's columns are contiguous.
+def tile(rows: int, inner: int, columns: int, is_transposed: bool) -> tuple[int, int]:
+    """How many rows and columns of a product to compute at a time.
 
-    All of them where the whole product is small, or where no tile would be made without packing.
+    All of them if the product is small, if it could not be cut into small products, or without `HAS_SMALL_KERNELS`.
     """
     results = rows * columns
-    if results * inner <= SMALL and not (turned and results > SMALL_TURNED):
+    is_small = results * inner <= MAX_SMALL_MACS and (not is_transposed or results <= MAX_SMALL_TRANSPOSED)
+    if not HAS_SMALL_KERNELS or is_small or 1 in (rows, columns) or (is_transposed and inner < 32):
         return rows, columns
-    if 1 in (rows, columns) or (turned and inner < 32):  # as a vector needs no packing, and such tiles would be packed
-        return rows, columns
-    limit = SMALL // max(inner, 1)
-    if turned:
-        limit = min(limit, SMALL_TURNED)
-    # The best widths were found by trying; rows come in fours in OpenBLAS's kernels.
-    wide = _evenly(columns, LANES if turned else 4 * LANES, LANES)
-    most = limit // wide // 4 * 4
-    return (_evenly(rows, most, 4), wide) if most else (rows, columns)
+    limit = MAX_SMALL_MACS // max(inner, 1)
+    if is_transposed:
+        limit = min(limit, MAX_SMALL_TRANSPOSED)
+    # These widths were the fastest of those tried. The kernels of OpenBLAS take four rows at a time.
+    wide = _even_size(columns, LANES if is_transposed else 4 * LANES, LANES)
+    max_rows = limit // wide // 4 * 4
+    return (_even_size(rows, max_rows, 4), wide) if max_rows else (rows, columns)
 
 
 @lru_cache(maxsize=1000)
 def depth(rows: int, inner: int, columns: int) -> int:
-    """The number of products, which add up, to cut a product into along its long inner axis.
+    """The number of products to cut a product into along a long inner axis; each then has an inner axis of 256 to 512.
 
-    It is 1 if the product is small or of a vector, or if no number makes even pieces of some 256 to 512.
+    It is 1 if the product is small or of a vector, if no such cut is even, or without `HAS_SMALL_KERNELS`.
     """
-    if rows * inner * columns <= SMALL or 1 in (rows, columns):
+    is_small = inner <= MAX_DEPTH or rows * inner * columns <= MAX_SMALL_MACS or 1 in (rows, columns)
+    if is_small or not HAS_SMALL_KERNELS:
         return 1
     return next((n for n in range(-(-inner // 512), inner // 256 + 1) if inner % n == 0), 1)
 
 
-def _evenly(length: int, most: int, unit: int) -> int:
-    """The size of pieces, a multiple of the unit and at most `most`: even pieces, or the last one about as long."""
-    sizes = range(most // unit * unit, most // 2, -unit)
-    pieces = -(-length // most)
+def _even_size(length: int, largest: int, unit: int) -> int:
+    """The size of pieces, a multiple of `unit` and at most `largest`: even pieces, or the last one about as long."""
+    sizes = range(largest // unit * unit, largest // 2, -unit)
+    pieces = -(-length // largest)
     return next((n for n in sizes if length % n == 0), min(-(-length // pieces // unit) * unit, length))

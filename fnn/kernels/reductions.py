@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.kernels.underflow import allow_underflow as allow_underflow  # for losses and optimizers, which need both
+
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 
@@ -24,16 +26,16 @@ DOT = 256
 """Longest dot product in float32: longer ones are less exact, shorter ones take more time."""
 
 BLOCK = 32
-"""So many float32 rows at most are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
+"""Most float32 rows that are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
 
 LANES = 256
-"""Rows shorter than this are added several at a time: below it, the call costs more than the additions."""
+"""Shorter rows are added several at a time, because the call costs more than the additions."""
 
 SMALL = 8192
-"""Up to this size NumPy's own sum in float64 takes less time than to plan a faster one."""
+"""Up to this size, NumPy's own sum in float64 takes less time than planning a faster one."""
 
 SHORT = 64
-"""Longest row that is summed by a product with ones: seven times as fast as NumPy's sum for rows of ten numbers."""
+"""Longest row that is multiplied by ones: seven times as fast as NumPy's sum for rows of ten numbers."""
 
 
 def accurate_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
@@ -50,32 +52,23 @@ def accurate_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
     return wide_mean(x, axes, keepdims).astype(x.dtype)
 
 
-def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Averages like `accurate_mean`, but returns float64."""
-    total = wide_sum(x, axes, keepdims)
+def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
+    """Averages like `accurate_mean`, but returns float64. With `times`, averages the products `x * times`."""
+    total = wide_sum(x, axes, keepdims, times)
     return total / max(1, x.size // max(1, total.size))
 
 
-def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Sums like `accurate_sum`, but returns float64."""
-    return _sum(x, None, axes, keepdims)
-
-
-def wide_dot(x: Array, y: Array, axes: Axes = None, keepdims: bool = False) -> Array:
-    """Sums the products `x * y` of two arrays of one shape like `wide_sum`, in most cases without storing them."""
-    return _sum(x, y, axes, keepdims)
-
-
-def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
+def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
+    """Sums like `accurate_sum`, but returns float64. With `times`, sums products, in most cases without storing them."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = (x if y is None else x * y).sum(tuple(axes), float, keepdims=keepdims)
+        small: Array = np.add.reduce(x if times is None else x * times, tuple(axes), float, None, keepdims)
         return small
     if x.dtype.itemsize < 4:
-        x, y = x.astype(np.float32), None if y is None else y.astype(np.float32)
+        x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)
     order, steps, shape, back = _plan(x.shape, x.strides, tuple(axes), keepdims)
     total = np.ascontiguousarray(x.transpose(order))
-    factor = None if y is None else np.ascontiguousarray(y.transpose(order))
+    factor = None if times is None else np.ascontiguousarray(times.transpose(order))
     for step in steps:
         add = _sum_rows if step[2] > 1 else _sum_last
         total, factor = add(total.reshape(step), None if factor is None else factor.reshape(step)), None
@@ -88,9 +81,9 @@ def _sum(x: Array, y: Array | None, axes: Axes, keepdims: bool) -> Array:
 def _plan(
     shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], keepdims: bool
 ) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[int]]:
-    """How to sum: the axes in memory order, each sum's (kept, length, inner), and the result's shape and axes.
+    """Plans a sum: the axes in memory order, each step's (kept, length, inner), and the result's shape and axes.
 
-    In memory, summed and kept axes alternate in runs. The outermost run is summed first, as the rest is then smaller.
+    In memory, summed and kept axes alternate in runs. The outermost run is summed first, because the rest is smaller.
     """
     summed = {axis % len(shape) for axis in axes}
     order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))
@@ -110,8 +103,8 @@ def square_sum(x: Array) -> float:
     """Sums the squares of all numbers of `x`, also where a square overflows the dtype of `x`."""
     flat = np.ravel(x, "K")
     if flat.dtype.itemsize == 4:
-        whole = flat.size - flat.size % DOT
-        rows, rest = flat[:whole].reshape(-1, DOT), flat[whole:].astype(float)
+        full = flat.size - flat.size % DOT
+        rows, rest = flat[:full].reshape(-1, DOT), flat[full:].astype(float)
         with np.errstate(over="ignore", under="ignore"):
             total = float(np.add.reduce(np.matmul(rows[:, None], rows[:, :, None]), None, float)) + float(rest @ rest)
         if isfinite(total):
@@ -121,33 +114,33 @@ def square_sum(x: Array) -> float:
 
 
 def _sum_rows(x: Array, y: Array | None) -> Array:
-    """Sums (kept, length, inner), times `y` if given, over the middle axis."""
+    """Sums an array of shape (kept, length, inner), or its product with `y`, over the middle axis."""
     kept, length, inner = x.shape
-    together = min(length, max(1, LANES // inner))
-    many = length // together
-    block = _divisor(many, BLOCK) or min(BLOCK, many)
-    whole = many - many % block
+    joined = min(length, max(1, LANES // inner))  # rows that are added as one long row
+    rows = length // joined
+    block = _divisor(rows, BLOCK) or min(BLOCK, rows)
+    blocked = rows - rows % block  # rows in full blocks
 
     def add(start: int, stop: int, *shape: int) -> Array:
-        parts = [a[:, start * together : stop * together].reshape(kept, *shape) for a in (x, y) if a is not None]
+        parts = [a[:, start * joined : stop * joined].reshape(kept, *shape) for a in (x, y) if a is not None]
         total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
-        if 2 * length <= BLOCK:  # exact enough, also if another step adds as many
+        if 2 * length <= BLOCK:  # exact enough, also if another step adds as rows
             return total[:, 0]
         added: Array = np.add.reduce(total, 1, float)
         return added
 
-    total = add(0, whole, whole // block, block, together * inner)
-    if whole < many:
-        total += add(whole, many, 1, many - whole, together * inner)
-    if together > 1:
-        total = np.add.reduce(total.reshape(kept, together, inner), 1, float)
-        if many * together < length:
-            total += add(many, length, 1, length - many * together, inner)
+    total = add(0, blocked, blocked // block, block, joined * inner)
+    if blocked < rows:
+        total += add(blocked, rows, 1, rows - blocked, joined * inner)
+    if joined > 1:
+        total = np.add.reduce(total.reshape(kept, joined, inner), 1, float)
+        if rows * joined < length:
+            total += add(rows, length, 1, length - rows * joined, inner)
     return total
 
 
 def _sum_last(x: Array, y: Array | None) -> Array:
-    """Sums (kept, length, 1), times `y` if given, over the middle axis."""
+    """Sums an array of shape (kept, length, 1), or its product with `y`, over the middle axis."""
     kept, length, _ = x.shape
     if y is not None:
         part = _divisor(length, DOT) or 1
@@ -162,5 +155,5 @@ def _sum_last(x: Array, y: Array | None) -> Array:
 
 @lru_cache(maxsize=1000)
 def _divisor(length: int, most: int) -> int:
-    """The largest divisor of `length` up to `most`, which is 8 or more unless `length` itself is less. 0 if none."""
+    """The largest divisor of `length` from 8 to `most`, `length` itself if it is less than 8, or 0 if there is none."""
     return next((n for n in range(min(most, length), min(length, 8) - 1, -1) if length % n == 0), 0)

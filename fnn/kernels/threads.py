@@ -1,33 +1,30 @@
-"""Threads: the parts of one thing done by several, and other things done meanwhile by those that have no part."""
+"""Runs work on several threads: `parallel_map` for the parts of one task, `run_both` for two functions.
+
+The caller always works too, and does what no thread has started, so work inside of work cannot wait for itself. Results
+do not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
-import sys
-import warnings
-from _thread import allocate_lock  # and not of threading, whose import takes half a millisecond: many need no thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from queue import SimpleQueue
-    from threading import Thread
+    from concurrent.futures import Future, ThreadPoolExecutor
 
+S = TypeVar("S")
 T = TypeVar("T")
 
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
-"""The variables, read when NumPy is imported, by which the environment holds BLAS to a number of threads."""
+MIN_SHARED_MACS = 2_000_000
+"""Minimum multiply-adds for which it pays to hand work to another thread."""
 
-MIN_DEFERRED_MACS = 2_000_000
-"""From so many multiplications on, it pays to have another thread do them meanwhile."""
-
-_spare = ContextVar("spare", default=1)
-_helped = ContextVar("helped", default=True)
+_idle = ContextVar("idle", default=1)
+_has_helpers = ContextVar("has_helpers", default=True)
 
 
 def cores() -> int:
@@ -36,52 +33,35 @@ def cores() -> int:
 
 
 def idle_threads() -> int:
-    """How many threads there are for what the caller does next: itself, and its share of those without a part."""
-    return _spare.get()
+    """How many threads the caller may use: itself and its share of the idle ones."""
+    return _idle.get()
 
 
 def parallel_map(f: Callable[[int], T], n: int, workers: int) -> list[T]:
-    """`[f(0), ..., f(n - 1)]`, computed by the calling thread and up to `workers - 1` others.
+    """Returns `[f(0), ..., f(n - 1)]`, computed by the caller and up to `workers - 1` other threads.
 
-    The caller takes part until nothing is left to begin, so that work inside of work cannot wait for itself. Where n is
-    less than `workers`, those that are left over are `spare` in `f`.
+    If n is less than `workers`, the others are `idle_threads` inside `f`. If several calls fail, the error of the first
+    is raised.
     """
-    if workers == 1:
-        return [f(i) for i in range(n)]
     crew = max(1, min(n, workers))
-    before = _spare.set(workers // crew)
+    before = _idle.set(max(1, workers // crew))
     try:
-        return [f(i) for i in range(n)] if crew == 1 else _together(f, n, crew, workers)
+        if crew == 1:
+            return [f(i) for i in range(n)]
+        return _run_together(f, n, crew)
     finally:
-        _spare.reset(before)
+        _idle.reset(before)
 
 
-def later(f: Callable[[], T], work: int) -> T | Callable[[], T]:
-    """`f()`, or a function that waits for it, or raises what it raises, while a spare thread calls `f`.
-
-    That is where a thread is spare and `f` takes enough work, counted in multiplications.
-    """
-    workers = idle_threads()
-    if work < MIN_DEFERRED_MACS or workers == 1:
-        return f()
-    before = _spare.set(1)
-    try:
-        return _start(f, workers - 1)
-    finally:
-        _spare.reset(before)
+def run_both(f: Callable[[], S], g: Callable[[], T], macs: int) -> tuple[S, T]:
+    """Returns `(f(), g())`. Runs both at the same time if a thread is idle and `f` is long enough, in multiply-adds."""
+    if macs < MIN_SHARED_MACS or idle_threads() == 1:
+        return f(), g()
+    both: list[Any] = parallel_map(lambda i: g() if i else f(), 2, idle_threads())
+    return both[0], both[1]
 
 
-@contextmanager
-def without_helpers() -> Iterator[None]:
-    """In the block, the calling thread does all work itself, as it does when the helpers are busy; same results."""
-    before = _helped.set(False)
-    try:
-        yield
-    finally:
-        _helped.reset(before)
-
-
-def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]:
+def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
     results: list[Any] = [None] * n
     errors: dict[int, BaseException] = {}
     todo = deque(range(n))
@@ -90,20 +70,21 @@ def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]
         while todo and not errors:
             try:
                 i = todo.popleft()
-            except IndexError:
+            except IndexError:  # another thread was faster
                 return
             try:
                 results[i] = f(i)
             except BaseException as error:
                 errors[i] = error
 
-    others = [_start(work, workers - 1) for _ in range(crew - 1)]
+    others = [future for _ in range(crew - 1) if (future := _submit(work))]
     work()
-    for wait in others:
-        wait()
+    for future in others:
+        if not future.cancel():  # False if a thread has started it
+            future.result()
     if errors:
         first = errors[min(errors)]
-        errors.clear()  # else a reference cycle: the traceback of an error holds this frame
+        errors.clear()  # the traceback of an error refers to this function: without this, the two form a cycle
         try:
             raise first
         finally:
@@ -111,106 +92,32 @@ def _together(f: Callable[[int], T], n: int, crew: int, workers: int) -> list[T]
     return results
 
 
-def _start(f: Callable[[], T], helpers: int) -> Callable[[], T]:
-    """Queues `f` for one of so many helpers; the function returned waits for it, or calls it if none has begun it.
-
-    If `f` raised an error, the function returned calls it again, in its own thread, to raise that error.
-
-    An executor's futures do the same, and make a small net's step 2 to 4 % longer.
-    """
-    context, done = copy_context(), allocate_lock()
-    results: list[T] = []
-    failed: list[Callable[[], T]] = []
-    done.acquire()
-
-    def run() -> None:
-        try:
-            results.append(context.run(f))
-        except BaseException:
-            failed.append(f)
-        done.release()
-
-    place = [run]  # and nothing when somebody has taken it: `f`, and what it holds, is gone when it has been called
-
-    def wait() -> T:
-        _take(place)
-        with done:
-            if failed:
-                # Called again to raise its error. An error kept here would be a reference cycle: its traceback holds
-                # the frames of those who wait, and they hold this function.
-                return context.copy().run(failed[0])
-            return results[0]
-
-    if _helped.get():
-        _queue(helpers).put(place)
-    return wait
-
-
-def _take(place: list[Callable[[], None]]) -> None:
-    """Does what is in the place, if it is still there."""
+def _submit(work: Callable[[], None]) -> Future[None] | None:
+    """Starts `work` on another thread, in the context of the caller. None if threads can no longer start."""
+    if not _has_helpers.get():
+        return None
     try:
-        run = place.pop()
-    except IndexError:
-        return
-    run()
+        return _executor().submit(copy_context().run, work)
+    except RuntimeError:  # Python is shutting down
+        return None
 
 
-_queues: dict[int, SimpleQueue[list[Callable[[], None]]]] = {}
-_threads: list[Thread] = []
+@cache
+def _executor() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # many programs need no thread, and the import takes 5 ms
 
-
-def _queue(helpers: int) -> SimpleQueue[list[Callable[[], None]]]:
-    """The queue of places that so many threads look into."""
-    if helpers not in _queues:
-        from queue import SimpleQueue
-        from threading import Thread
-
-        fresh: SimpleQueue[list[Callable[[], None]]] = SimpleQueue()
-
-        def serve() -> None:
-            while True:
-                _take(fresh.get())
-
-        if _queues.setdefault(helpers, fresh) is fresh:  # and no other thread was faster
-            for i in range(helpers):
-                _threads.append(Thread(target=serve, name=f"fnn_{i}", daemon=True))
-                _threads[-1].start()
-    return _queues[helpers]
-
-
-@atexit.register
-def _end() -> None:
-    """Ends the helpers: one that is inside of NumPy when Python ends can crash it."""
-    for helpers, queue in _queues.items():
-        for _ in range(helpers):
-            queue.put([sys.exit])
-    for thread in _threads:
-        thread.join()
-
-
-def _forget() -> None:
-    """Forgets the helpers, in the child of a fork, which has its parent's queues but not its threads."""
-    _queues.clear()
-    _threads.clear()
+    return ThreadPoolExecutor(1000, "fnn")  # starts threads only as they are needed
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_executor.cache_clear)  # a child process does not have its parent's threads
 
 
-@functools.cache
-def limit_blas() -> None:
-    """Holds BLAS to one thread where that can be done from here, and says how where it cannot."""
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """In the block, the caller does all work itself, as if all threads were busy. Results are the same."""
+    before = _has_helpers.set(False)
     try:
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(1, "blas")
-    except ImportError:
-        if any(os.environ.get(name) == "1" for name in BLAS_THREADS):
-            return
-        warnings.warn(
-            "shard: BLAS may use several threads beside the shards', which slows both down; set OPENBLAS_NUM_THREADS=1 "
-            "before NumPy is imported, or install fnn[threads]",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        yield
+    finally:
+        _has_helpers.reset(before)

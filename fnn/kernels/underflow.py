@@ -1,4 +1,4 @@
-"""Results too small for a dtype become zero, which is correct: NumPy is told not to complain, whatever its settings."""
+"""Results too small for a dtype become zero. That is correct here, so NumPy gives no error, whatever its settings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 allowed = ContextVar("allowed", default=False)
-"""Whether a caller has set this already: setting it again for every layer would take 5 % of a small net's step."""
+"""True inside `allow_underflow`: to set it again for every layer would take 5 % of a small net's step."""
 
 
 def allow_underflow(f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls `f(...)`, under `np.errstate(under="ignore")`."""
+    """Calls `f(...)` under `np.errstate(under="ignore")`."""
     if allowed.get():
         return f(*args, **kwargs)
     token = allowed.set(True)

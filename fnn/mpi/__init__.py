@@ -1,8 +1,9 @@
-"""One net trained by several processes over MPI, each of which has its own part of every batch (extra `mpi`).
+"""Training one net with several processes over MPI; each has its part of every batch (extra `mpi`).
 
-A step of such a program is `value_and_grad(spread(net), spread_loss(loss))`, applied to `part` of the batch; all else,
-the optimizer among it, every process does for itself, with the same bits. `mpiexec -n 4 python program.py` starts it;
-without a launcher the process is alone, and neither mpi4py nor MPI is touched.
+You can understand the rest of the library without reading this package. A training step is
+`value_and_grad(spread(net), spread_loss(loss))`, applied to this process's `part` of the batch. Everything else, such
+as the optimizer, runs in every process with identical results. Start the program by `mpiexec -n 4 python program.py`;
+without mpiexec it runs in one process and needs no MPI.
 """
 
 from fnn.mpi.exchange import totals

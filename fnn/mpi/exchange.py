@@ -1,7 +1,7 @@
-"""What the ranks of MPI tell each other: numbers, gradients and rows, as memory, never as objects."""
+"""Exchanges of numbers, gradients and rows between the ranks of MPI, as raw memory, without pickling objects."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,88 +10,89 @@ from fnn.op import Array, Params
 from fnn.tree import tree_leaves, tree_map
 
 
-def everyones(numbers: list[float], comm: Comm) -> Array:
-    """The numbers of all ranks, float64 (ranks, numbers)."""
+def gather_numbers(numbers: Sequence[float], comm: Comm) -> Array:
+    """Returns the numbers of all ranks, float64 (ranks, numbers)."""
     rows = np.empty((comm.size, len(numbers)))
     comm.Allgather(np.array(numbers, float), rows)
     return rows
 
 
 def totals(*numbers: float, comm: Comm | None = None) -> list[float]:
-    """Each number's sum over the ranks of `comm` (all there are), the same bits on each. The call is collective.
+    """Returns each number's sum over the ranks of `comm` (default: all), identical on every rank.
 
-    Metrics are such sums, and decisions too: `totals(stop)[0] > 0` tells every rank at once that one wants to stop.
+    All ranks must call it together. Use it for metrics and for decisions: `totals(stop)[0] > 0` is true on all ranks if
+    one of them wants to stop.
     """
-    sums: list[float] = everyones(list(numbers), world() if comm is None else comm).sum(0).tolist()
+    sums: list[float] = gather_numbers(numbers, world() if comm is None else comm).sum(0).tolist()
     return sums
 
 
-def turned(leaf: Any) -> bool:
-    """Whether an array's memory is that of its transpose."""
+def is_transposed(leaf: Any) -> bool:
+    """Whether an array is in Fortran order and not in C order."""
     return isinstance(leaf, np.ndarray) and leaf.flags.fnc
 
 
-def summed(grads: Params, params: Params, comm: Comm) -> Params:
-    """The sum of all ranks' grads: one message for each dtype, in which the numbers are in the params' memory order."""
+def sum_gradients(grads: Params, params: Params, comm: Comm) -> Params:
+    """Returns the sum of all ranks' gradients, in the memory order of the params, with one message per dtype."""
     if comm.size == 1:
         return grads
-    straight = tree_map(lambda param, grad: grad.T if turned(param) else grad, params, grads)
-    leaves = tree_leaves(straight)
+
+    def order(param: Any) -> Literal["C", "F"]:
+        return "F" if is_transposed(param) else "C"
+
+    leaves = tree_leaves(tree_map(lambda param, grad: grad.ravel(order(param)), params, grads))
     sums: dict[Any, Iterator[Array]] = {}
     for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
-        these = [leaf for leaf in leaves if leaf.dtype == dtype]
-        message = np.concatenate([leaf.ravel() for leaf in these], dtype=np.result_type(dtype, np.float32))
-        _add_up(message, comm)  # float16 in float32
-        sums[dtype] = iter(np.split(message.astype(dtype, copy=False), np.cumsum([leaf.size for leaf in these])[:-1]))
-
-    def taken(param: Array, leaf: Array) -> Array:
-        total = next(sums[leaf.dtype]).reshape(leaf.shape)
-        return total.T if turned(param) else total
-
-    summed: Params = tree_map(taken, params, straight)
+        same = [leaf for leaf in leaves if leaf.dtype == dtype]
+        message = np.concatenate(same, dtype=np.result_type(dtype, np.float32))  # float16 is summed in float32
+        _allreduce(message, comm)
+        sums[dtype] = iter(np.split(message.astype(dtype, copy=False), np.cumsum([leaf.size for leaf in same])[:-1]))
+    summed: Params = tree_map(
+        lambda param, grad: next(sums[grad.dtype]).reshape(grad.shape, order=order(param)), params, grads
+    )
     return summed
 
 
-def _add_up(message: Array, comm: Comm) -> None:
-    """Puts the sum over all ranks in the place of the message, a flat array.
+def _allreduce(message: Array, comm: Comm) -> None:
+    """Replaces the message, a flat array, with its sum over all ranks.
 
-    Neighbours halve it between them, add up a half each, and go on with that among neighbours of neighbours; on the way
-    back the halves come together. Each number is thus added up once, in pairs and pairs of pairs, and what is sent is
-    twice the message, however many ranks there are (Thakur, Rabenseifner and Gropp, "Optimization of collective
-    communication operations in MPICH", 2005). Ranks past the last power of two hand theirs to one of the others first.
+    Pairs of ranks split the message, and each adds up one half; the next level splits that half with the rank at twice
+    the distance. On the way back, the halves are exchanged. So each rank sends at most twice the message, and sums are
+    those of a binary tree (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in
+    MPICH", 2005). Ranks after the last power of two first send their message to another rank.
     """
-    whole, other = 1 << (comm.size.bit_length() - 1), np.empty_like(message)
+    power, buffer = 1 << (comm.size.bit_length() - 1), np.empty_like(message)
 
     def swap(sent: Array, received: Array, rank: int) -> None:
         comm.Sendrecv(sent.view(np.uint8), rank, recvbuf=received.view(np.uint8), source=rank)
 
-    if comm.rank >= whole:
-        swap(message, message[:0], comm.rank - whole)
-        swap(message[:0], message, comm.rank - whole)
+    if comm.rank >= power:
+        swap(message, message[:0], comm.rank - power)
+        swap(message[:0], message, comm.rank - power)
         return
-    helped = comm.rank + whole < comm.size
-    if helped:
-        swap(message[:0], other, comm.rank + whole)
-        message += other
-    mine, halvings = message, []
-    for place in range(whole.bit_length() - 1):
-        middle, partner = len(mine) // 2, comm.rank ^ 1 << place
-        kept, given = (mine[:middle], mine[middle:])[:: -1 if comm.rank >> place & 1 else 1]
-        theirs = other[: len(kept)]
-        swap(given, theirs, partner)
-        kept += theirs
-        halvings.append((kept, given, partner))
-        mine = kept
-    for kept, given, partner in reversed(halvings):
-        swap(kept, given, partner)
-    if helped:
-        swap(message, message[:0], comm.rank + whole)
+    has_helper = comm.rank + power < comm.size
+    if has_helper:
+        swap(message[:0], buffer, comm.rank + power)
+        message += buffer
+    own, halvings = message, []
+    for level in range(power.bit_length() - 1):
+        middle, partner = len(own) // 2, comm.rank ^ 1 << level
+        kept, sent = (own[:middle], own[middle:])[:: -1 if comm.rank >> level & 1 else 1]
+        received = buffer[: len(kept)]
+        swap(sent, received, partner)
+        kept += received
+        halvings.append((kept, sent, partner))
+        own = kept
+    for kept, sent, partner in reversed(halvings):
+        swap(kept, sent, partner)
+    if has_helper:
+        swap(message, message[:0], comm.rank + power)
 
 
-def gathered(array: Array, counts: Array, comm: Comm) -> Array:
-    """The rows of all ranks' arrays, of which each has so many."""
+def gather_rows(array: Array, counts: Array, comm: Comm) -> Array:
+    """Concatenates all ranks' rows; `counts[r]` rows come from rank r."""
     own = np.zeros((max(counts), *array.shape[1:]), array.dtype)
     own[: len(array)] = array
     rows = np.empty((comm.size, *own.shape), array.dtype)
     comm.Allgather(own.reshape(-1).view(np.uint8), rows.reshape(-1).view(np.uint8))
-    return np.concatenate([some[:count] for some, count in zip(rows, counts, strict=True)])
+    return np.concatenate([block[:count] for block, count in zip(rows, counts, strict=True)])

@@ -1,4 +1,6 @@
-"""The processes that work together, which MPI calls ranks, and the program that each of them runs."""
+"""The processes of an MPI program, called ranks, and the function that runs the program in each of them."""
+
+# ruff: noqa: D102, N802 (the methods of mpi4py)
 
 import os
 import sys
@@ -16,49 +18,37 @@ from fnn.op import Array
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
-"""The variables by which launchers, those of MPICH, Intel MPI, Open MPI and Slurm, tell a process who it is."""
+"""Environment variables set by the launchers of MPICH, Intel MPI, Open MPI and Slurm."""
 
 
 class MPIError(ValueError):
-    """The processes cannot work together: MPI is missing, or is not the launcher's."""
+    """MPI is missing, or it does not belong to the launcher."""
 
 
 class Comm(Protocol):
-    """What is used of mpi4py's communicators: those who work together."""
+    """A communicator of mpi4py, that is, a group of ranks: the attributes and methods that are used here.
+
+    `rank` is this process's number, from 0, and `size` is the number of processes.
+    """
 
     @property
-    def rank(self) -> int:
-        """This process's number, from 0."""
-
+    def rank(self) -> int: ...
     @property
-    def size(self) -> int:
-        """How many processes there are."""
-
-    def Allgather(self, sendbuf: Any, recvbuf: Any, /) -> None:  # noqa: N802
-        """Every rank's array, one after the other."""
-
-    def Sendrecv(self, sendbuf: Any, dest: int, *, recvbuf: Any, source: int) -> None:  # noqa: N802
-        """Sends an array and receives one."""
-
-    def allgather(self, sendobj: Any, /) -> list[Any]:
-        """Every rank's object."""
-
-    def bcast(self, obj: Any, root: int = 0) -> Any:
-        """Rank `root`'s object."""
-
-    def Barrier(self) -> None:  # noqa: N802
-        """Waits until every rank is there."""
-
-    def Abort(self, errorcode: int = 0) -> Any:  # noqa: N802
-        """Ends the processes of all ranks."""
+    def size(self) -> int: ...
+    def Allgather(self, sendbuf: Any, recvbuf: Any, /) -> None: ...
+    def Sendrecv(self, sendbuf: Any, dest: int, *, recvbuf: Any, source: int) -> None: ...
+    def allgather(self, sendobj: Any, /) -> list[Any]: ...
+    def bcast(self, obj: Any, root: int = 0) -> Any: ...
+    def Barrier(self) -> None: ...
+    def Abort(self, errorcode: int = 0) -> Any: ...
 
 
-class _Alone:
-    """The communicator of a process that has no others: all that is ever asked of it."""
+class _SingleProcess:
+    """The communicator of a process without a launcher, with the methods that one rank needs."""
 
     rank, size = 0, 1
 
-    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:  # noqa: N802
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
         recvbuf[...] = sendbuf
 
     def allgather(self, sendobj: Any) -> list[Any]:
@@ -67,73 +57,73 @@ class _Alone:
     def bcast(self, obj: Any, root: int = 0) -> Any:
         return obj
 
-    def Barrier(self) -> None:  # noqa: N802
+    def Barrier(self) -> None:
         pass
 
 
 def launched() -> bool:
-    """Whether an MPI launcher, such as mpiexec, started this process, or it has imported mpi4py.MPI by itself."""
+    """Whether an MPI launcher such as mpiexec started this process, or the program has imported mpi4py.MPI."""
     return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in RANKS)
 
 
 def world() -> Comm:
-    """All the ranks that the launcher started, or this process alone where there was none.
+    """Returns the communicator of all ranks; without a launcher, of this process only.
 
-    Raises MPIError where there was one, and mpi4py or its MPI is missing, or is another one than the launcher's.
+    Raises MPIError if there is a launcher, but mpi4py or its MPI is missing or belongs to another launcher.
     """
     if not launched():
-        return cast(Comm, _Alone())
+        return cast(Comm, _SingleProcess())
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # the latter where mpi4py finds no MPI
-        raise MPIError("a program under mpiexec needs mpi4py and its MPI: install fnn[mpi]") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py finds no MPI
+        raise MPIError("a program under mpiexec needs mpi4py and its MPI: pip install '.[mpi]'") from error
     comm: Comm = MPI.COMM_WORLD
     started = next((int(os.environ[name]) for name in SIZES if name in os.environ), comm.size)
     if comm.size == 1 < started:
-        raise MPIError(f"{started} processes were started, and each finds itself alone: mpiexec is not of mpi4py's MPI")
+        raise MPIError(f"expected {started} processes, got 1: use the mpiexec of mpi4py's MPI (pip install '.[mpi]')")
     return comm
 
 
-def cores_each(comm: Comm) -> int:
-    """How many cores this process has for itself, at least one: those it may use, over the ranks that may use them."""
-    mine = node(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return max(1, cores() // comm.allgather(mine).count(mine))
+def cores_per_rank(comm: Comm) -> int:
+    """Returns this process's share of the cores that it may use, at least one core."""
+    own = node(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return max(1, cores() // comm.allgather(own).count(own))
 
 
 def program(main: Callable[[], int]) -> int:
-    """Runs `main` as the part of this rank in a program, and returns its exit status: `sys.exit(program(main))`.
+    """Runs `main` as this rank's part of a program and returns its exit status: `sys.exit(program(main))`.
 
-    Rank 0 alone is heard. A rank whose `main` raises or returns another status than 0 ends all of them with that
-    status: what it said on stderr comes out with its number before it. Of ranks that fail for the same reason the first
-    is heard. Without a launcher this is `main()`.
+    Only rank 0 prints. If `main` raises or returns a status other than 0 on any rank, all ranks end with that status,
+    and what that rank wrote to stderr is printed with its number. If several ranks fail for the same reason, only the
+    first one prints. Without a launcher this is `main()`.
     """
     if not launched():
         return main()
     try:
         comm = world()
     except MPIError as error:
-        if all(os.environ.get(name, "0") == "0" for name in LOCAL_RANKS):  # one of the machine's processes is enough
+        if all(os.environ.get(name, "0") == "0" for name in LOCAL_RANKS):  # print it once per machine
             print(f"error: {error}", file=sys.stderr)
         return 1
     if comm.rank == 0:
-        status = _status(main)
+        status = _run(main)
     else:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(StringIO()) as said:
-            status = _status(main)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(StringIO()) as stderr:
+            status = _run(main)
         if status:
-            time.sleep(min(comm.rank, 8) / 2)  # in which a lower rank that fails as well is heard, and ends this one
-            print(f"rank {comm.rank} of {comm.size}: {said.getvalue().strip()}", file=sys.stderr)
+            time.sleep(min(comm.rank, 8) / 2)  # if a lower rank fails as well, it prints first and ends this one
+            print(f"rank {comm.rank} of {comm.size}: {stderr.getvalue().strip()}", file=sys.stderr)
     if status:
         sys.stdout.flush()
         sys.stderr.flush()
-        time.sleep(0.2)  # in which the launcher passes on what was said, which it may drop once it ends the ranks
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own line would add nothing to what is said
+        time.sleep(0.2)  # the launcher may drop output that it has not passed on when the ranks end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message, which adds nothing
         comm.Abort(status)
     return status
 
 
-def _status(main: Callable[[], int]) -> int:
-    """What `main` returns; whatever it raises is told on stderr as Python would at its end."""
+def _run(main: Callable[[], int]) -> int:
+    """Returns the exit status of `main`. Errors are printed as Python prints them when a program ends."""
     try:
         return main()
     except SystemExit as end:

@@ -1,95 +1,101 @@
-"""Every kind of operator that is said in ONNX, and how a net is: operator by operator, at its path."""
+"""ONNX translations of all kinds of operators, and of a net: operator by operator, each at its path."""
 
 from collections.abc import Mapping
 
 import fnn
+from fnn.onnx.graph import Context, Graph, Translate
 from fnn.onnx.layers import LAYERS
-from fnn.onnx.place import Graph, Place, Translate
-from fnn.op import Op, OpError, Params, Shape
+from fnn.op import Op, OpError, Params, Shape, construct_again
 
 
 def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:
-    """Raises the OpError for the first operator in `op` that has no translation, before any is applied."""
-    if op.kind not in KINDS or not _ours(op):
-        raise _unknown(op.kind, path)
-    for name, part in op.parts.items():
-        check_kinds(part, (*path, name) if name else path)
+    """Raises OpError for the first operator in `op` that has no translation."""
+    op = _expand(op)
+    if not _is_built_in(op):
+        raise _kind_error(op.kind, path)
+    for names, part in op.inside():
+        check_kinds(part, (*path, *names))
 
 
-def _unknown(kind: str, path: tuple[str, ...]) -> OpError:
-    error = OpError(f"there is no ONNX for this operator of the kind {kind!r}, wanted one of fnn.__all__", kind)
+def _kind_error(kind: str, path: tuple[str, ...]) -> OpError:
+    error = OpError(f"expected an operator of fnn.__all__, got another one of kind {kind!r}", kind)
     error.path = path
     return error
 
 
-def translated(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
-    """Adds to the graph what `op` does with the value `x`; returns its output's name, and the shape of an example."""
-    at = Place(graph, op, params, path, shape, op.output_shape(params, shape))
-    return KINDS[op.kind](at, x), at.out
-
-
-def _ours(op: Op) -> bool:
-    """Whether the operator is what the library has under the name of its kind: another's may bear the same."""
+def _is_built_in(op: Op) -> bool:
+    """Whether the operator is the library's own. Other operators may have a kind of the same name."""
+    if op.kind not in KINDS:
+        return False
     public = getattr(fnn, op.kind)
     if isinstance(public, Op):
         return op._apply is public._apply
     return op.maker is public.__wrapped__
 
 
-def _part(at: Place, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
-    """What the part of that name does with `x`; of an operator that wraps another, the one named ""."""
-    if name:
-        return translated(at.graph, at.op.parts[name], at.params.get(name, {}), (*at.path, name), x, shape)
-    return translated(at.graph, at.op.parts[name], at.params, at.path, x, shape)
+def _expand(op: Op) -> Op:
+    """`op` itself, or the operator that a constructor with `@operator` built from those of the library."""
+    while not _is_built_in(op) and op.maker is not None and (inner := construct_again(op)).maker is not None:
+        op = inner
+    return op
 
 
-def _inside(at: Place, x: str) -> str:
-    """The translation of an operator that computes what the one in it does."""
-    return _part(at, "", x, at.shape)[0]
+def translate(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds nodes that apply `op` to the value `x`. Returns the output's name, and the shape of an example."""
+    op = _expand(op)
+    ctx = Context(graph, op, params, path, shape, op.output_shape(params, shape))
+    return KINDS[op.kind](ctx, x), ctx.out_shape
 
 
-def _serial(at: Place, x: str) -> str:
-    shape = at.shape
-    for name in at.op.parts:
-        x, shape = _part(at, name, x, shape)
+def _translate_part(ctx: Context, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds the nodes of a part. For a wrapper this is the operator that it wraps."""
+    if ctx.op.wraps is not None:
+        return translate(ctx.graph, ctx.op.wraps, ctx.params, ctx.path, x, shape)
+    return translate(ctx.graph, ctx.op.parts[name], ctx.params.get(name, {}), (*ctx.path, name), x, shape)
+
+
+def _wrapper(ctx: Context, x: str) -> str:
+    """The translation of an operator that computes the same as the one it wraps."""
+    return _translate_part(ctx, "", x, ctx.shape)[0]
+
+
+def _serial(ctx: Context, x: str) -> str:
+    shape = ctx.shape
+    for name in ctx.op.parts:
+        x, shape = _translate_part(ctx, name, x, shape)
     return x
 
 
-def _shared(at: Place, x: str) -> str:
-    [name], shape = at.op.parts, at.shape
-    for _ in range(at.op.config["n"]):
-        x, shape = _part(at, name, x, shape)
+def _shared(ctx: Context, x: str) -> str:
+    [name], shape = ctx.op.parts, ctx.shape
+    for _ in range(ctx.op.config["n"]):
+        x, shape = _translate_part(ctx, name, x, shape)
     return x
 
 
-def _residual(at: Place, x: str) -> str:
-    [name] = at.op.parts
-    return at.node("", "Add", _part(at, name, x, at.shape)[0], x)
+def _residual(ctx: Context, x: str) -> str:
+    [name] = ctx.op.parts
+    return ctx.node("", "Add", _translate_part(ctx, name, x, ctx.shape)[0], x)
 
 
-def _parallel(at: Place, x: str) -> str:
-    ys = [_part(at, name, x, at.shape)[0] for name in at.op.parts]
-    return at.node("", "Sum", *ys) if at.op.config["join"] == "sum" else at.node("", "Concat", *ys, axis=1)
+def _parallel(ctx: Context, x: str) -> str:
+    ys = [_translate_part(ctx, name, x, ctx.shape)[0] for name in ctx.op.parts]
+    return ctx.node("", "Sum", *ys) if ctx.op.config["join"] == "sum" else ctx.node("", "Concat", *ys, axis=1)
 
 
-def _positionwise(at: Place, x: str) -> str:
-    time, *shape = at.shape
-    y, out = _part(at, "", at.reshape("positions", x, -1, *shape), tuple(shape))
-    return at.reshape("sequence", y, -1, time, *out)
+def _positionwise(ctx: Context, x: str) -> str:
+    time, *shape = ctx.shape
+    y, out = _translate_part(ctx, "", ctx.reshape("positions", x, -1, *shape), tuple(shape))
+    return ctx.reshape("sequence", y, -1, time, *out)
 
 
 KINDS: Mapping[str, Translate] = {
     **LAYERS,
-    "check_finite": _inside,
-    "freeze": _inside,
-    "microbatch": _inside,
-    "named": _inside,
+    **dict.fromkeys(("check_finite", "freeze", "microbatch", "named", "remat", "shard"), _wrapper),
     "parallel": _parallel,
     "positionwise": _positionwise,
-    "remat": _inside,
     "repeat": _serial,
     "residual": _residual,
     "serial": _serial,
-    "shard": _inside,
     "shared": _shared,
 }

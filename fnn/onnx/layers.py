@@ -1,4 +1,4 @@
-"""How the operators that have no parts are said in ONNX, a function for each kind."""
+"""ONNX translations of the operators without parts, one function per kind."""
 
 from collections.abc import Iterator, Mapping
 from math import sqrt
@@ -6,155 +6,125 @@ from typing import Any
 
 import numpy as np
 
-from fnn.kernels.windows import pair
-from fnn.onnx.place import Place, Translate
+from fnn.checks.images import check_pair
+from fnn.onnx.graph import Context, Translate
 from fnn.ops.activations import GELU_CUBIC, GELU_SCALE
 
 
-def _one(kind: str, **attributes: Any) -> Translate:
-    """The translation to a single node without params."""
-    return lambda at, x: at.node("", kind, x, **attributes)
+def _single(kind: str, **attributes: Any) -> Translate:
+    """The translation to one node without params."""
+    return lambda ctx, x: ctx.node("", kind, x, **attributes)
 
 
-def _identity(at: Place, x: str) -> str:
-    return x
+def _sizes(ctx: Context, *names: str) -> Iterator[tuple[int, int]]:
+    """These hyper-parameters, each for height and width."""
+    return (check_pair(name, ctx.op.config[name], 0) for name in names)
 
 
-def _sizes(at: Place, *names: str) -> Iterator[tuple[int, int]]:
-    """The hyper-parameters of these names, each for height and width."""
-    return (pair(name, at.op.config[name], 0) for name in names)
+def _bias(ctx: Context) -> list[str]:
+    return [ctx.param("b")] if ctx.op.config["bias"] else []
 
 
-def _bias(at: Place) -> list[str]:
-    return [at.param("b")] if at.op.config["bias"] else []
-
-
-def _conv(at: Place, x: str) -> str:
-    taps, steps, gaps = _sizes(at, "kernel_size", "stride", "dilation")
-    padding, pads = at.op.config["padding"], (0, 0, 0, 0)
+def _conv(ctx: Context, x: str) -> str:
+    kernel, strides, dilations = _sizes(ctx, "kernel_size", "stride", "dilation")
+    padding, pads = ctx.op.config["padding"], (0, 0, 0, 0)
     if padding == "same":
-        axes = zip(at.shape[1:], at.out[1:], taps, steps, gaps, strict=True)
-        down, across = (max(0, (out - 1) * step + (tap - 1) * gap + 1 - size) for size, out, tap, step, gap in axes)
-        pads = (down // 2, across // 2, down - down // 2, across - across // 2)
+        axes = zip(ctx.shape[1:], ctx.out_shape[1:], kernel, strides, dilations, strict=True)
+        height, width = (max(0, (out - 1) * step + (k - 1) * gap + 1 - size) for size, out, k, step, gap in axes)
+        pads = (height // 2, width // 2, height - height // 2, width - width // 2)
     elif padding != "valid":
-        pads = 2 * pair("padding", padding, 0)
-    sizes = {"kernel_shape": taps, "strides": steps, "dilations": gaps, "pads": pads}
-    return at.node("", "Conv", x, at.param("w"), *_bias(at), **sizes, group=at.op.config["groups"])
+        pads = 2 * check_pair("padding", padding, 0)
+    sizes = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+    return ctx.node("", "Conv", x, ctx.param("w"), *_bias(ctx), **sizes, group=ctx.op.config["groups"])
 
 
-def _conv_transpose(at: Place, x: str) -> str:
-    steps, gaps, margins, extras = _sizes(at, "stride", "dilation", "padding", "output_padding")
+def _conv_transpose(ctx: Context, x: str) -> str:
+    strides, dilations, paddings, extras = _sizes(ctx, "stride", "dilation", "padding", "output_padding")
 
-    def reach(step: int, gap: int, margin: int, extra: int) -> tuple[int, int, int]:
-        """Taps to add to the kernel, the padding at the end, and the output padding."""
-        # onnxruntime refuses an output padding of the stride or more, which we take where it is less than the dilation.
-        # One more tap, of zeros, reaches further by a dilation, of which padding takes back what is too much.
-        return (0, margin, extra) if extra < step else (1, margin + gap - extra, 0)
+    def adapt(stride: int, dilation: int, padding: int, extra: int) -> tuple[int, int, int]:
+        """Kernel elements to add, the padding at the end, and the output padding, on one axis."""
+        # onnxruntime requires an output padding below the stride; ours may be larger if it is below the dilation.
+        # Then add one kernel element of zeros, which enlarges the output by `dilation`, and cut the excess by padding.
+        return (0, padding, extra) if extra < stride else (1, padding + dilation - extra, 0)
 
-    more, ends, extras = zip(*map(reach, steps, gaps, margins, extras), strict=True)
-    w = np.pad(at.params["w"], ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
-    sizes = {"kernel_shape": w.shape[2:], "strides": steps, "dilations": gaps, "pads": margins + ends}
-    inputs = x, at.tensor("w", w), *_bias(at)
-    return at.node("", "ConvTranspose", *inputs, **sizes, output_padding=extras, group=at.op.config["groups"])
+    more, ends, extras = zip(*map(adapt, strides, dilations, paddings, extras), strict=True)
+    w = np.pad(ctx.params["w"], ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+    sizes = {"kernel_shape": w.shape[2:], "strides": strides, "dilations": dilations, "pads": paddings + ends}
+    inputs = x, ctx.tensor("w", w), *_bias(ctx)
+    return ctx.node("", "ConvTranspose", *inputs, **sizes, output_padding=extras, group=ctx.op.config["groups"])
 
 
-def _dense(at: Place, x: str) -> str:
-    rows = x if len(at.shape) == 1 else at.node("flatten", "Flatten", x, axis=1)
-    return at.node("", "Gemm", rows, at.param("w"), *_bias(at))
+def _dense(ctx: Context, x: str) -> str:
+    rows = x if len(ctx.shape) == 1 else ctx.node("flatten", "Flatten", x, axis=1)
+    return ctx.node("", "Gemm", rows, ctx.param("w"), *_bias(ctx))
 
 
 def _pool(kind: str, **attributes: int) -> Translate:
-    def translate(at: Place, x: str) -> str:
-        stride = "kernel_size" if at.op.config["stride"] is None else "stride"
-        taps, steps, margins = _sizes(at, "kernel_size", stride, "padding")
-        return at.node("", kind, x, kernel_shape=taps, strides=steps, pads=2 * margins, **attributes)
+    def translate(ctx: Context, x: str) -> str:
+        stride = "kernel_size" if ctx.op.config["stride"] is None else "stride"
+        kernel, strides, paddings = _sizes(ctx, "kernel_size", stride, "padding")
+        return ctx.node("", kind, x, kernel_shape=kernel, strides=strides, pads=2 * paddings, **attributes)
 
     return translate
 
 
-def _global_avgpool(at: Place, x: str) -> str:
-    return at.node("", "Flatten", at.node("mean", "GlobalAveragePool", x), axis=1)
+def _gelu(ctx: Context, x: str) -> str:
+    one, half = ctx.tensor("one", np.float32(1)), ctx.tensor("half", np.float32(0.5))
+    square = ctx.node("square", "Mul", x, x)
+    cubic = ctx.node("cubic", "Mul", square, ctx.tensor("c", np.float32(GELU_CUBIC)))
+    scaled = ctx.node("scaled", "Mul", x, ctx.tensor("scale", np.float32(GELU_SCALE)))
+    inner = ctx.node("inner", "Mul", scaled, ctx.node("factor", "Add", cubic, one))
+    gate = ctx.node("gate", "Mul", ctx.node("sum", "Add", ctx.node("tanh", "Tanh", inner), one), half)
+    return ctx.node("", "Mul", x, gate)
 
 
-def _leaky_relu(at: Place, x: str) -> str:
-    return at.node("", "LeakyRelu", x, alpha=float(at.op.config["slope"]))
+def _normalise(ctx: Context, x: str, axes: range) -> str:
+    """`x` minus its mean over the axes, divided by its standard deviation."""
+    centred = ctx.node("centred", "Sub", x, ctx.node("mean", "ReduceMean", x, axes=list(axes), keepdims=1))
+    square = ctx.node("square", "Mul", centred, centred)
+    var = ctx.node("var", "ReduceMean", square, axes=list(axes), keepdims=1)
+    eps = ctx.tensor("eps", np.float32(ctx.op.config["eps"]))
+    return ctx.node("normal", "Div", centred, ctx.node("std", "Sqrt", ctx.node("var_eps", "Add", var, eps)))
 
 
-def _elu(at: Place, x: str) -> str:
-    return at.node("", "Elu", x, alpha=float(at.op.config["alpha"]))
+def _layer_norm(ctx: Context, x: str) -> str:
+    normal = _normalise(ctx, x, range(-ctx.op.config["axes"], 0))
+    return ctx.node("", "Add", ctx.node("scaled", "Mul", normal, ctx.param("w")), ctx.param("b"))
 
 
-def _silu(at: Place, x: str) -> str:
-    return at.node("", "Mul", x, at.node("sigmoid", "Sigmoid", x))
+def _group_norm(ctx: Context, x: str) -> str:
+    groups, (channels, *rest) = ctx.op.config["groups"], ctx.shape
+    grouped = ctx.reshape("grouped", x, 0, groups, channels // groups, *rest)
+    normal = ctx.reshape("ungrouped", _normalise(ctx, grouped, range(2, 3 + len(rest))), 0, *ctx.shape)
+    w, b = (ctx.tensor(name, ctx.params[name].reshape(channels, *(1 for _ in rest))) for name in "wb")
+    return ctx.node("", "Add", ctx.node("scaled", "Mul", normal, w), b)
 
 
-def _gelu(at: Place, x: str) -> str:
-    one, half = at.tensor("one", np.float32(1)), at.tensor("half", np.float32(0.5))
-    square = at.node("square", "Mul", x, x)
-    bent = at.node("bent", "Add", at.node("cubic", "Mul", square, at.tensor("c", np.float32(GELU_CUBIC))), one)
-    scaled = at.node("scaled", "Mul", x, at.tensor("scale", np.float32(GELU_SCALE)))
-    tanh = at.node("tanh", "Tanh", at.node("inner", "Mul", scaled, bent))
-    return at.node("", "Mul", x, at.node("gate", "Mul", at.node("raised", "Add", tanh, one), half))
+def _batch_norm(ctx: Context, x: str) -> str:
+    params = [ctx.param(name) for name in ("w", "b", "mean", "var")]
+    return ctx.node("", "BatchNormalization", x, *params, epsilon=float(ctx.op.config["eps"]))
 
 
-def _reshape(at: Place, x: str) -> str:
-    return at.reshape("", x, 0, *at.out)
-
-
-def _normalised(at: Place, x: str, axes: range) -> str:
-    """`x` less its mean over the axes, over its standard deviation there."""
-    centred = at.node("centred", "Sub", x, at.node("mean", "ReduceMean", x, axes=list(axes), keepdims=1))
-    square = at.node("square", "Mul", centred, centred)
-    var = at.node("var", "ReduceMean", square, axes=list(axes), keepdims=1)
-    std = at.node("std", "Sqrt", at.node("above", "Add", var, at.tensor("eps", np.float32(at.op.config["eps"]))))
-    return at.node("normal", "Div", centred, std)
-
-
-def _layer_norm(at: Place, x: str) -> str:
-    normal = _normalised(at, x, range(-at.op.config["axes"], 0))
-    return at.node("", "Add", at.node("scaled", "Mul", normal, at.param("w")), at.param("b"))
-
-
-def _group_norm(at: Place, x: str) -> str:
-    groups, (channels, *rest) = at.op.config["groups"], at.shape
-    apart = at.reshape("apart", x, 0, groups, channels // groups, *rest)
-    whole = at.reshape("whole", _normalised(at, apart, range(2, 3 + len(rest))), 0, *at.shape)
-    w, b = (at.tensor(name, at.params[name].reshape(channels, *(1 for _ in rest))) for name in "wb")
-    return at.node("", "Add", at.node("scaled", "Mul", whole, w), b)
-
-
-def _batch_norm(at: Place, x: str) -> str:
-    params = [at.param(name) for name in ("w", "b", "mean", "var")]
-    return at.node("", "BatchNormalization", x, *params, epsilon=float(at.op.config["eps"]))
-
-
-def _embedding(at: Place, x: str) -> str:
-    return at.node("", "Gather", at.param("w"), x, axis=0)
-
-
-def _position_embedding(at: Place, x: str) -> str:
-    return at.node("", "Add", x, at.tensor("w", at.params["w"][: at.shape[0]]))
-
-
-def _attention(at: Place, x: str) -> str:
-    heads, (time, features) = at.op.config["heads"], at.shape
+def _attention(ctx: Context, x: str) -> str:
+    heads, (time, features) = ctx.op.config["heads"], ctx.shape
     size = features // heads
 
     def affine(name: str, letter: str, x: str) -> str:
-        product = at.node(f"{letter}_product", "MatMul", x, at.param(f"w{letter}"))
-        return at.node(name, "Add", product, at.param(f"b{letter}"))
+        product = ctx.node(f"{letter}_product", "MatMul", x, ctx.param(f"w{letter}"))
+        return ctx.node(name, "Add", product, ctx.param(f"b{letter}"))
 
-    def of_heads(letter: str, *perm: int) -> str:
-        apart = at.reshape(f"{letter}_apart", affine(letter, letter, x), 0, time, heads, size)
-        return at.node(f"{letter}_heads", "Transpose", apart, perm=perm)
+    def split_heads(letter: str, *perm: int) -> str:
+        split = ctx.reshape(f"{letter}_split", affine(letter, letter, x), 0, time, heads, size)
+        return ctx.node(f"{letter}_heads", "Transpose", split, perm=perm)
 
-    q, k, v = of_heads("q", 0, 2, 1, 3), of_heads("k", 0, 2, 3, 1), of_heads("v", 0, 2, 1, 3)
-    scores = at.node("scores", "Div", at.node("products", "MatMul", q, k), at.tensor("scale", np.float32(sqrt(size))))
-    if at.op.config["causal"]:
-        later = np.triu(np.full((time, time), -np.inf, np.float32), 1)
-        scores = at.node("causal", "Add", scores, at.graph.tensor("later", later))  # one for all that are alike
-    mixed = at.node("mixed", "MatMul", at.node("weights", "Softmax", scores, axis=-1), v)
-    joined = at.reshape("joined", at.node("turned", "Transpose", mixed, perm=(0, 2, 1, 3)), 0, time, features)
+    q, k, v = split_heads("q", 0, 2, 1, 3), split_heads("k", 0, 2, 3, 1), split_heads("v", 0, 2, 1, 3)
+    products, scale = ctx.node("products", "MatMul", q, k), ctx.tensor("scale", np.float32(sqrt(size)))
+    scores = ctx.node("scores", "Div", products, scale)
+    if ctx.op.config["causal"]:
+        mask = np.triu(np.full((time, time), -np.inf, np.float32), 1)
+        scores = ctx.node("causal", "Add", scores, ctx.graph.add_tensor("causal_mask", mask))  # shared by all layers
+    mixed = ctx.node("mixed", "MatMul", ctx.node("weights", "Softmax", scores, axis=-1), v)
+    joined = ctx.reshape("joined", ctx.node("transposed", "Transpose", mixed, perm=(0, 2, 1, 3)), 0, time, features)
     return affine("", "o", joined)
 
 
@@ -165,23 +135,23 @@ LAYERS: Mapping[str, Translate] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
     "dense": _dense,
-    "dropout": _identity,
-    "elu": _elu,
-    "embedding": _embedding,
-    "flatten": _one("Flatten", axis=1),
+    "dropout": lambda ctx, x: x,
+    "elu": lambda ctx, x: ctx.node("", "Elu", x, alpha=float(ctx.op.config["alpha"])),
+    "embedding": lambda ctx, x: ctx.node("", "Gather", ctx.param("w"), x, axis=0),
+    "flatten": _single("Flatten", axis=1),
     "gelu": _gelu,
-    "global_avgpool": _global_avgpool,
+    "global_avgpool": lambda ctx, x: ctx.node("", "Flatten", ctx.node("mean", "GlobalAveragePool", x), axis=1),
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
-    "leaky_relu": _leaky_relu,
-    "log_softmax": _one("LogSoftmax", axis=-1),
+    "leaky_relu": lambda ctx, x: ctx.node("", "LeakyRelu", x, alpha=float(ctx.op.config["slope"])),
+    "log_softmax": _single("LogSoftmax", axis=-1),
     "maxpool": _pool("MaxPool"),
-    "position_embedding": _position_embedding,
-    "relu": _one("Relu"),
-    "reshape": _reshape,
-    "sigmoid": _one("Sigmoid"),
-    "silu": _silu,
-    "softmax": _one("Softmax", axis=-1),
-    "softplus": _one("Softplus"),
-    "tanh": _one("Tanh"),
+    "position_embedding": lambda ctx, x: ctx.node("", "Add", x, ctx.tensor("w", ctx.params["w"][: ctx.shape[0]])),
+    "relu": _single("Relu"),
+    "reshape": lambda ctx, x: ctx.reshape("", x, 0, *ctx.out_shape),
+    "sigmoid": _single("Sigmoid"),
+    "silu": lambda ctx, x: ctx.node("", "Mul", x, ctx.node("sigmoid", "Sigmoid", x)),
+    "softmax": _single("Softmax", axis=-1),
+    "softplus": _single("Softplus"),
+    "tanh": _single("Tanh"),
 }

@@ -1,4 +1,4 @@
-"""The operators, one file a family; none knows of another."""
+"""The operators, one file per family. They do not import each other."""
 
 from fnn.combinators import positionwise
 from fnn.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh

@@ -1,25 +1,27 @@
-"""Activations: elementwise functions, each a rule of one or two lines, and the two that work along the last axis."""
+"""Activations: elementwise functions, each defined by one short rule, and two that work along the last axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import pi, sqrt
+from typing import TypeAlias
 
 import numpy as np
 
-from fnn.checks.arrays import check_no_params, input_error
+from fnn.checks.arrays import Array, check_no_params, input_error
+from fnn.checks.errors import OpError
 from fnn.checks.values import check_real
-from fnn.kernels.masks import keep
-from fnn.kernels.reductions import accurate_sum, wide_sum
-from fnn.op import Array, Op, OpError, Params, Vjp, operator
+from fnn.kernels.elementwise import accurate_sum, keep, wide_sum
+from fnn.op import Op, Params, Vjp, operator
 
+Slope: TypeAlias = Callable[[], Array]
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
 
-def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Callable[[], Array]]]) -> Op:
-    """The operator of a function of one number. `rule(x)` is `(y, slope)`; `slope()` is dy/dx, a new array.
+def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Slope]], doc: str | None = None) -> Op:
+    """The operator of a function of one number. `rule(x)` returns `(y, slope)`; `slope()` is dy/dx, a new array.
 
-    What `slope` needs stays in memory until the vjp is dropped: best is a rule that needs `y` alone.
+    What `slope` uses stays in memory until the vjp is dropped, so a rule that uses only `y` is best.
     """
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -33,12 +35,59 @@ def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Callable[[], Arr
 
         return y, vjp
 
-    return Op(lambda key, shape: {}, apply, kind=kind)
+    return Op(lambda key, shape: {}, apply, kind=kind, doc=doc)
 
 
-def _tanh(x: Array) -> tuple[Array, Callable[[], Array]]:
+def _tanh(x: Array) -> tuple[Array, Slope]:
     y = np.tanh(x)
     return y, lambda: 1 - y * y
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)). Where exp overflows, the result is 0, which is correct."""
+    y = np.negative(x)
+    with np.errstate(over="ignore"):
+        np.exp(y, y)
+    y += 1
+    return np.reciprocal(y, y)
+
+
+def _sigmoid(x: Array) -> tuple[Array, Slope]:
+    y = _logistic(x)
+    return y, lambda: y * (1 - y)
+
+
+def _silu(x: Array) -> tuple[Array, Slope]:
+    s, u = _logistic(x), np.clip(x, -1000, 1000)  # beyond, s is 0 or 1, and 0 times infinity would be nan
+    return np.maximum(x, -1000) * s, lambda: s + s * (u * (1 - s))
+
+
+def _gelu(x: Array) -> tuple[Array, Slope]:
+    u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
+    t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
+
+    def slope() -> Array:
+        d: Array = (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
+        return d
+
+    return np.maximum(x, -10) * ((1 + t) / 2), slope
+
+
+def _softplus(x: Array) -> tuple[Array, Slope]:
+    y = np.maximum(x, 0)
+    y += np.log1p(np.exp(-np.abs(x)))
+    return y, lambda: -np.expm1(-y)
+
+
+tanh = elementwise("tanh", _tanh, "Hyperbolic tangent.")
+sigmoid = elementwise("sigmoid", _sigmoid, "Logistic function: 1 / (1 + exp(-x)).")
+silu = elementwise("silu", _silu, "x * sigmoid(x), also called swish. Elfwing, Uchibe & Doya, 2018.")
+gelu = elementwise(
+    "gelu",
+    _gelu,
+    "x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2, the tanh form of GELU. Hendrycks & Gimpel, 2016.",
+)
+softplus = elementwise("softplus", _softplus, "log(1 + exp(x)).")
 
 
 def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -48,59 +97,15 @@ def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
     return y, lambda dy, need_dx=True: ({}, keep(dy, y > 0))
 
 
-def _logistic(x: Array) -> Array:
-    """1 / (1 + exp(-x)): where exp overflows, its reciprocal is the 0 that it should be."""
-    y = np.negative(x)
-    with np.errstate(over="ignore"):
-        np.exp(y, y)
-    y += 1
-    return np.reciprocal(y, y)
-
-
-def _sigmoid(x: Array) -> tuple[Array, Callable[[], Array]]:
-    y = _logistic(x)
-    return y, lambda: y * (1 - y)
-
-
-def _silu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    s, u = _logistic(x), np.clip(x, -1000, 1000)  # beyond, s is 0 or 1, and its product with infinity would be nan
-    return np.maximum(x, -1000) * s, lambda: s + s * (u * (1 - s))
-
-
-def _gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
-    u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
-    t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-    return np.maximum(x, -10) * (
-        (1 + t) / 2
-    ), lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
-
-
-def _softplus(x: Array) -> tuple[Array, Callable[[], Array]]:
-    y = np.maximum(x, 0)
-    y += np.log1p(np.exp(-np.abs(x)))
-    return y, lambda: -np.expm1(-y)
-
-
-tanh = elementwise("tanh", _tanh)
-"""The hyperbolic tangent."""
-relu = Op(lambda key, shape: {}, _relu, kind="relu")
-"""The larger of x and 0; the slope at 0 is 0. Nair & Hinton, 2010."""
-sigmoid = elementwise("sigmoid", _sigmoid)
-"""1 / (1 + exp(-x))."""
-silu = elementwise("silu", _silu)
-"""x sigmoid(x). Elfwing, Uchibe & Doya, 2018; also known as swish."""
-gelu = elementwise("gelu", _gelu)
-"""x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))) / 2, the tanh form. Hendrycks & Gimpel, 2016."""
-softplus = elementwise("softplus", _softplus)
-"""log(1 + exp(x))."""
+relu = Op(lambda key, shape: {}, _relu, kind="relu", doc="max(x, 0). The slope at 0 is 0. Nair & Hinton, 2010.")
 
 
 @operator
 def leaky_relu(slope: float = 0.01) -> Op:
-    """The input x where it is positive, and `slope` times x elsewhere. Maas, Hannun & Ng, 2013."""
+    """Leaky rectifier: x if x > 0, otherwise `slope` * x. Maas, Hannun & Ng, 2013."""
     slope = check_real("slope", slope, error=OpError)
 
-    def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
+    def rule(x: Array) -> tuple[Array, Slope]:
         positive, dtype = x > 0, x.dtype
 
         def derivative() -> Array:
@@ -115,22 +120,14 @@ def leaky_relu(slope: float = 0.01) -> Op:
 
 @operator
 def elu(alpha: float = 1.0) -> Op:
-    """The input x where it is positive, and `alpha` (exp(x) - 1) elsewhere. Clevert, Unterthiner & Hochreiter, 2016."""
+    """Exponential linear unit: x if x > 0, otherwise `alpha` * (exp(x) - 1). Clevert et al., 2016."""
     alpha = check_real("alpha", alpha, error=OpError)
 
-    def rule(x: Array) -> tuple[Array, Callable[[], Array]]:
+    def rule(x: Array) -> tuple[Array, Slope]:
         low = np.minimum(x, 0)
         return np.maximum(x, 0) + alpha * np.expm1(low), lambda: np.where(x > 0, 1, alpha * np.exp(low))
 
     return elementwise("elu", rule)
-
-
-def _check_classes(params: Params, x: Array) -> None:
-    check_no_params(params)
-    if x.ndim < 2:
-        raise input_error(x, None, {"...": None, "classes": None})
-    if not x.shape[-1]:
-        raise OpError(f"expected at least one class, got {x.shape}")
 
 
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -159,7 +156,23 @@ def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
     return y, vjp
 
 
-softmax = Op(lambda key, shape: {}, _softmax, kind="softmax")
-"""exp(x) over its sum, along the last axis of (batch, ..., classes)."""
-log_softmax = Op(lambda key, shape: {}, _log_softmax, kind="log_softmax")
-"""The logarithm of `softmax`, right where that is too small for a number."""
+def _check_classes(params: Params, x: Array) -> None:
+    check_no_params(params)
+    if x.ndim < 2:
+        raise input_error(x, None, {"...": None, "classes": None})
+    if not x.shape[-1]:
+        raise OpError(f"expected at least one class, got {x.shape}")
+
+
+softmax = Op(
+    lambda key, shape: {},
+    _softmax,
+    kind="softmax",
+    doc="exp(x) divided by its sum along the last axis of (batch, ..., classes).",
+)
+log_softmax = Op(
+    lambda key, shape: {},
+    _log_softmax,
+    kind="log_softmax",
+    doc="The logarithm of `softmax`, exact even if the softmax itself rounds to 0.",
+)

@@ -1,4 +1,4 @@
-"""Embeddings: vectors that are learnt, one for each symbol or for each position."""
+"""Embeddings: a learned vector for each symbol, or for each position of a sequence."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fnn.random import Key
 
 @operator
 def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
-    """The row of `w` (n, features) for each of the integers 0 to n - 1: (batch, ...) to (batch, ..., features).
+    """Looks up the row of `w` (n, features) for each integer from 0 to n - 1: (batch, ...) to (batch, ..., features).
 
-    Initially the rows are of variance 1, a symbol being one input.
+    The initial rows have variance 1, because each symbol is one input.
     """
     n, features = check_int("n", n, 1, OpError), check_int("features", features, 1, OpError)
     shapes = {"w": (n, features)}
@@ -42,9 +42,9 @@ def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
 
 @operator
 def position_embedding(w_init: Initialiser = lecun_normal) -> Op:
-    """Adds to (batch, time, features) a vector for each time: params `w` (time, features).
+    """Adds a learned vector to each position of (batch, time, features). Params: `w` (time, features).
 
-    An input may be shorter than the one at `init`. Initially the vectors are of variance 1, as those of `embedding`.
+    An input may be shorter than the one at `init`. The initial vectors have variance 1, like those of `embedding`.
     Gehring et al., "Convolutional sequence to sequence learning", 2017.
     """
 

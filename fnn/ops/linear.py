@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
-from fnn.checks.arrays import get_params, input_error
+from fnn.checks.arrays import Array, get_params, input_error
+from fnn.checks.errors import OpError
 from fnn.checks.values import check_int
-from fnn.init import Initialiser, glorot_uniform, zeros
-from fnn.kernels.memory import from_features, to_columns, to_features
-from fnn.kernels.products import matmul
-from fnn.kernels.reductions import accurate_sum
-from fnn.kernels.threads import later
-from fnn.op import Array, Grads, Op, OpError, Params, Pull, Shape, operator
+from fnn.init import Initialiser, glorot_uniform, init_affine, zeros
+from fnn.kernels.products import accurate_sum, from_features, map_features, matmul, run_both, to_features
+from fnn.op import Op, Params, Shape, Vjp, operator
 from fnn.random import Key
 
 
@@ -21,41 +17,35 @@ from fnn.random import Key
 def dense(
     out_features: int, bias: bool = True, w_init: Initialiser = glorot_uniform, b_init: Initialiser = zeros
 ) -> Op:
-    """The affine map y = x w + b, all axes of `x` but the batch's flattened.
+    """Fully connected layer: y = x w + b.
 
-    Takes (batch, *shape) to (batch, out_features); params `w` (prod(shape), out_features) and, with bias, `b`
-    (out_features,).
+    Flattens (batch, *shape) and maps it to (batch, out_features). Params: `w` (prod(shape), out_features) and, with
+    bias, `b` (out_features,).
     """
     out_features = check_int("out_features", out_features, 1, OpError)
     shapes = {"w": (None, out_features), "b": (out_features,) if bias else None}
 
     def init(key: Key, shape: Shape) -> Params:
         fans = (prod(shape), out_features)
-        w = w_init(key.fold("w"), fans, *fans)
-        return {"w": w, "b": b_init(key.fold("b"), (out_features,), *fans)} if bias else {"w": w}
+        return init_affine(key, fans, (out_features,) if bias else None, fans, w_init, b_init)
 
-    def apply(params: Params, x: Array) -> tuple[Array, Pull]:
+    def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         w, b = get_params(params, shapes)
         h = to_features(x)
         if h.shape[1] != w.shape[0] or x.dtype != w.dtype:
             raise input_error(x, w.dtype, {"features": w.shape[0]}, flat=True)
-        in_rows = h.flags.c_contiguous
-        y = matmul(h, w) if in_rows else matmul(w.T, h.T).T
+        y = map_features(h, w)
         if b is not None:
             y += b
 
-        def vjp(dy: Array, need_dx: bool = True) -> tuple[Grads, Array | None]:
-            d = np.ascontiguousarray(dy)  # as the right factor of a product should be
-
-            def gradients() -> Params:
-                dw = matmul(h.T, d)
-                return {"w": dw, "b": accurate_sum(d, 0)} if bias else {"w": dw}
-
-            if not need_dx:
-                return gradients(), None
-            dparams = later(gradients, h.size * out_features)
-            dx = matmul(d, w.T) if in_rows else matmul(w, to_columns(dy)).T
-            return dparams, from_features(dx, x.shape[1:])
+        def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dw, dh = run_both(
+                lambda: matmul(h.T, dy),
+                lambda: map_features(dy, w.T) if need_dx else None,
+                h.size * out_features,
+            )
+            dparams = {"w": dw, "b": accurate_sum(dy, 0)} if bias else {"w": dw}
+            return dparams, None if dh is None else from_features(dh, x.shape[1:])
 
         return y, vjp
 

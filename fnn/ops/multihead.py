@@ -1,4 +1,4 @@
-"""Attention, by which each position of a sequence reads the others."""
+"""Attention: each position of a sequence reads the other positions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from fnn.checks.arrays import get_params, input_error
 from fnn.checks.values import check_int
 from fnn.init import Initialiser, glorot_uniform, zeros
-from fnn.kernels.products import matmul
-from fnn.kernels.reductions import accurate_sum
+from fnn.kernels.products import accurate_sum, matmul
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
@@ -22,11 +21,11 @@ SHAPES = {**{f"w{name}": ("features", "features") for name in "qkvo"}, **{f"b{na
 def attention(
     heads: int, causal: bool = False, w_init: Initialiser = glorot_uniform, b_init: Initialiser = zeros
 ) -> Op:
-    """Multi-head self-attention, softmax(q kᵀ / √size) v for each head: (batch, time, features) to the same shape.
+    """Multi-head self-attention: softmax(q kᵀ / sqrt(size)) v for each head; keeps (batch, time, features).
 
-    q, k and v are affine maps of the input, cut into heads of size features / heads; the output is an affine map of
-    the heads side by side. Params: `wq`, `wk`, `wv`, `wo` (in, out) and `bq`, `bk`, `bv`, `bo`. If `causal`, no
-    position reads a later one. Vaswani et al., "Attention is all you need", 2017.
+    q, k and v are affine maps of the input, cut into heads of size = features / heads. The output is an affine map of
+    the concatenated heads. `causal=True`: a position does not read later ones. Params: `wq`, `wk`, `wv`, `wo` (in, out)
+    and `bq`, `bk`, `bv`, `bo`. Vaswani et al., "Attention is all you need", 2017.
     """
     heads = check_int("heads", heads, 1, OpError)
 
@@ -43,19 +42,19 @@ def attention(
         w, b = dict(zip("qkvo", arrays[:4], strict=True)), dict(zip("qkvo", arrays[4:], strict=True))
         features = len(b["o"])
         if not features or features % heads:
-            raise OpError(f"expected params of a multiple of {heads} features, got {features}")
+            raise OpError(f"expected params for a multiple of {heads} features, got {features}")
         if x.ndim != 3 or x.shape[2] != features or x.dtype != b["o"].dtype:
             raise input_error(x, b["o"].dtype, {"time": None, "features": features})
         rows = x.reshape(x.shape[0] * x.shape[1], features)
         q, k, v = (_split(rows @ w[name] + b[name], x.shape, heads) for name in "qkv")
-        of_heads, pull = _attend(q, k, v, causal)
-        mixed = _join(of_heads)
+        mixed_heads, attend_vjp = _attend(q, k, v, causal)
+        mixed = _join(mixed_heads)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             d = dy.reshape(rows.shape)
             dparams = {"wo": matmul(mixed.T, d), "bo": accurate_sum(d, 0)}
             dx = np.zeros_like(rows)
-            for name, d_heads in zip("qkv", pull(_split(d @ w["o"].T, x.shape, heads)), strict=True):
+            for name, d_heads in zip("qkv", attend_vjp(_split(d @ w["o"].T, x.shape, heads)), strict=True):
                 d = _join(d_heads)
                 dparams |= {f"w{name}": matmul(rows.T, d), f"b{name}": accurate_sum(d, 0)}
                 if need_dx:
@@ -68,7 +67,7 @@ def attention(
 
 
 def _attend(q: Array, k: Array, v: Array, causal: bool) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
-    """The sums of the `v` of all positions, weighted by softmax(q kᵀ / √size); and the adjoint, to all three."""
+    """softmax(q kᵀ / sqrt(size)) v, and its vjp to q, k and v."""
     scale = 1 / sqrt(q.shape[-1])
     weights: Array = q @ k.mT
     weights *= scale
@@ -78,22 +77,22 @@ def _attend(q: Array, k: Array, v: Array, causal: bool) -> tuple[Array, Callable
     np.exp(weights, out=weights)
     weights /= accurate_sum(weights, -1, True)
 
-    def pull(d: Array) -> tuple[Array, Array, Array]:
+    def vjp(d: Array) -> tuple[Array, Array, Array]:
         ds = weights * (d @ v.mT)
         ds -= weights * accurate_sum(ds, -1, True)
         ds *= scale
         return ds @ k, ds.mT @ q, weights.mT @ d
 
-    return weights @ v, pull
+    return weights @ v, vjp
 
 
 def _split(rows: Array, shape: Shape, heads: int) -> Array:
-    """(batch * time, features) to (batch, heads, time, size), of the inputs of that shape."""
+    """(batch * time, features) to (batch, heads, time, size), where `shape` is (batch, time, features)."""
     batch, time, features = shape
     return rows.reshape(batch, time, heads, features // heads).swapaxes(1, 2)
 
 
-def _join(of_heads: Array) -> Array:
+def _join(heads_apart: Array) -> Array:
     """(batch, heads, time, size) to (batch * time, features)."""
-    batch, heads, time, size = of_heads.shape
-    return of_heads.swapaxes(1, 2).reshape(batch * time, heads * size)
+    batch, heads, time, size = heads_apart.shape
+    return heads_apart.swapaxes(1, 2).reshape(batch * time, heads * size)

@@ -1,4 +1,4 @@
-"""Dropout, the operator that draws."""
+"""Random operators."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fnn.random import Key
 
 @operator
 def dropout(rate: float) -> Op:
-    """Drops each number with probability `rate` and divides the others by 1 - rate; without a key, the identity.
+    """Sets each number to 0 with probability `rate` and divides the others by 1 - rate; the identity without a key.
 
-    The mask is a function of the key, of the shape of an example and of its position in the batch: what comes after an
-    example does not change its mask. Srivastava et al., "Dropout", JMLR 2014.
+    The mask of an example depends on the key, the shape of an example and its position in the batch, but not on later
+    examples. Srivastava et al., "Dropout", JMLR 2014.
     """
     rate = check_fraction("rate", rate, OpError)
 
@@ -24,7 +24,7 @@ def dropout(rate: float) -> Op:
         check_no_params(params)
         if key is None:
             return x, lambda dy, need_dx=True: ({}, dy)
-        kept = np.empty_like(x, bool)  # in the memory order of x, while the draws come example by example
+        kept = np.empty_like(x, bool)  # in the memory order of x; random numbers come example by example
         np.greater_equal(key.generator().random(x.shape, np.float32), rate, out=kept)
 
         def masked(a: Array) -> Array:
@@ -34,4 +34,4 @@ def dropout(rate: float) -> Op:
 
         return masked(x), lambda dy, need_dx=True: ({}, masked(dy))
 
-    return Op(lambda key, shape: {}, apply, draws=True)
+    return Op(lambda key, shape: {}, apply, takes_key=True)

@@ -1,44 +1,26 @@
-"""Norm layers, and the statistics that batch_norm predicts with."""
+"""Norm layers, and `calibrate`, which estimates the statistics that batch_norm predicts with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import prod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import fsum, prod
 from typing import TypeAlias
 
 import numpy as np
 
-from fnn.checks.arrays import get_params, input_error
-from fnn.checks.errors import describe
+from fnn.checks.arrays import Array, get_params, input_error
+from fnn.checks.errors import OpError, describe
 from fnn.checks.values import check_int, check_positive
-from fnn.init import Initialiser, ones, zeros
-from fnn.kernels.normalise import normalise_channels, normalise_examples
-from fnn.kernels.reductions import accurate_sum, wide_mean, wide_sum
-from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
+from fnn.init import Initialiser, init_affine, ones, zeros
+from fnn.kernels.normalise import accurate_sum, normalise_channels, normalise_examples, wide_mean, wide_sum
+from fnn.op import Op, Params, Shape, Vjp, operator
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_map
 
 Axes: TypeAlias = tuple[int, ...]
-
-
-def affine_init(key: Key, shape: Shape, w_init: Initialiser, b_init: Initialiser) -> Params:
-    """Initial scale `w` and shift `b`. Each number belongs to one input and one output."""
-    return {"w": w_init(key.fold("w"), shape, 1, 1), "b": b_init(key.fold("b"), shape, 1, 1)}
-
-
-def all_but_channels(x: Array) -> Axes:
-    """The axes of (batch, channels, ...) without the channels."""
-    return 0, *range(2, x.ndim)
-
-
-def check_channels(params: Params, x: Array, *names: str) -> Params:
-    """The params, as plain ndarrays. Raises OpError unless `x` is (batch, channels, ...) and they have that length."""
-    arrays = get_params(params, dict.fromkeys(names, ("channels",)))
-    w = arrays[0]
-    if x.ndim < 2 or x.shape[1] != len(w) or x.dtype != w.dtype:
-        raise input_error(x, w.dtype, {"channels": len(w), "...": None})
-    return dict(zip(names, arrays, strict=True))
-
+Observer: TypeAlias = Callable[[Array, Array, Axes], None]
 
 INITIAL = {"mean": 0.0, "var": 1.0}
 """The statistics before `calibrate`."""
@@ -46,15 +28,14 @@ INITIAL = {"mean": 0.0, "var": 1.0}
 
 @operator
 def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
-    """Normalises each channel of (batch, channels, ...): with a key by its statistics in the batch, without by params.
+    """Normalises each channel of (batch, channels, ...): (x - mean) / sqrt(var + eps) * w + b.
 
-    With a key it trains and uses the mean and variance of the batch. A batch of one example is then an OpError; in
-    `shard`, `microbatch` and `per_example` the batch is the piece. Without a key it predicts and uses the params `mean`
-    and `var` (channels,). These are 0 and 1 until you call `calibrate` after training; predicting before that gives an
-    UncalibratedWarning. Their gradients are zeros. Weight decay still changes them.
+    With a key (training), mean and variance are those of the batch. A batch of one example is then an OpError; in
+    `shard`, `microbatch` and `per_example` the batch is the piece. Without a key (prediction), they are the params
+    `mean` and `var`, which are 0 and 1 until you call `calibrate` after training; predicting before that gives an
+    UncalibratedWarning. The gradients of `mean` and `var` are zeros, but weight decay still changes them.
 
-    `eps` is added to the variance. The params `w` and `b` (channels,) are learnt. Ioffe & Szegedy, "Batch
-    Normalization", 2015.
+    Params: `w`, `b`, `mean` and `var` (channels,). Ioffe & Szegedy, "Batch Normalization", 2015.
     """
     eps = check_positive("eps", eps, OpError)
 
@@ -62,121 +43,136 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
         if not shape:
             raise OpError("expected shape (channels, ...), got ()")
         statistics = {name: np.full(shape[0], value, np.float32) for name, value in INITIAL.items()}
-        return affine_init(key, shape[:1], w_init, b_init) | statistics
+        return init_affine(key, shape[:1], shape[:1], (1, 1), w_init, b_init) | statistics
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        params = check_channels(params, x, "w", "b", "mean", "var")
-        axes = all_but_channels(x)
-        w, b, mean, var = (np.expand_dims(params[name], axes) for name in ("w", "b", "mean", "var"))
-        statistics = {name: np.zeros_like(params[name]) for name in ("mean", "var")}
+        w, b, mean, var = arrays = _get_channels(params, x, "w", "b", "mean", "var")
+        axes = (0, *range(2, x.ndim))
+        w, b, mean, var = (np.expand_dims(a, axes) for a in arrays)
+        no_gradients = {"mean": np.zeros_like(arrays[2]), "var": np.zeros_like(arrays[3])}
         if key is None:
             std = np.sqrt(var + eps)
             z = (x - mean) / std
 
             def vjp_predicting(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-                return {"w": accurate_sum(dy * z, axes), "b": accurate_sum(dy, axes), **statistics}, dy * (w / std)
+                return {"w": accurate_sum(dy * z, axes), "b": accurate_sum(dy, axes), **no_gradients}, dy * (w / std)
 
             return z * w + b, vjp_predicting
 
-        if len(x) == 1 and not isinstance(key, _Calibration):
+        if observe := _observer.get():
+            observe(arrays[2], x, axes)
+        elif len(x) == 1:
             raise OpError(
-                "expected at least 2 examples in training, got 1, which has no statistics of a batch; use a larger "
-                "batch (in shard, microbatch and per_example: larger pieces), leave out a last batch of 1, or use "
-                "group_norm"
+                "expected at least 2 examples in training, got 1, which has no variance; use a larger batch (in shard, "
+                "microbatch and per_example: larger pieces), leave out a last batch of 1, or use group_norm"
             )
-        y, pull = normalise_channels(x, w, b, axes, eps)
+        y, adjoint = normalise_channels(x, w, b, axes, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dw, db, dx = pull(dy, need_dx)
-            if isinstance(key, _Calibration):
-                return _statistics(x, axes), dx
-            return {"w": dw.ravel(), "b": db.ravel(), **statistics}, dx
+            dw, db, dx = adjoint(dy, need_dx)
+            return {"w": dw.ravel(), "b": db.ravel(), **no_gradients}, dx
 
         return y, vjp
 
-    return Op(init, apply, draws=True, statistics=INITIAL)
+    return Op(init, apply, takes_key=True, statistics=INITIAL)
+
+
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+"""While `calibrate` runs: the function to which each batch_norm reports its params' `mean`, its input and its axes."""
+
+
+@contextmanager
+def keep_statistics() -> Iterator[None]:
+    """In the block, `calibrate` does not change the statistics of the batch_norms that are applied."""
+    token = _observer.set(_observer.get() and (lambda mean, x, axes: None))
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -> Params:
     """Returns params with batch_norm's inference statistics estimated from batches; call it once after training.
 
-    The statistics are the means, over the batches, of each batch's mean and unbiased variance in the training form, as
-    PyTorch's running statistics are with `momentum=None`. Random operators use `rng`. If a batch_norm is used several
-    times, as in `shared` or `shard`, all uses count alike. Inside `freeze`, statistics stay as they are: calibrate the
-    net without it. Raises ValueError if there are no batches or an empty one, and OpError if a batch, or a piece of it,
-    has one number per channel.
-
-    How: keys reach every operator, and gradients come back at the place of their parameter, however the net is nested.
-    So the net is applied with a special key, and a batch_norm that gets it returns statistics as its gradients.
+    They are the averages, over the batches, of each batch's mean and unbiased variance in training, as PyTorch's
+    running statistics with `momentum=None`. If a batch_norm is used several times, as in `shared` or `shard`, all uses
+    count alike. Random operators use `rng`. Statistics inside `freeze` do not change. Raises ValueError if there is no
+    batch or an empty one, and OpError if a batch, or a piece of it, has one number per channel.
     """
-    key = as_key(rng)
-    sums: Params | None = None
-    for i, x in enumerate(batches):
-        if not len(x):
-            raise ValueError(f"calibrate: batch {i} is empty, which has no statistics")
-        y, vjp = net.apply(params, x, _Calibration(key.seed, (*key.path, i)))
-        found, _ = vjp(np.zeros_like(y), False)
-        sums = found if sums is None else tree_map(np.add, sums, found)
-    if sums is None:
-        raise ValueError("calibrate: there are no batches")
-    return _placed(params, sums)
+    key, count = as_key(rng), 0
+    copies = tree_map(_copy, params)  # each array then stands for one place in params
+    found: dict[int, list[tuple[Array, Array]]] = {}
+
+    def observe(mean: Array, x: Array, axes: Axes) -> None:
+        if len(x):
+            found.setdefault(id(mean), []).append(_batch_statistics(x, axes))
+
+    token = _observer.set(observe)
+    try:
+        for x in batches:
+            if not len(x):
+                raise ValueError(f"calibrate: expected batches of at least one example, got {describe(x)}")
+            net.apply(copies, _copy(x), key.fold(count))
+            count += 1
+    finally:
+        _observer.reset(token)
+    if not count:
+        raise ValueError("calibrate: expected at least one batch, got none")
+    return _with_statistics(params, copies, found)
 
 
-class _Calibration(Key):
-    """The key that asks each batch_norm for its statistics."""
-
-    __slots__ = ()
-
-    def fold(self, *parts: str | int) -> Key:
-        return _Calibration(self.seed, self.path + parts)
+def _copy(a: Array) -> Array:
+    return a.astype(np.float32 if a.dtype == np.float16 else a.dtype)
 
 
-def _statistics(x: Array, axes: Axes) -> Params:
-    """A batch's statistics as gradients. They may be added up: `b` counts the batches."""
+def _batch_statistics(x: Array, axes: Axes) -> tuple[Array, Array]:
+    """The mean and the unbiased variance over `axes`, in float64."""
     numbers = prod(x.shape[axis] for axis in axes)
-    if not len(x):  # an empty piece of a batch has none, and counts for nothing
-        return {name: np.zeros(x.shape[1], x.dtype) for name in ("w", "b", "mean", "var")}
     if numbers < 2:
-        raise OpError(f"input is {describe(x)}, wanted at least 2 numbers of each channel: fewer have no variance")
+        raise OpError(f"expected at least 2 numbers of each channel to estimate a variance, got {describe(x)}")
     mean = wide_mean(x, axes, True)
-    var = wide_sum(np.square(x - mean.astype(x.dtype)), axes) / (numbers - 1)
-    return {"w": np.zeros_like(var), "b": np.ones_like(var), "mean": mean.reshape(var.shape), "var": var}
+    return mean.ravel(), wide_sum(np.square(x - mean.astype(x.dtype)), axes) / (numbers - 1)
 
 
-def _placed(params: Params, sums: Params) -> Params:
-    """`params` with the means of the statistics in `sums`; in it all else is zeros, the cotangents of zeros."""
-    if {"w", "b", "mean", "var"} == params.keys() and np.all(sums["b"]):
-        return {**params, **{name: (sums[name] / sums["b"]).astype(params[name].dtype) for name in ("mean", "var")}}
-    return {name: _placed(child, sums[name]) if isinstance(child, dict) else child for name, child in params.items()}
+def _with_statistics(params: Params, copies: Params, found: dict[int, list[tuple[Array, Array]]]) -> Params:
+    """`params` with the averages of the statistics found. Threads report in any order: `fsum` is exact in each."""
+    if uses := found.get(id(copies.get("mean"))):
+        averages = (
+            [fsum(channel) / len(uses) for channel in zip(*values, strict=True)] for values in zip(*uses, strict=True)
+        )
+        return params | {name: np.array(a, params[name].dtype) for name, a in zip(INITIAL, averages, strict=True)}
+    return {
+        name: _with_statistics(child, copies[name], found) if isinstance(child, dict) else child
+        for name, child in params.items()
+    }
 
 
 @operator
 def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
-    """Normalises over the last `axes` axes of (batch, *shape), as PyTorch's LayerNorm over `shape[-axes:]` does.
+    """Normalises each example over its last `axes` axes: (x - mean) / sqrt(var + eps) * w + b, var the mean square.
 
-    The variance is the mean square, plus `eps`. Params `w` and `b` have the shape of the axes that are normalised over.
-    Ba, Kiros & Hinton, "Layer Normalization", 2016.
+    Params: `w` and `b`, with the shape of these axes. As PyTorch's LayerNorm over `shape[-axes:]`. Ba, Kiros & Hinton,
+    "Layer Normalization", 2016.
     """
     axes, eps = check_int("axes", axes, 1, OpError), check_positive("eps", eps, OpError)
     names = tuple(f"axis {axis}" for axis in range(-axes, 0))
-    shapes = {"w": names, "b": names}
 
     def init(key: Key, shape: Shape) -> Params:
         if len(shape) < axes:
             raise OpError(f"expected a shape of at least {axes} axes, got {shape}")
-        return affine_init(key, shape[-axes:], w_init, b_init)
+        return init_affine(key, shape[-axes:], shape[-axes:], (1, 1), w_init, b_init)
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        w, b = get_params(params, shapes)
+        w, b = get_params(params, {"w": names, "b": names})
         if x.ndim <= axes or x.shape[-axes:] != w.shape or x.dtype != w.dtype:
             raise input_error(x, w.dtype, {"...": None, **dict(zip(names, w.shape, strict=True))})
-        first = tuple(range(x.ndim - axes))
-        w, b = np.expand_dims(w, first), np.expand_dims(b, first)
-        y, pull = normalise_examples(x, w, b, tuple(range(x.ndim - axes, x.ndim)), eps)
+        kept = tuple(range(x.ndim - axes))
+        last = tuple(range(x.ndim - axes, x.ndim))
+        y, adjoint = normalise_examples(x, np.expand_dims(w, kept), np.expand_dims(b, kept), last, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dw, db, dx = pull(dy, need_dx)
-            return {"w": dw.reshape(w.shape[-axes:]), "b": db.reshape(w.shape[-axes:])}, dx
+            dw, db, dx = adjoint(dy, need_dx)
+            return {"w": dw.reshape(w.shape), "b": db.reshape(w.shape)}, dx
 
         return y, vjp
 
@@ -185,34 +181,42 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
 
 @operator
 def group_norm(groups: int, eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialiser = zeros) -> Op:
-    """Normalises each example of (batch, channels, ...) over each of `groups` runs of channels and all further axes.
+    """Normalises each example of (batch, channels, ...) over each of `groups` groups of channels and all later axes.
 
-    As PyTorch's GroupNorm: the variance is the mean square, plus `eps`. Params `w` and `b` (channels,). Wu & He, "Group
-    Normalization", 2018.
+    (x - mean) / sqrt(var + eps) * w + b, var the mean square, as PyTorch's GroupNorm. Params: `w` and `b` (channels,).
+    Wu & He, "Group Normalization", 2018.
     """
-    groups = check_int("groups", groups, 1, OpError)
-    eps = check_positive("eps", eps, OpError)
+    groups, eps = check_int("groups", groups, 1, OpError), check_positive("eps", eps, OpError)
 
     def init(key: Key, shape: Shape) -> Params:
         if not shape or shape[0] % groups:
             multiple = f" with a multiple of {groups} channels" if groups > 1 else ""
             raise OpError(f"expected shape (channels, ...){multiple}, got {shape}")
-        return affine_init(key, shape[:1], w_init, b_init)
+        return init_affine(key, shape[:1], shape[:1], (1, 1), w_init, b_init)
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
-        params = check_channels(params, x, "w", "b")
+        w, b = _get_channels(params, x, "w", "b")
         if x.shape[1] % groups:
             raise OpError(f"expected a multiple of {groups} channels, got {x.shape[1]}")
-        # The channels of (batch, groups, channels / groups, ...).
-        shape = (groups, x.shape[1] // groups) + (1,) * (x.ndim - 2)
-        grouped = x.reshape(len(x), *shape[:2], *x.shape[2:])
-        w, b = params["w"].reshape(1, *shape), params["b"].reshape(1, *shape)
-        y, pull = normalise_channels(grouped, w, b, tuple(range(2, grouped.ndim)), eps)
+        size = x.shape[1] // groups
+        grouped = x.reshape(len(x), groups, size, *x.shape[2:])
+        affine = (1, groups, size) + (1,) * (x.ndim - 2)
+        axes = tuple(range(2, grouped.ndim))
+        y, adjoint = normalise_channels(grouped, w.reshape(affine), b.reshape(affine), axes, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            dw, db, dx = pull(dy.reshape(grouped.shape), need_dx)
+            dw, db, dx = adjoint(dy.reshape(grouped.shape), need_dx)
             return {"w": dw.ravel(), "b": db.ravel()}, None if dx is None else dx.reshape(x.shape)
 
         return y.reshape(x.shape), vjp
 
     return Op(init, apply)
+
+
+def _get_channels(params: Params, x: Array, *names: str) -> list[Array]:
+    """The params of these names. Raises OpError unless they are (channels,) and `x` is (batch, channels, ...)."""
+    arrays: list[Array] = get_params(params, dict.fromkeys(names, ("channels",)))
+    w = arrays[0]
+    if x.ndim < 2 or x.shape[1] != len(w) or x.dtype != w.dtype:
+        raise input_error(x, w.dtype, {"channels": len(w), "...": None})
+    return arrays

@@ -1,4 +1,4 @@
-"""Operators that move numbers about and change none."""
+"""Operators that change the shape, not the numbers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
     return to_features(x), vjp
 
 
-flatten = Op(lambda key, shape: {}, _flatten, kind="flatten")
-"""(batch, *shape) to (batch, prod(shape))."""
+flatten = Op(
+    lambda key, shape: {},
+    _flatten,
+    kind="flatten",
+    doc="Flattens each example: (batch, *shape) to (batch, prod(shape)).",
+)
 
 
 @operator
 def reshape(*shape: int) -> Op:
-    """Each example to an array of that shape, its numbers in the order of reading: (batch, ...) to (batch, *shape).
-
-    One size may be -1, which is then whatever takes all numbers.
-    """
+    """Reshapes each example in C order: (batch, ...) to (batch, *shape). One size may be -1, to be inferred."""
     if len(shape) == 1 and isinstance(shape[0], tuple | list):
         raise OpError(f"expected reshape(*sizes), got reshape({describe_value(shape[0])}); unpack it with *")
     shape = tuple(check_int("shape", n, -1, OpError) for n in shape)
@@ -41,7 +42,7 @@ def reshape(*shape: int) -> Op:
         size, known = prod(x.shape[1:]), prod(n for n in shape if n >= 0)
         rest = size // known if -1 in shape and known else 1
         if known * rest != size:
-            raise OpError(f"expected examples of as many numbers as {shape}, got {size} in {x.shape[1:]}")
+            raise OpError(f"expected examples that fit shape {shape}, got {size} numbers in {x.shape[1:]}")
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
             return {}, from_features(to_features(dy), x.shape[1:])

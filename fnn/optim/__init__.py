@@ -1,4 +1,4 @@
-"""Optimizers: pairs of pure functions that take parameters and gradients and give better parameters."""
+"""Optimizers: pairs of pure functions that take parameters and gradients and return better parameters."""
 
 from fnn.optim.adaptive import adagrad, adam, adamw, rmsprop
 from fnn.optim.base import Optimizer

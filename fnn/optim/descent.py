@@ -1,23 +1,78 @@
-"""Stochastic gradient descent."""
+"""The update that all optimizers share, and stochastic gradient descent."""
 
-from fnn.checks.values import check_fraction
-from fnn.optim.base import Optimizer, State, axpy, descent
-from fnn.optim.schedules import Schedule
-from fnn.tree import Tree, tree_map
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from fnn.checks.calls import named_by_call
+from fnn.checks.values import check_fraction, check_non_negative
+from fnn.kernels.underflow import allow_underflow
+from fnn.optim.base import Optimizer, State, axpy
+from fnn.optim.checks import check_gradients, check_matches, check_params, check_state
+from fnn.optim.schedules import Rate, as_schedule
+from fnn.tree import Tree, tree_map, widen
 
 
-def sgd(
-    learning_rate: float | Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+def descent(
+    learning_rate: Rate,
+    direction: Callable[[Tree, State], tuple[Tree, State]],
+    slots: Iterable[str] = (),
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
 ) -> Optimizer:
-    """Stochastic gradient descent, `p - learning_rate * g`; with momentum g becomes `v = momentum * v + g`.
+    """Makes the optimizer with the update `params - learning_rate * direction`.
 
-    Nesterov's looks ahead: g becomes `g + momentum * v`. Weight decay adds `weight_decay * p` to the gradient. Raises
+    `slots` names what the state holds beside the step: trees like the parameters, at first zero. `direction(grads,
+    state)` returns the direction and the new slots. Weight decay adds `weight_decay * params` to the gradients, or, if
+    decoupled, to the direction.
+    """
+    rate, weight_decay = as_schedule("learning_rate", learning_rate), check_non_negative("weight_decay", weight_decay)
+    slots = tuple(slots)
+    names = {"step", *slots}
+
+    def init(params: Tree) -> State:
+        check_params(params)
+        return {"step": 0} | {slot: tree_map(np.zeros_like, widen(params)) for slot in slots}
+
+    def move(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
+        step, wide, grads = state["step"], widen(params), widen(grads)
+        if weight_decay and not decoupled:
+            grads = tree_map(axpy(weight_decay), grads, wide)
+        down, new_slots = direction(grads, state)
+        if weight_decay and decoupled:
+            down = tree_map(axpy(weight_decay), down, wide)
+        moved = tree_map(axpy(-rate(step)), wide, down)
+        if wide is not params:
+            moved = tree_map(lambda p, new: new.astype(p.dtype, copy=False), params, moved)
+        return moved, {"step": step + 1, **new_slots}
+
+    def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
+        check_state(state, names, params, grads)
+        check_gradients(params, grads)
+        try:
+            return allow_underflow(move, params, grads, state)
+        except (AttributeError, TypeError, ValueError):
+            check_params(params)
+            for name, tree in [("gradient", grads), *((slot, state[slot]) for slot in slots)]:
+                check_matches(params, name, tree)
+            raise
+
+    return Optimizer(init, update)
+
+
+@named_by_call
+def sgd(learning_rate: Rate, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
+    """Stochastic gradient descent, `p - learning_rate * g`. With momentum, `v = momentum * v + g` takes the place of g.
+
+    With `nesterov` it is `g + momentum * v` instead. Weight decay adds `weight_decay * p` to the gradient. Raises
     ValueError for hyper-parameters out of range. Sutskever et al., "On the Importance of Initialization and Momentum
-    in Deep Learning", ICML 2013, in PyTorch's form, whose velocity is not scaled by the rate.
+    in Deep Learning", ICML 2013, in PyTorch's form: the velocity v is not scaled by the learning rate.
     """
     momentum = check_fraction("momentum", momentum)
     if nesterov and not momentum:
-        raise ValueError("nesterov wants a momentum above 0, got 0.0")
+        raise ValueError("momentum: expected a number above 0 for nesterov, got 0.0")
     if not momentum:
         return descent(learning_rate, lambda grads, state: (grads, {}), weight_decay=weight_decay)
 

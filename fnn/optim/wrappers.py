@@ -1,18 +1,20 @@
-"""Optimizers from optimizers: what goes around any of them, and around each other."""
+"""Optimizers that wrap another optimizer. You can nest them."""
 
 from collections.abc import Callable
 from math import inf, isfinite, sqrt
 
 import numpy as np
 
-from fnn.checks.errors import describe
+from fnn.checks.calls import named_by_call
+from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_fraction, check_positive
-from fnn.kernels.reductions import square_sum
-from fnn.kernels.underflow import allow_underflow
-from fnn.optim.base import Array, Optimizer, State, check_fit, check_optimizer, check_params, check_state, lerp, widen
-from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
+from fnn.kernels.reductions import allow_underflow, square_sum
+from fnn.optim.base import Array, Optimizer, State, lerp
+from fnn.optim.checks import check_matches, check_optimizer, check_params, check_state
+from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map, widen
 
 
+@named_by_call
 def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
     """Wraps `optimizer` so that the norm of all gradients together is at most `max_norm`.
 
@@ -25,7 +27,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_params(params)
-        check_fit(params, "gradient", grads)
+        check_matches(params, "gradient", grads)
         norm = _norm(tree_leaves(grads)) + 1e-6
         if max_norm < norm < inf:
             scale = max_norm / norm
@@ -36,7 +38,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
 
 
 def _norm(leaves: list[Array]) -> float:
-    """The root of the sum of all squares, which may overflow on the way."""
+    """The root of the sum of all squares. It is finite for all finite leaves, even if their squares overflow."""
     total = sum(map(square_sum, leaves))
     if isfinite(total):
         return sqrt(total)
@@ -44,69 +46,73 @@ def _norm(leaves: list[Array]) -> float:
     return largest * sqrt(sum(square_sum(leaf / largest) for leaf in leaves)) if isfinite(largest) else largest
 
 
-frozen = Optimizer(lambda params: {}, lambda params, grads, state: (tree_map(lambda p, g: p, params, grads), state))
-"""The optimizer that gives the parameters back as they are, the very same arrays."""
+def _keep(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
+    return tree_map(lambda p, g: p, params, grads), state
 
 
+_keep.__name__ = "frozen"
+frozen = Optimizer(lambda params: {}, _keep)
+"""The optimizer that changes nothing: `update` returns the same arrays."""
+
+
+@named_by_call
 def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimizer = frozen) -> Optimizer:
-    """`optimizer` for the parameters whose path `where` chooses, and `otherwise` for the others.
+    """Uses `optimizer` for the parameters where `where(path)` is true, and `otherwise` for the others.
 
-    `masked(adam(), lambda path: path.startswith("dense2/"))` trains a part and freezes the rest; and
-    `masked(adamw(), lambda path: path.endswith("/w"), adam())` decays the weights alone. Each sees only its own part,
-    as the same nested dicts without the other leaves. Raises ValueError, at `init`, when `where` chooses none.
+    `masked(adam(), lambda path: path.startswith("dense2/"))` trains one part and freezes the rest, and
+    `masked(adamw(), lambda path: path.endswith("/w"), adam())` decays only the weights. Each optimizer gets the nested
+    dicts without the other's leaves. `init` raises ValueError if `where` is true for no path.
     """
     check_optimizer(optimizer)
     check_optimizer(otherwise)
     if not callable(where):
         raise ValueError(f"where: expected a function of a parameter's path, got {describe(where)}")
 
-    def split(tree: Tree) -> tuple[Tree, Tree]:
-        return _only(where, True, tree), _only(where, False, tree)
-
     def init(params: Tree) -> State:
-        chosen, others = split(params)
+        chosen, others = _split(params, where)
         if not tree_leaves(chosen):
-            raise ValueError(f"where chooses none of {[path for path, _ in tree_items(params)]}")
+            raise ValueError(f"where: expected True for one path or more, got none of {list(dict(tree_items(params)))}")
         return {"chosen": optimizer.init(chosen), "others": otherwise.init(others)}
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
         check_state(state, {"chosen", "others"}, params, grads)
-        (chosen, others), (chosen_grads, other_grads) = split(params), split(grads)
+        (chosen, others), (chosen_grads, other_grads) = _split(params, where), _split(grads, where)
         chosen, chosen_state = optimizer.update(chosen, chosen_grads, state["chosen"])
         others, other_state = otherwise.update(others, other_grads, state["others"])
-        return _merged(params, chosen, others), {"chosen": chosen_state, "others": other_state}
+        return _merge(params, chosen, others), {"chosen": chosen_state, "others": other_state}
 
     return Optimizer(init, update)
 
 
-def _only(where: Callable[[str], bool], wanted: bool, tree: Tree, path: str = "") -> Tree:
-    """`tree` without the leaves of which `where` does not say what is wanted."""
+def _split(tree: Tree, where: Callable[[str], bool], path: str = "") -> tuple[Tree, Tree]:
+    """Splits a tree into the leaves where `where(path)` is true, and the others. Both get all dicts."""
     if not isinstance(tree, dict):
-        raise TreeError(f"masked chooses among the leaves of a dict, got {describe(tree)}")
-    kept = {}
+        raise TreeError(f"masked: expected params as a dict, got {describe(tree)}")
+    chosen, others = {}, {}
     for name, child in tree.items():
         if isinstance(child, dict):
-            kept[name] = _only(where, wanted, child, f"{path}{name}/")
-        elif bool(where(path + name)) is wanted:
-            kept[name] = child
-    return kept
+            chosen[name], others[name] = _split(child, where, f"{path}{name}/")
+        else:
+            (chosen if where(path + name) else others)[name] = child
+    return chosen, others
 
 
-def _merged(like: Tree, first: Tree, second: Tree) -> Tree:
-    """The tree of the structure and order of `like` whose leaves are in `first` or in `second`."""
+def _merge(like: Tree, first: Tree, second: Tree) -> Tree:
+    """The tree with the structure and order of `like`. Each leaf comes from `first` or `second`, which has it."""
     return {
-        name: _merged(child, first[name], second[name])
+        name: _merge(child, first[name], second[name])
         if isinstance(child, dict)
         else (first if name in first else second)[name]
         for name, child in like.items()
     }
 
 
+@named_by_call
 def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
-    """`optimizer`, with an exponential moving average of the parameters kept beside its state; `average` reads it.
+    """Wraps `optimizer` and keeps an exponential moving average of the parameters; `average(state)` returns it.
 
-    After n updates the parameters of k updates before weigh `decay**k * (1 - decay) / (1 - decay**n)`: the average
-    begins at the first update's parameters, not at the initial ones. Kingma & Ba, "Adam", ICLR 2015, section 7.2.
+    After n updates, the parameters of k updates ago have the weight `decay**k * (1 - decay) / (1 - decay**n)`, so the
+    initial parameters do not count. Kingma & Ba, "Adam", ICLR 2015, section 7.2.
     """
     check_optimizer(optimizer)
     decay = check_fraction("decay", decay)
@@ -128,11 +134,11 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
 
 
 def average(state: State) -> Tree:
-    """Reads the averaged parameters from the state of an `averaged` optimizer. Those of float16 are float32.
+    """Returns the averaged parameters from the state of an `averaged` optimizer. Those of float16 are float32.
 
-    Raises ValueError for any other state; where parts are masked, `averaged` goes around `masked`.
+    Raises ValueError for any other state. If you use `masked` too, put `averaged` around it.
     """
-    if not isinstance(state, dict) or "average" not in state:
-        came = f"holds {sorted(state)}" if isinstance(state, dict) else f"is {describe(state)}"
-        raise ValueError(f"optimizer state {came}, wanted that of averaged(...), which goes outermost")
-    return state["average"]
+    if isinstance(state, dict) and "average" in state:
+        return state["average"]
+    got = describe_value(sorted(state) if isinstance(state, dict) else state)
+    raise ValueError(f"optimizer state: expected that of averaged(...), got {got}; put averaged around other wrappers")

@@ -1,33 +1,29 @@
-"""A run: training that is kept in a folder, can be stopped anywhere, and goes on to the same bits."""
+"""Training in a folder: a run can be stopped at any time and continues with identical results.
 
-from fnn.run.data import read, with_data
-from fnn.run.exits import status
+You can understand the rest of the library without reading this package; `train.py` is built from it.
+"""
+
+from fnn.run.data import add_data, read_data
+from fnn.run.exits import deferred_signals, exit_status
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import (
     BEST,
-    CONFIG,
-    METRICS,
-    STATE,
     Config,
     RunError,
-    agreed,
+    check_config,
+    locked,
     read_config,
     read_metrics,
     read_state,
     write_config,
 )
-from fnn.run.lock import claimed
 from fnn.run.loop import train
-from fnn.run.progress import result, told
-from fnn.run.ranks import over_ranks
-from fnn.run.signals import noted
-from fnn.run.task import Metrics, Ranks, State, Task, final, start, steps, tested
+from fnn.run.progress import describe_progress, format_accuracy
+from fnn.run.ranks import Ranks, distribute
+from fnn.run.task import Metrics, State, Task, evaluate, final, start, steps
 
 __all__ = [
     "BEST",
-    "CONFIG",
-    "METRICS",
-    "STATE",
     "Config",
     "Metrics",
     "NotFiniteError",
@@ -35,22 +31,22 @@ __all__ = [
     "RunError",
     "State",
     "Task",
-    "agreed",
-    "claimed",
+    "add_data",
+    "check_config",
+    "deferred_signals",
+    "describe_progress",
+    "distribute",
+    "evaluate",
+    "exit_status",
     "final",
-    "noted",
-    "over_ranks",
-    "read",
+    "format_accuracy",
+    "locked",
     "read_config",
+    "read_data",
     "read_metrics",
     "read_state",
-    "result",
     "start",
-    "status",
     "steps",
-    "tested",
-    "told",
     "train",
-    "with_data",
     "write_config",
 ]

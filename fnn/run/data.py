@@ -1,4 +1,4 @@
-"""What a run learns from: MNIST or generated digits, and a digest by which it is known again."""
+"""The data of a run: MNIST or generated digits, and a digest that detects other data when the run continues."""
 
 import os
 from collections.abc import Callable
@@ -15,34 +15,32 @@ from fnn.run.folder import Config, RunError
 DIGITS = "generated digits"
 
 
-def read(source: str | None, limit: int | None, tell: Callable[[str], None]) -> Dataset:
-    """The data: generated digits if asked for or if there is no MNIST, else MNIST from the folder or where it is.
+def read_data(source: str | None, limit: int | None, log: Callable[[str], None]) -> Dataset:
+    """Returns MNIST from the folder `source` (None: as `mnist` finds it), or generated digits if that is "digits".
 
-    Only the first `limit` examples are to train on. Raises DataError as `mnist` does, and where there are no examples.
+    Without MNIST, logs the reason and returns generated digits. Only the first `limit` training examples are kept.
+    Raises DataError as `mnist` does, and if there are no training or no test examples.
     """
     limit = None if limit is None else check_int("limit", limit, 1)
     try:
         data = None if source == "digits" else mnist(source)
     except MissingDataError as error:
-        tell(f"training on generated digits instead of MNIST: {error} (here means: with --data)")
+        log(f"training on generated digits: {error} (or use --data)")
         data = None
     if data is None:
         key = Key(0).fold("digits")
         data = Dataset(digits(20_000, key.fold("train")), digits(4_000, key.fold("test")), DIGITS)
     if not (len(data.train.labels) and len(data.test.labels)):
-        raise DataError(f"{data.source} has no images to train on, or none to test on")
+        raise DataError(f"{data.source}: expected training and test images, got none")
     return data._replace(train=Examples(data.train.images[:limit], data.train.labels[:limit]))
 
 
-def with_data(config: Config, data: Dataset, folder: Path) -> Config:
-    """The configuration of the run in the folder with where its data is, and a digest of what it is.
-
-    Raises RunError when the configuration has the digest of other data.
-    """
+def add_data(config: Config, data: Dataset, folder: Path) -> Config:
+    """Returns the run's configuration with the source and the digest of its data. Raises RunError for other data."""
     digest = sha256()
     for array in (*data.train, *data.test):
         digest.update(np.ascontiguousarray(array).data)
     if config["data_sha256"] not in (None, digest.hexdigest()):
-        raise RunError(f"{data.source} is not what the run in {folder} learns from: images or labels differ")
+        raise RunError(f"{data.source}: expected the data of the run in {folder}, got other images or labels")
     source = "digits" if data.source == DIGITS else os.path.abspath(data.source)
     return config | {"data": config["data"] or source, "data_sha256": digest.hexdigest()}

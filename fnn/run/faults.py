@@ -1,29 +1,32 @@
-"""Numbers that are not finite: seen at the step that makes them, and traced to where they first came up."""
+"""Detects nan and infinity in a training step, and finds the operator that produced the first one."""
 
 import inspect
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fnn.losses import Loss
 from fnn.mpi import spread
-from fnn.op import Array, Op, OpError, Params, Vjp, prepend_path, rebuild
+from fnn.op import Array, Op, OpError, Params, Vjp, intercept, rebuild
 from fnn.random import Key
+from fnn.summaries import find_paths
 from fnn.transforms import check_finite, shard
 from fnn.tree import Tree, tree_items, tree_leaves
 
+Apply: TypeAlias = Callable[..., tuple[Array, Vjp]]
+
 
 class NotFiniteError(ValueError):
-    """A loss, a gradient or a parameter that is nan or infinite; says at which step, and where it first came up."""
+    """A loss, a gradient or a parameter is nan or infinite; the message names the step and the first cause."""
 
 
-def sound(loss: Any, params: Tree) -> bool:
-    """Whether a step's loss is finite, and all of the parameters that it comes to.
+def all_finite(loss: Any, params: Tree) -> bool:
+    """Whether the loss of a step and the updated parameters are finite.
 
-    An update by a gradient that is not finite gives such parameters, unless they are frozen. A sum of squares is finite
-    only if the numbers are; where it overflows although they are, each is looked at.
+    This also detects gradients that are not finite, unless their parameters are frozen. A finite sum of squares proves
+    that an array is finite; if the sum overflows, its elements are checked.
     """
     if not isfinite(loss):
         return False
@@ -31,74 +34,76 @@ def sound(loss: Any, params: Tree) -> bool:
     return all(isfinite(leaf.dot(leaf)) for leaf in flat) or all(np.isfinite(leaf).all() for leaf in flat)
 
 
-def fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
-    """What went wrong first in a step that is not sound, by its path: it is done again, and each operator watched.
+def find_fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
+    """Repeats a failed step with checks around each operator; returns the first cause, or None if gradients are finite.
 
-    None where nothing did up to the gradients; of a net that is spread over ranks, each looks at its own part alone.
+    If the net is spread over ranks, each rank checks its own part only.
     """
-    if reason := not_finite("the input", {"": x}) or not_finite("the parameter ", params):
+    if reason := describe_non_finite("the input", {"": x}) or describe_non_finite("the parameter ", params):
         return reason
     try:
-        out, vjp = watched(net).apply(params, x, key)
+        out, vjp = watch(net).apply(params, x, key)
         if out.size:
             value, loss_vjp = loss(out, y)
             if not isfinite(value):
-                return f"the loss is {value}, of outputs from {out.min():.3g} to {out.max():.3g}"
+                return f"the loss is {value} for outputs from {out.min():.3g} to {out.max():.3g}"
             vjp(loss_vjp(), False)
     except OpError as error:
         return str(error)
     return None
 
 
-def watched(op: Op, report: Callable[[OpError], None] = lambda error: None) -> Op:
-    """`op` with `finite` around it and around each operator inside it; params, results and names stay the same.
+def watch(net: Op) -> Op:
+    """`net`, but the first nan or infinity in an operator inside it raises OpError with the path of that operator.
 
-    The OpError of the first number that is not finite has the full path, also inside a combinator that does not add the
-    name of its part to errors. `report` is called with each error.
-
-    An operator that is spread over ranks runs on this rank alone, because the other ranks may have stopped already.
+    Params, results and names stay the same. An operator that is spread over ranks runs on this rank alone, because the
+    other ranks may have stopped already.
     """
-    came: dict[OpError, tuple[str, int]] = {}
+    culprits: dict[OpError, tuple[tuple[str, ...], str]] = {}
+    paths: dict[int, str] = {}
 
-    def watched_part(part: Op) -> Op:
-        name = " or ".join(name for name, other in op.parts.items() if other is part)
-        return watched(part, lambda error: came.update({error: (name, len(error.path))}))
-
-    def complete(error: OpError) -> None:
-        name, depth = came.pop(error, ("", 0))
-        if name and len(error.path) == depth:
-            prepend_path(error, name)
-        error.kind = op.kind if error.kind == check_finite.__name__ else error.kind
-        report(error)
-
-    alone = op
-    if op.maker is inspect.unwrap(spread):
-        alone = shard(op.config["op"], op.config["workers"], op.config["size"])
-    checked = check_finite(rebuild(alone, watched_part))
-
-    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        try:
-            y, vjp = checked.apply(params, x, key)
-        except OpError as error:
-            complete(error)
-            raise
-
-        def pull(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+    def around(op: Op, apply: Apply, params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        def record(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
             try:
-                return vjp(dy, need_dx)
+                return f(*args)
             except OpError as error:
-                complete(error)
+                if id(params) in paths:
+                    path = (*filter(None, paths[id(params)].split("/")), *error.path)
+                    culprits.setdefault(error, (path, op.kind))
                 raise
 
-        return y, pull
+        y, vjp = record(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
+        return y, lambda dy, need_dx=True: record(vjp, dy, need_dx)
 
-    whole = Op(op.init, apply, kind=op.kind, parts=op.parts, draws=True, integers=op.integers)
-    whole.config, whole.maker = op.config, op.maker
-    return whole
+    watching = intercept(_on_this_rank(net), around)
+
+    def locate(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
+        try:
+            return f(*args)
+        except OpError as error:
+            error.path, error.kind = culprits.pop(error, (error.path, error.kind))
+            raise
+
+    def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
+        params, found = find_paths(net, params)
+        paths.update(found)
+        y, vjp = locate(watching.apply, params, x, key)
+        return y, lambda dy, need_dx=True: locate(vjp, dy, need_dx)
+
+    return Op(net.init, apply, kind=net.kind, wraps=net, takes_key=True)
 
 
-def not_finite(what: str, tree: Tree) -> str | None:
-    """What there is to say of the first leaf that is not finite all over, if there is one."""
+def _on_this_rank(op: Op) -> Op:
+    """`op` with `shard` in place of each `spread`, which has the same results."""
+    if op.maker is inspect.unwrap(spread):
+        alone = shard(_on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
+        alone.kind = op.kind
+        return alone
+    return rebuild(op, _on_this_rank)
+
+
+def describe_non_finite(what: str, tree: Tree) -> str | None:
+    """Returns a sentence about the first leaf with nan or infinity, if there is one."""
     for path, leaf in tree_items(tree):
         if not np.isfinite(leaf).all():
             nans, infinities = np.count_nonzero(np.isnan(leaf)), np.count_nonzero(np.isinf(leaf))

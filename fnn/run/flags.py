@@ -1,52 +1,38 @@
-"""Readers of a command line's values, which say what is wanted where something else came."""
+"""Types of command line arguments for `argparse`, with errors that say what was expected."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The reader of a whole number, `least` or more; 64 bits hold it."""
+def checked(convert: Callable[[str], T], valid: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    """Returns a function that converts a text and raises ArgumentTypeError unless the value is valid."""
 
-    def read(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 20 and least <= int(text) < 1 << 63):
-            raise ArgumentTypeError(f"a whole number from {least} up is wanted, got {text!r}")
-        return int(text)
+    def parse(text: str) -> T:
+        try:
+            if valid(value := convert(text)):
+                return value
+        except ValueError:
+            pass
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
 
-    return read
-
-
-def given(text: str) -> str:
-    """Reads a text that is not empty, as that of a variable without a value is."""
-    if not text:
-        raise ArgumentTypeError("a path is wanted, got ''")
-    return text
+    return parse
 
 
-def place(text: str) -> Path:
-    """Reads a path."""
-    return Path(given(text))
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns the type of integers of at least `minimum` that fit in 64 bits."""
+    return checked(int, lambda n: minimum <= n < 1 << 63, f"an integer of at least {minimum}")
 
 
-def rate(text: str) -> float:
-    """Reads a number over 0."""
-    value = _number(text)
-    if not 0 < value < inf:
-        raise ArgumentTypeError(f"a number over 0 is wanted, got {text!r}")
-    return value
+nonempty = checked(str, bool, "a path")  # an unset shell variable gives an empty text
+rate = checked(float, lambda x: 0 < x < inf, "a number above 0")
+seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more")
 
 
-def seconds(text: str) -> float:
-    """Reads a number of seconds, 0 or more."""
-    value = _number(text)
-    if not 0 <= value < inf:
-        raise ArgumentTypeError(f"a number of seconds, 0 or more, is wanted, got {text!r}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return -1.0
+def path(text: str) -> Path:
+    """Converts a text to a path."""
+    return Path(nonempty(text))

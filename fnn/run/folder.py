@@ -1,108 +1,138 @@
-"""A run's folder: the configuration, a line of metrics for each epoch, the last state and the best params.
+"""The folder of a run: its configuration, metrics by epoch, last state, best params and lock.
 
-Each file is written whole or not at all, and an epoch's end in the order metrics, best params, state. Where a process
-is killed in between, the state is that of an earlier step, and going on from it writes the others again.
+Each file is replaced as a whole. At the end of an epoch the order is metrics, best params, state: if the process is
+killed in between, the run continues from the earlier state and writes the other files again.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fnn.checks.errors import describe
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.disk import replacing
+from fnn.files.disk import atomic_write
 from fnn.run.task import Metrics, State, Task, start
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
 
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
 
 Config: TypeAlias = dict[str, Any]
-"""All that decides a run's bits, by name: numbers, strings, None and lists of numbers."""
+"""All settings that determine the result, by name: numbers, strings, None and lists of numbers."""
 
 
 class RunError(ValueError):
-    """A folder that cannot be used as it was asked for; the message names it."""
+    """A folder that cannot be used in this way; the message names it."""
 
 
-def refuse_used(folder: Path) -> None:
-    """Raises RunError when the folder holds a run, or a part of one."""
-    if any((folder / name).exists() for name in (CONFIG, METRICS, STATE, BEST)):
-        raise RunError(f"{folder} holds a run, which is not overwritten; --resume {folder} goes on with it")
+@contextmanager
+def locked(folder: Path, new: bool) -> Iterator[None]:
+    """Locks the folder for this process during the block; with `new`, creates it if needed.
+
+    The operating system releases the lock when the process ends in any way; the file `lock` remains. Raises RunError if
+    another process has the lock, or if `new` and the folder contains a run. Raises OSError if it cannot be written.
+    """
+    if new:
+        folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError):
+            raise RunError(f"{folder}: in use by another run") from None
+        if new and any((folder / name).exists() for name in (CONFIG, METRICS, STATE, BEST)):
+            raise RunError(f"{folder}: expected a folder without a run; to continue its run, use --resume {folder}")
+        yield
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Keeps the configuration, by which the folder holds a run from here on."""
+    """Writes the configuration; from now on the folder contains a run."""
     _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of the run in the folder. Raises RunError when there is none."""
+    """Returns the configuration of the run in the folder. Raises RunError if there is none."""
     path = folder / CONFIG
     if not path.exists():
-        raise RunError(f"{folder} holds no run: there is no {CONFIG} in it")
+        raise RunError(f"{folder}: expected a run, got a folder without {CONFIG}")
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{path}: damaged: {error}") from error
     if not isinstance(config, dict):
-        raise RunError(f"{path} is damaged: it holds {describe(config)}, wanted names and values")
+        raise RunError(f"{path}: expected names and values, got {describe(config)}")
     return config
 
 
-def agreed(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:
-    """The configuration of the run in the folder. Raises RunError, naming all that differs, unless it is as wanted.
+def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:
+    """Returns the configuration of the run in the folder.
 
-    It must have the names of `like`, and for those in `choices` one of these values.
+    Raises RunError unless it has the names of `like`, one of the allowed values for each name in `choices`, and the
+    values in `wanted`; the message lists all that differ.
     """
     config, path = read_config(folder), folder / CONFIG
     if config.keys() != like.keys():
-        raise RunError(f"{path} is damaged, or another program's: see {sorted(config.keys() ^ like.keys())}")
+        raise RunError(f"{path}: missing or unknown names {sorted(config.keys() ^ like.keys())}")
     for name, known in choices.items():
         if config[name] not in list(known):
-            raise RunError(f"{path} is damaged: {name} is {config[name]!r}, wanted one of {list(known)}")
+            raise RunError(f"{path}: {name}: expected one of {list(known)}, got {config[name]!r}")
     if differing := [name for name, value in wanted.items() if config[name] != value]:
-        differences = "; ".join(f"{name} {config[name]!r}, not {wanted[name]!r}" for name in differing)
-        raise RunError(f"the run in {folder} has {differences}")
+        expected, got = (", ".join(f"{name} {values[name]!r}" for name in differing) for values in (config, wanted))
+        raise RunError(f"{folder}: expected the settings of its run, {expected}; got {got}")
     return config
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """The metrics of the epochs that have ended, in their order. Raises RunError unless these are 1, 2 and so on."""
+    """Returns the metrics of the finished epochs. Raises RunError unless these are 1, 2, 3 and so on."""
     path = folder / METRICS
     try:
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{path}: damaged: {error}") from error
     for number, line in enumerate(lines, 1):
         if not (isinstance(line, dict) and line.get("epoch") == number):
-            raise RunError(f"{path} is damaged: line {number} does not hold the metrics of epoch {number}")
+            raise RunError(f"{path}: line {number}: expected the metrics of epoch {number}")
     return lines
 
 
 def write_metrics(folder: Path, lines: list[Metrics]) -> None:
-    """Keeps the metrics, one line for each epoch."""
+    """Writes the metrics, one line per epoch."""
     _write(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_state(folder: Path, task: Task) -> State:
-    """The last state that was kept, or else the first one. Raises CheckpointError for that of another task."""
+    """Returns the last saved state, or the initial one. Raises CheckpointError for the state of another task."""
     path, first = folder / STATE, start(task)
     if not path.exists():
         return first
     state: State = load(path, first)
-    n_batches = -(-len(task.data.train.labels) // task.batch_size)
-    if not (1 <= state["epoch"] <= task.epochs + 1 and 0 <= state["batch"] <= n_batches):
-        raise CheckpointError(f"{path}: epoch {state['epoch']}, batch {state['batch']}, where the run never is")
+    epochs, n_batches = task.epochs + 1, -(-len(task.data.train.labels) // task.batch_size)
+    epoch, batch = state["epoch"], state["batch"]
+    if not (1 <= epoch <= epochs and 0 <= batch <= n_batches):
+        expected = f"epoch 1 to {epochs} and batch 0 to {n_batches}"
+        raise CheckpointError(f"{path}: expected {expected}, got epoch {epoch} and batch {batch}")
     return state
 
 
-def settle(folder: Path, state: State) -> list[Metrics]:
-    """Removes from the folder what lies beyond the state, and what writers left behind that were killed.
+def truncate_to(folder: Path, state: State) -> list[Metrics]:
+    """Removes the metrics of later epochs than the state's, and temporary files of killed processes.
 
-    Gives the metrics of the epochs that ended before it.
+    Returns the metrics of the earlier epochs.
     """
-    for left in folder.glob(".fnn-*"):
-        left.unlink()
+    for temporary in folder.glob(".fnn-*"):
+        temporary.unlink()
     lines = read_metrics(folder)
     ended = [line for line in lines if line["epoch"] < state["epoch"]]
     if ended != lines:
@@ -111,5 +141,5 @@ def settle(folder: Path, state: State) -> list[Metrics]:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())

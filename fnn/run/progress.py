@@ -1,4 +1,4 @@
-"""How an epoch goes: a bar on a terminal, plain lines everywhere else."""
+"""The progress of an epoch: a bar on a terminal, lines everywhere else."""
 
 import os
 import sys
@@ -8,69 +8,61 @@ from typing import Any
 
 from fnn.run.task import State
 
-EVERY = 2500
-"""Of how many images one line tells."""
+LOG_EVERY = 2500
+"""Images between progress lines."""
 
 
 @contextmanager
-def progress(n: int, tell: Callable[[str], None]) -> Iterator[Callable[[State], None]]:
-    """The function that shows each state of an epoch of n images.
+def show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[State], None]]:
+    """Yields the function to call with each state, for epochs of n images.
 
-    On a terminal, where tqdm is installed, it moves a bar; else it tells a line now and then. Both tell the last line.
+    On a terminal with tqdm installed it updates a bar, else it logs a line now and then. Both log each epoch's end.
     """
-    bars, bar, seen = _bars(), None, 0
-
-    def close() -> None:
-        nonlocal bar
-        if bar is not None:
-            bar.close()
-        bar = None
+    make_bar, bar, seen = _get_tqdm(), None, 0
 
     def show(state: State) -> None:
         nonlocal bar, seen
         before, seen = seen, state["seen"]
-        if bars is not None and bar is None and 0 < seen < n:
-            bar = bars(
-                total=n, initial=seen, desc=f"epoch {state['epoch']}", unit=" images", leave=False, file=sys.stdout
-            )
+        if not seen:  # a new epoch
+            return
+        means = f"loss: {state['loss_sum'] / seen:.4f} acc: {state['hits'] / seen:.3f}"
+        if make_bar and bar is None and seen < n:
+            title = f"epoch {state['epoch']}"
+            bar = make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
         if bar is not None:
             bar.update(seen - bar.n)
-            bar.set_postfix_str(means(state), refresh=False)
-        if seen == n:
-            close()
-        if seen == n or (bars is None and seen // EVERY > before // EVERY):
-            tell(f"epoch: {state['epoch']} iter: {seen} {means(state)} n_correct: {state['hits']}")
+            bar.set_postfix_str(means, refresh=False)
+        if bar is not None and seen == n:
+            bar.close()
+            bar = None
+        if seen == n or (not make_bar and seen // LOG_EVERY > before // LOG_EVERY):
+            log(f"epoch: {state['epoch']} iter: {seen} {means} n_correct: {state['hits']}")
 
     try:
         yield show
     finally:
-        close()
+        if bar is not None:
+            bar.close()
 
 
-def means(state: State) -> str:
-    """The epoch's mean loss and accuracy so far."""
-    return f"loss: {state['loss_sum'] / state['seen']:.4f} acc: {state['hits'] / state['seen']:.3f}"
+def format_accuracy(correct: int, n: int) -> str:
+    """Returns the test accuracy as a line of text."""
+    return f"test acc: {correct / n:.4f} ({correct}/{n})"
 
 
-def result(right: int, n: int) -> str:
-    """What a test comes to."""
-    return f"test acc: {right / n:.4f} ({right}/{n})"
-
-
-def told(state: State) -> str:
-    """Where in its run a state is."""
+def describe_progress(state: State) -> str:
+    """Returns the state's position in the run as text."""
     return f"step {state['step']} (epoch {state['epoch']}, {state['seen']} images)"
 
 
-def _bars() -> Callable[..., Any] | None:
-    """What makes bars, if there is a terminal to draw them on."""
+def _get_tqdm() -> Any:
+    """Returns tqdm if it is installed and the output is a terminal that can show a bar, else None."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return None
-    if os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # as where nobody told the terminal how wide it is
+    if os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # a terminal of unknown width
         return None
     try:
         from tqdm import tqdm
     except ImportError:
         return None
-    make: Callable[..., Any] = tqdm
-    return make
+    return tqdm

@@ -40,7 +40,7 @@ def check_accuracy(case: Case) -> None:
         trials = [*_make_trials(large, y, vjp, of_params=error == EQUAL)]
         # Weights of both signs cancel. Without signs, the output is as large as the sum of its terms' magnitudes.
         unsigned = large.op.apply(tree_map(np.abs, large.params), large.x, large.key)[0]
-        size = max(_largest(y), 0.0 if large.op.parts else _largest(unsigned))
+        size = max(_largest(y), 0.0 if large.op.is_composite else _largest(unsigned))
         for arrange in (ORDERS["C"], ORDERS["(W, C, H, N)" if large.x.ndim == 4 else "batch innermost"]):
             single = large.map(arrange).cast(np.float32)
             where = f"for an input of shape {single.x.shape} and strides {single.x.strides}"
@@ -75,13 +75,13 @@ def _enlarge(case: Case) -> Iterator[tuple[Case, float]]:
     """Yields the case with many examples and, for an operator without parts, with larger ones; with the tolerance."""
     rng = case.rng.fold("enlarged").generator()
     size = max(4, prod(case.shape), prod(case.dy.shape[1:]))
-    few, many = (NUMBERS >> 6, 0) if case.op.parts else (NUMBERS, min(EXAMPLES, (NUMBERS << 2) // size))
+    few, many = (NUMBERS >> 6, 0) if case.op.is_composite else (NUMBERS, min(EXAMPLES, (NUMBERS << 2) // size))
     batch = max(len(case.x), few // size, many)
     if not case.random:
         yield case.rows(rng.integers(len(case.x), size=batch).tolist()), EQUAL
         return
     cases = [(case.params, (batch, *case.shape), (2, *case.shape))]
-    if not case.op.parts and (larger := _find_larger(case)):
+    if not case.op.is_composite and (larger := _find_larger(case)):
         params, shape = larger
         cases.append((tree_map(_round, perturb(params, case.rng)), (FEW, *shape), (FEW, *[1] * (len(shape) - 1), 2)))
     for params, shape, halves in cases:
@@ -117,8 +117,8 @@ def _count_layers(case: Case) -> int:
 
 def _count_operators(op: Op) -> int:
     times = int(op.config["n"]) if op.kind in ("repeat", "shared") else 1
-    inside: int = sum(map(_count_operators, op.parts.values()))
-    return times * inside if op.parts else 1
+    inside: int = sum(_count_operators(part) for _, part in op.inside())
+    return times * inside if op.is_composite else 1
 
 
 def _add(params: Params, leaf: Array, at: tuple[int, ...], step: float) -> Params:

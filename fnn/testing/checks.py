@@ -105,7 +105,7 @@ def _float16(case: Case) -> None:
         _check_forms(half, results)
         if nans := [path for path, leaf in tree_items(results) if np.isnan(leaf).any()]:
             raise AssertionError(f"{nans[0]} for float16: expected finite numbers or infinity, got nan")
-        if not case.op.parts:
+        if not case.op.is_composite:
             rounded = tree_map(lambda a: a.astype(np.float16), half.cast(np.float32).results())
             check_equal(results, rounded, "for float16, computed in float32 and rounded once")
 
@@ -137,7 +137,7 @@ def _threads(case: Case) -> None:
 
 
 def _key(case: Case) -> None:
-    if case.op.draws and not case.op.needs_key:
+    if case.op.takes_key and not case.op.needs_key:
         without = case._replace(key=None).results()
         for i in range(3):  # a random operator may change nothing by chance
             results = case._replace(key=case.rng.fold("key", i)).results()

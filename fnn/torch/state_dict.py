@@ -1,17 +1,17 @@
-"""PyTorch's state dicts: what their names say of modules and of the order that these are in."""
+"""PyTorch's state dicts: their modules in order, and what the names of modules say about order and kind."""
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
-from fnn.files.admitted import DEPTH
+from fnn.files.allowed import MAX_DEPTH
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.template import listed
-from fnn.op import Array
+from fnn.files.template import list_faults
 
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)
 """A name that ends with a number."""
@@ -29,10 +29,10 @@ ENTRIES = {
     "out_proj.weight": ("wo",),
     "out_proj.bias": ("bo",),
 }
-"""PyTorch's name for what we have as one array, or as several that it has one after the other along its first axis.
+"""PyTorch's names of arrays, in the order of its modules, and ours. Several of ours are concatenated on axis 0."""
 
-They are in the order in which its modules have them.
-"""
+COUNT = "num_batches_tracked"
+"""An entry that PyTorch has with running statistics and we do not have."""
 
 NAMES = {
     "dense": ("dense", "fc", "lin", "linear"),
@@ -43,118 +43,106 @@ NAMES = {
     "group_norm": ("gn", "groupnorm"),
     "layer_norm": ("layernorm", "ln"),
 }
-"""What layers and modules of a kind are usually called, in lower case, without underscores and numbers."""
+"""Usual names of each kind of layer, in lower case, without underscores and numbers."""
 
 CONFUSABLE = {
     ("dense", "embedding"): "bias",
     ("conv", "conv_transpose"): None,
     ("batch_norm", "group_norm", "layer_norm"): "running_mean",
 }
-"""Kinds whose arrays may have the same names and shapes, with the entry that only the first of them can have."""
-
-COUNT = "num_batches_tracked"
-"""What a state dict has beside running statistics, and we have not."""
+"""Kinds whose arrays can have the same names and shapes, and an entry that only the first of them has."""
 
 
-def modules_of(state: State) -> Modules:
-    """The arrays in a state dict, by module and entry, in the modules' order."""
+def read_modules(state: State) -> Modules:
+    """The arrays in a state dict by module and entry, with numbered modules in the order 0, 2, 10."""
     named = load(state) if isinstance(state, str | os.PathLike) else state
     if not isinstance(named, Mapping):
-        raise CheckpointError(f"a state dict, or a file of one, wanted, but it is {describe(named)}")
+        raise CheckpointError(f"expected a state dict or a file of one, got {describe(named)}")
     modules: Modules = {}
     faults = []
     for name, value in named.items():
-        if not isinstance(name, str) or name.count(".") > DEPTH:
-            faults.append(f"{repr(name)[:80]} is {describe(name)}, wanted a str of at most {DEPTH} dots")
+        if not isinstance(name, str) or name.count(".") > MAX_DEPTH:
+            faults.append(f"{repr(name)[:80]}: expected a str of at most {MAX_DEPTH} dots")
             continue
         prefix, _, entry = name.rpartition(".")
-        inside = prefix.removesuffix("out_proj")
-        if inside != prefix and f"{inside}in_proj_weight" in named:
-            prefix, entry = inside.removesuffix("."), f"out_proj.{entry}"
+        parent = prefix.removesuffix("out_proj")
+        if parent != prefix and f"{parent}in_proj_weight" in named:  # the output layer of an attention
+            prefix, entry = parent.removesuffix("."), f"out_proj.{entry}"
         try:
             array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
         except (RuntimeError, TypeError, ValueError) as error:
-            faults.append(f"{name[:80]!r} is nothing that NumPy has: {str(error)[:200]}")
+            faults.append(f"{name[:80]!r}: expected a dtype and shape that NumPy supports: {str(error)[:200]}")
             continue
         if entry not in (*ENTRIES, COUNT):
-            faults.append(f"{name[:80]!r}, {describe(array)}, has no place in our layers")
+            faults.append(f"{name[:80]!r}: expected an entry that our layers have, got {describe(array)}")
         modules.setdefault(prefix, {})[entry] = array
-    refuse(faults)
-    siblings = _siblings(modules)
-
-    def place(prefix: str) -> list[int]:
-        return [siblings[parent][name] for parent, name in _steps(prefix)]
-
-    return {prefix: modules[prefix] for prefix in sorted(modules, key=place)}
+    raise_faults(faults)
+    siblings = _find_siblings(modules)
+    prefixes = sorted(modules, key=lambda prefix: [siblings[parent][name] for parent, name in _split(prefix)])
+    return {prefix: modules[prefix] for prefix in prefixes}
 
 
 def check_order(state: State, modules: Modules) -> None:
-    """Raises the CheckpointError where nothing says how modules beside each other are ordered: no numbers, no dict.
+    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown.
 
-    A file sorts its names, and so they come in a dict that was loaded from one: a bias then is before its weight.
+    In a dict that was loaded from a file, a bias comes before its weight.
     """
     order = (*ENTRIES, COUNT)
     if isinstance(state, Mapping) and all([*names] == sorted(names, key=order.index) for names in modules.values()):
         return
-    for names in _siblings(modules).values():
-        if len(names) > 1 and not _numbers(names):
-            shown = ", ".join(names)
-            refuse([f"a file forgets the order of {shown}; wanted numbers, our layers' names, or a dict in order"])
+    expected = "expected numbers, our layers' names, or a dict in order, because a file loses the order"
+    groups = [names for names in _find_siblings(modules).values() if len(names) > 1 and not _are_numbers(names)]
+    raise_faults([f"{', '.join(names)}: {expected}" for names in groups])
 
 
-def check_numbers(layouts: Mapping[str, object], where: str) -> None:
-    """Raises the CheckpointError where numbers in names contradict the order, as when conv10 comes before conv2.
+def check_numbers(modules: Modules, where: str) -> None:
+    """Raises CheckpointError if numbers in names contradict the order, for example conv10 before conv2.
 
-    `layouts` holds what tells the arrays of a module from those of others, by its prefix. If these differ, their shapes
-    decide which order fits, and numbers may go down, as in the decoder of a U-Net.
+    Numbers may decrease, as in the decoder of a U-Net, if the shapes differ and so prove the order.
     """
-    beside: dict[tuple[str, str], dict[str, object]] = {}
-    for prefix, layout in layouts.items():
-        for parent, name in _steps(prefix):
-            beside.setdefault((parent, name), {})[prefix.removeprefix(join(".", parent, name))] = layout
+    layouts: dict[tuple[str, str], list[object]] = {}
+    for prefix, arrays in modules.items():
+        layout = sorted((entry, describe(array)) for entry, array in arrays.items())
+        for parent, name in _split(prefix):
+            rest = prefix.removeprefix(join(".", parent, name))
+            layouts.setdefault((parent, name), []).append((rest, layout))
     last: dict[tuple[str, str, str], tuple[int, str]] = {}
     faults = []
-    for (parent, name), below in beside.items():
+    for (parent, name), below in layouts.items():
         if found := NUMBERED.fullmatch(name):
-            alike, number, path = (parent, found["stem"], repr(below)), int(found["number"]), join(".", parent, name)
-            before, other = last.get(alike, (0, ""))
-            if number < before:
-                faults.append(f"{other!r} is before {path!r} in {where}, but both fit in either place")
-            last[alike] = number, path
-    refuse(faults)
+            group, number, path = (parent, found["stem"], repr(below)), int(found["number"]), join(".", parent, name)
+            last_number, last_path = last.get(group, (0, ""))
+            if number < last_number:
+                order = f"{path!r} before {last_path!r}, because the shapes match both orders"
+                faults.append(f"{where}: expected {order}, got the reverse")
+            last[group] = number, path
+    raise_faults(faults)
 
 
-def kind_of_name(name: str) -> str:
-    """The kind of layer that the last part of a name tells of, or an empty string."""
+def guess_kind(name: str) -> str:
+    """The kind of layer that the last part of a name means, or an empty string."""
     plain = name.replace("/", ".").rpartition(".")[2].lower().replace("_", "").rstrip("0123456789")
     return next((kind for kind, names in NAMES.items() if plain in names), "")
 
 
-def contradict(kind: str, other: str, entries: Collection[str]) -> bool:
-    """Whether a module of these entries could be of either kind, and the kinds differ."""
-    return kind != other and any(
-        kind in kinds and other in kinds and telling not in entries for kinds, telling in CONFUSABLE.items()
-    )
-
-
-def _siblings(prefixes: Iterable[str]) -> dict[str, dict[str, int]]:
-    """The names beside each other with their places, by what is before them: as their numbers say, or as they come."""
+def _find_siblings(prefixes: Iterable[str]) -> dict[str, dict[str, int]]:
+    """For each parent, the positions of its children: their numbers if all are numbers, otherwise their order."""
     siblings: dict[str, dict[str, int]] = {}
     for prefix in prefixes:
-        for parent, name in _steps(prefix):
-            beside = siblings.setdefault(parent, {})
-            beside.setdefault(name, len(beside))
-    return {parent: {name: int(name) for name in n} if _numbers(n) else n for parent, n in siblings.items()}
+        for parent, name in _split(prefix):
+            names = siblings.setdefault(parent, {})
+            names.setdefault(name, len(names))
+    return {parent: {name: int(name) for name in n} if _are_numbers(n) else n for parent, n in siblings.items()}
 
 
-def _steps(prefix: str) -> list[tuple[str, str]]:
-    """The names that the prefix is made of, each with the part of the prefix before it."""
+def _split(prefix: str) -> list[tuple[str, str]]:
+    """The names in the prefix, each after the part of the prefix before it."""
     names = prefix.split(".")
     return [(".".join(names[:i]), name) for i, name in enumerate(names)]
 
 
-def _numbers(names: Iterable[str]) -> bool:
-    return all(name.isdecimal() and len(name) < 10 for name in names)  # of thousands of digits, `int` makes none
+def _are_numbers(names: Iterable[str]) -> bool:
+    return all(name.isdecimal() and len(name) < 10 for name in names)  # `int` fails for thousands of digits
 
 
 def join(separator: str, path: str, name: str) -> str:
@@ -162,7 +150,7 @@ def join(separator: str, path: str, name: str) -> str:
     return f"{path}{separator}{name}" if path else name
 
 
-def refuse(faults: list[str]) -> None:
-    """Raises the CheckpointError that lists the faults, if there are any."""
+def raise_faults(faults: list[str]) -> None:
+    """Raises CheckpointError that lists the faults, if there are any."""
     if faults:
-        raise CheckpointError(listed("the weights do not fit", faults))
+        raise CheckpointError(list_faults("the weights do not match", faults))

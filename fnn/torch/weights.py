@@ -1,7 +1,7 @@
-"""Weights from PyTorch's modules and for them, by way of their state dicts; PyTorch itself is not needed.
+"""`from_torch` and `to_torch`: weights of PyTorch's modules as params, and the way back, through state dicts.
 
-A layer is a dict of arrays in our params, and a prefix of names in a state dict. Layers and modules go together by name
-where all of their names agree, `block/conv1` and `block.conv1`, and else by their order, as in `nn.Sequential`.
+A layer is a dict of arrays in the params; a module is a prefix of names in a state dict. They are paired by name if all
+names agree (`block/conv1` and `block.conv1`), otherwise by order, as in `nn.Sequential`.
 """
 
 from collections.abc import Iterator
@@ -9,34 +9,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
-from fnn.op import Array, Params
-from fnn.torch.state_dict import (
-    COUNT,
-    ENTRIES,
-    NUMBERED,
-    Modules,
-    State,
-    check_numbers,
-    check_order,
-    contradict,
-    join,
-    kind_of_name,
-    modules_of,
-    refuse,
-)
+from fnn.op import Params
+from fnn.torch import state_dict
+from fnn.torch.state_dict import CONFUSABLE, COUNT, ENTRIES, Modules, State, join, raise_faults
 
-ALIKE = ("embedding", "position_embedding", "layer_norm")
-"""The kinds whose matrices are the same here and there; those of all others are (in, out) here and (out, in) there."""
+NOT_TRANSPOSED = ("embedding", "position_embedding", "layer_norm")
+"""Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch."""
 
 
-class Layer(NamedTuple):
-    """A dict of arrays in our params: where it is, by names and by numbers, and whether its matrices may be turned."""
+class TorchLayer(NamedTuple):
+    """A dict of arrays in the params; `numbers` is its prefix in nested Sequentials.
+
+    `transposed` says whether PyTorch transposes its matrices; both answers if only a module's shapes can tell.
+    """
 
     path: str
-    place: str
+    numbers: str
     arrays: dict[str, Array]
-    readings: tuple[bool, ...]
+    transposed: tuple[bool, ...]
 
 
 def from_torch(state: State, like: Params) -> Params:
@@ -47,198 +39,191 @@ def from_torch(state: State, like: Params) -> Params:
     (`block/conv1` and `block.conv1`; `named` gives a layer a name). Otherwise they are paired in order: numbered
     modules as 0, 2, 10, others as they come in the dict.
 
-    Raises CheckpointError that lists what does not fit: numbers of layers, entries, shapes and dtypes; a name that says
-    another kind, as `deconv` for a `conv`, or `fc` for an embedding, where both could have these arrays; a name of
-    another layer; `conv10` before `conv2` if they could be swapped; `state` or `like` whose order a file has lost.
+    Raises CheckpointError that lists what does not match: numbers of layers, entries, shapes and dtypes; a name of
+    another kind, as `deconv` for a `conv`, or `fc` for an embedding, if the arrays could be of both; a name of another
+    layer; `conv10` before `conv2` if they could be swapped; `state` or `like` whose order was lost in a file.
 
-    These mistakes cannot be detected, because names and shapes fit. Compare an output with the module's:
+    These mistakes cannot be detected, because names and shapes match. Compare an output with the module's:
 
     - two modules of the same shapes whose order in the dict is not the order in which the net uses them;
-    - Conv2d for `conv_transpose` or the reverse, if the numbers of channels are equal and no name tells;
-    - LayerNorm of one axis for `group_norm` or the reverse, and nn.Embedding for `position_embedding`, likewise;
-    - a square matrix that somebody stored as (in, out) under PyTorch's names;
+    - Conv2d for `conv_transpose` or the reverse, with equal numbers of channels and a name that says neither;
+    - LayerNorm of one axis for `group_norm`, nn.Embedding for `position_embedding`, or the reverse, likewise;
+    - a square matrix stored as (in, out) under PyTorch's names;
     - hyper-parameters: stride, padding, groups, heads, eps.
     """
-    layers, modules = _layers(like), modules_of(state)
+    layers, modules = _find_layers(like), state_dict.read_modules(state)
     found = {
-        layer.path: _ours(layer.arrays, modules[prefix], turned)
-        for layer, prefix, turned in _paired(layers, modules, state)
+        layer.path: _from_entries(layer.arrays, modules[prefix], transposed)
+        for layer, prefix, transposed in _pair(layers, modules, state)
     }
-    return _placed(found, like, "")
+    return _replace_layers(like, found, "")
 
 
-def _placed(found: dict[str, Params], node: Params, path: str) -> Params:
-    """`node`, the part of a net's params at `path`, with the layers of `found`."""
+def _replace_layers(node: Params, found: dict[str, Params], path: str) -> Params:
+    """`node`, the part of a net's params at `path`, with the layers in `found`."""
     if path in found:
         return found[path]
-    return {name: _placed(found, child, join("/", path, name)) for name, child in node.items()}
+    return {name: _replace_layers(child, found, join("/", path, name)) for name, child in node.items()}
 
 
 def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
     """Returns the state dict, with arrays in C order, of the PyTorch module that has these params.
 
-    Without `like`, the names are those of nested `nn.Sequential`s with a module for each of our operators and no other,
-    for example a Flatten for each `flatten`. They count the dicts in `params`, so params from a file without empty
-    dicts need a `like`, here or in `load`. With `like`, the module's own state dict or a file of it, names are taken
-    from there; layers and modules are paired as in `from_torch`, with the same limits. Load the result by
+    Without `like`, the names are those of nested `nn.Sequential`s with one module for each of our operators, for
+    example a Flatten for each `flatten`. They count the dicts in `params`, so params from a file without empty dicts
+    need a `like`, here or in `load`. With `like`, the module's own state dict or a file of it, the names come from
+    there; layers and modules are paired as in `from_torch`, with the same limits. Load the result with
 
         module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})
 
-    Raises CheckpointError that lists what does not fit.
+    Raises CheckpointError that lists what does not match.
     """
-    layers = _layers(params)
+    layers = _find_layers(params)
     if like is None:
-        _check_order_of_params(layers)
-        modules: Modules = {layer.place: {} for layer in layers}
-        refuse([_ambiguous(layer) for layer in layers if len(layer.readings) > 1])
-        pairs = [(layer, layer.place, layer.readings[0]) for layer in layers]
+        _check_order(layers)
+        modules: Modules = {layer.numbers: {} for layer in layers}
+        raise_faults([_describe_ambiguous(layer) for layer in layers if len(layer.transposed) > 1])
+        pairs = [(layer, layer.numbers, layer.transposed[0]) for layer in layers]
     else:
-        modules = modules_of(like)
-        pairs = _paired(layers, modules, like)
+        modules = state_dict.read_modules(like)
+        pairs = _pair(layers, modules, like)
     state: dict[str, Array] = {}
-    for layer, prefix, turned in pairs:
-        entries = _theirs(layer.arrays, turned)
+    for layer, prefix, transposed in pairs:
+        entries = _to_entries(layer.arrays, transposed)
         if "running_mean" in entries:
             entries[COUNT] = modules[prefix].get(COUNT, np.array(0))
         state |= {join(".", prefix, entry): np.array(array, order="C") for entry, array in entries.items()}
     return state
 
 
-def _layers(params: Params) -> list[Layer]:
-    """The dicts of arrays, in their order."""
+def _find_layers(params: Params) -> list[TorchLayer]:
+    """The dicts of arrays, in their order. Raises CheckpointError for arrays that PyTorch's modules do not have."""
     faults: list[str] = []
-    layers = list(_layers_of(params if isinstance(params, dict) else {"params": params}, "", "", faults))
-    refuse(faults)
+    layers = list(_iterate_layers(params if isinstance(params, dict) else {"params": params}, "", "", faults))
+    raise_faults(faults)
     return layers
 
 
-def _layers_of(node: Params, path: str, place: str, faults: list[str]) -> Iterator[Layer]:
-    """The layers in `node`, the part of a net's params at `path`; adds what is wrong with them to `faults`."""
+def _iterate_layers(node: Params, path: str, numbers: str, faults: list[str]) -> Iterator[TorchLayer]:
+    """The layers in `node`, the part of a net's params at `path`. Adds what is wrong with them to `faults`."""
     arrays = {name: child for name, child in node.items() if not isinstance(child, dict)}
     if not arrays:
         for i, (name, child) in enumerate(node.items()):
-            yield from _layers_of(child, join("/", path, name), join(".", place, str(i)), faults)
+            yield from _iterate_layers(child, join("/", path, name), join(".", numbers, str(i)), faults)
         return
-    known = {name for names in ENTRIES.values() if _is_run(arrays, names) for name in names}
-    faults.extend(
-        f"{join('/', path, name)!r}, {describe(child)}, has no place in a module of PyTorch's"
-        for name, child in node.items()
-        if name not in known
-    )
-    yield Layer(path, place, arrays, _readings(path, arrays))
+    known = {name for names in ENTRIES.values() if _have_entry(arrays, names) for name in names}
+    expected = "expected an entry that PyTorch's modules have"
+    unknown = [name for name in node if name not in known]
+    faults.extend(f"{join('/', path, name)!r}: {expected}, got {describe(node[name])}" for name in unknown)
+    yield TorchLayer(path, numbers, arrays, _find_transposed(path, arrays))
 
 
-def _is_run(arrays: dict[str, Any], names: tuple[str, ...]) -> bool:
-    """Whether all of the names are of arrays, which can lie one after the other if they are several."""
-    few: list[Any] = [arrays.get(name) for name in names]
-    if not all(isinstance(array, np.ndarray) for array in few):
+def _have_entry(arrays: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Whether there are arrays of all these names. Several must be alike, so that they can be concatenated."""
+    values: list[Any] = [arrays.get(name) for name in names]
+    if not all(isinstance(array, np.ndarray) for array in values):
         return False
-    return len(names) == 1 or (np.ndim(few[0]) > 0 and len({np.shape(array) for array in few}) == 1)
+    return len(names) == 1 or (np.ndim(values[0]) > 0 and len({np.shape(array) for array in values}) == 1)
 
 
-def _readings(path: str, arrays: dict[str, Any]) -> tuple[bool, ...]:
-    """Whether PyTorch has the layer's matrices turned: one answer, or both if neither its name nor a bias can tell."""
+def _find_transposed(path: str, arrays: dict[str, Any]) -> tuple[bool, ...]:
+    """Whether PyTorch transposes the layer's matrices: both answers if neither its name nor a bias tells."""
     kind, w, b = path.rpartition("/")[2].rstrip("0123456789"), arrays.get("w"), arrays.get("b")
     if w is None or np.ndim(w) != 2 or kind == "dense" or (b is not None and np.ndim(b) == 1):
         return (True,)
-    return (False,) if kind in ALIKE or b is not None else (True, False)
+    return (False,) if kind in NOT_TRANSPOSED or b is not None else (True, False)
 
 
-def _ambiguous(layer: Layer) -> str:
-    shown = f"{join('/', layer.path, 'w')!r}, {describe(layer.arrays['w'])},"
-    return f"{shown} may be of a dense layer or of an embedding: called dense1 or embedding1 it would say"
+def _describe_ambiguous(layer: TorchLayer) -> str:
+    expected = "a layer named dense1 or embedding1, because this array could be of either kind"
+    return f"{join('/', layer.path, 'w')!r}: expected {expected}, got {describe(layer.arrays['w'])}"
 
 
-def _paired(layers: list[Layer], modules: Modules, state: State) -> list[tuple[Layer, str, bool]]:
-    """Each layer with its module's prefix, and whether its matrices are turned there."""
+def _pair(layers: list[TorchLayer], modules: Modules, state: State) -> list[tuple[TorchLayer, str, bool]]:
+    """Each layer with its module's prefix, and whether its matrices are transposed there."""
     names = [layer.path.replace("/", ".") for layer in layers]
     prefixes = names if sorted(names) == sorted(modules) else list(modules)
     if len(prefixes) != len(layers):
-        here, there = ", ".join(layer.path for layer in layers), ", ".join(prefixes)
-        refuse([f"{len(layers)} layers with weights ({here}) for {len(prefixes)} modules ({there})"])
+        paths = ", ".join(layer.path for layer in layers)
+        expected = f"modules for {len(layers)} layers with weights ({paths})"
+        raise_faults([f"expected {expected}, got {len(prefixes)} ({', '.join(prefixes)})"])
     if prefixes is not names:
-        check_order(state, modules)
-        check_numbers({prefix: _layout(entries) for prefix, entries in modules.items()}, "the state dict")
-        _check_order_of_params(layers)
+        state_dict.check_order(state, modules)
+        state_dict.check_numbers(modules, "the state dict")
+        _check_order(layers)
     pairs, faults = [], []
     for layer, prefix in zip(layers, prefixes, strict=True):
-        misfits = {turned: _misfits(layer, prefix, modules[prefix], turned) for turned in layer.readings}
-        fitting = [turned for turned in layer.readings if not misfits[turned]]
-        if len(fitting) > 1:
-            faults.append(_ambiguous(layer))
-        elif fitting:
-            pairs.append((layer, prefix, fitting[0]))
-            faults += _misnamed(layer, prefix, modules[prefix], names)
+        misfits = {way: _find_misfits(layer, prefix, modules[prefix], way) for way in layer.transposed}
+        matches = [way for way in layer.transposed if not misfits[way]]
+        if len(matches) > 1:
+            faults.append(_describe_ambiguous(layer))
+        elif matches:
+            pairs.append((layer, prefix, matches[0]))
+            faults += _find_wrong_name(layer, prefix, modules[prefix], names)
         else:
-            faults += misfits[layer.readings[0]]
-    refuse(faults)
+            faults += misfits[layer.transposed[0]]
+    raise_faults(faults)
     return pairs
 
 
-def _check_order_of_params(layers: list[Layer]) -> None:
-    """Raises the CheckpointError for params whose order is not the net's, as those from a .safetensors file."""
+def _check_order(layers: list[TorchLayer]) -> None:
+    """Raises CheckpointError if the params are not in the net's order, as after loading a .safetensors file."""
     paths: dict[str, list[str]] = {}  # by dtype, because such a file sorts by dtype first
     for layer in layers:
         for name, array in layer.arrays.items():
             paths.setdefault(array.dtype.str, []).append(join("/", layer.path, name))
-    # Layers begin with their weights, and "b" is before "w" in the alphabet. Weights alone do not tell.
+    # Layers begin with "w", so "b" before "w" shows alphabetical order. Layers with one array do not tell.
     several = [[*layer.arrays] for layer in layers if len(layer.arrays) > 1]
     if len(layers) > 1 and several and all(names == sorted(names) for names in (*several, *paths.values())):
-        refuse(["the params are in alphabetical order, as from a file, not in the net's; load them with like=..."])
-    check_numbers({layer.path.replace("/", "."): _layout(layer.arrays) for layer in layers}, "the params")
+        raise_faults(["the params: expected the net's order, got alphabetical order; load them with like=..."])
+    state_dict.check_numbers({layer.path.replace("/", "."): layer.arrays for layer in layers}, "the params")
 
 
-def _layout(arrays: dict[str, Array]) -> list[tuple[str, str]]:
-    return sorted((name, describe(array)) for name, array in arrays.items())
-
-
-def _misnamed(layer: Layer, prefix: str, entries: dict[str, Array], names: list[str]) -> list[str]:
-    """What is wrong if a module's name says that it is another layer of the net, or of another kind, and it fits."""
-    ours, theirs = kind_of_name(layer.path), kind_of_name(prefix)
-    if contradict(ours, theirs, entries):
-        return [f"{prefix!r} is named like {theirs}, wanted {ours} for {layer.path!r}; if it is that, rename it"]
-    numbered = any(NUMBERED.fullmatch(name) for name in prefix.split("."))  # PyTorch's users begin at 0, and we at 1
+def _find_wrong_name(layer: TorchLayer, prefix: str, entries: dict[str, Array], names: list[str]) -> list[str]:
+    """A fault if the module, although its shapes match, has the name of another kind or of another layer in the net."""
+    ours, theirs = state_dict.guess_kind(layer.path), state_dict.guess_kind(prefix)
+    confusable = [kinds for kinds, proof in CONFUSABLE.items() if proof not in entries]
+    if ours != theirs and any({ours, theirs} <= {*kinds} for kinds in confusable):
+        fix = f"rename it if it is of kind {ours}"
+        return [f"{prefix!r}: expected a name of kind {ours} for {layer.path!r}, got one of {theirs}; {fix}"]
+    # Numbered names are no evidence: PyTorch's users count from 0, and we count from 1.
+    numbered = any(state_dict.NUMBERED.fullmatch(name) for name in prefix.split("."))
     if prefix in names and prefix != layer.path.replace("/", ".") and not numbered:
-        return [f"{prefix!r} stands where {layer.path!r} does in the net, but has the name of another layer"]
+        return [f"{prefix!r}: expected the module for {layer.path!r} here, got the name of another layer"]
     return []
 
 
-def _misfits(layer: Layer, prefix: str, entries: dict[str, Array], turned: bool) -> list[str]:
-    """What of the module is not as the layer would be there."""
-    wanted, faults = _theirs(layer.arrays, turned), []
-    whose = repr(layer.path) if layer.path else "the net"
-    for entry in [*wanted, *(entry for entry in entries if entry not in wanted and entry != COUNT)]:
-        name = f"{join('.', prefix, entry)!r}"
-        if entry not in entries:
-            faults.append(f"{name} is missing, wanted {describe(wanted[entry])} for {whose}")
-        elif entry not in wanted:
-            faults.append(f"{name} is unexpected, {describe(entries[entry])}, which {whose} does not have")
-        elif describe(entries[entry]) != describe(wanted[entry]):
-            faults.append(f"{name} is {describe(entries[entry])}, wanted {describe(wanted[entry])} for {whose}")
+def _find_misfits(layer: TorchLayer, prefix: str, entries: dict[str, Array], transposed: bool) -> list[str]:
+    """Faults for the module's entries that differ from the layer's arrays."""
+    ours, faults = _to_entries(layer.arrays, transposed), []
+    owner = repr(layer.path) if layer.path else "the net"
+    for entry in ours | entries:
+        expected, got = (describe(e[entry]) if entry in e else "nothing" for e in (ours, entries))
+        if expected != got and entry != COUNT:
+            faults.append(f"{join('.', prefix, entry)!r}: expected {expected} for {owner}, got {got}")
     return faults
 
 
-def _theirs(arrays: dict[str, Array], turned: bool) -> dict[str, Array]:
-    """The layer's arrays as PyTorch has them."""
-    return {
-        entry: np.concatenate([_turned(arrays[name], turned) for name in names])
-        if len(names) > 1
-        else _turned(arrays[names[0]], turned)
-        for entry, names in ENTRIES.items()
-        if names[0] in arrays
-    }
+def _to_entries(arrays: dict[str, Array], transposed: bool) -> dict[str, Array]:
+    """The layer's arrays as PyTorch stores them."""
+    entries = {}
+    for entry, names in ENTRIES.items():
+        if names[0] in arrays:
+            parts = [_transpose(arrays[name], transposed) for name in names]
+            entries[entry] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return entries
 
 
-def _ours(arrays: dict[str, Array], entries: dict[str, Array], turned: bool) -> dict[str, Array]:
-    """The module's arrays as copies like the layer's `arrays`."""
-    ours = {name: np.empty_like(array) for name, array in arrays.items()}
+def _from_entries(arrays: dict[str, Array], entries: dict[str, Array], transposed: bool) -> dict[str, Array]:
+    """Copies of the module's arrays, like the layer's `arrays`."""
+    copies = {name: np.empty_like(array) for name, array in arrays.items()}
     for entry, names in ENTRIES.items():
         if names[0] in arrays:
             parts = np.split(entries[entry], len(names)) if len(names) > 1 else [entries[entry]]
             for name, part in zip(names, parts, strict=True):
-                ours[name][...] = _turned(part, turned)
-    return ours
+                copies[name][...] = _transpose(part, transposed)
+    return copies
 
 
-def _turned(array: Array, turned: bool) -> Array:
-    return array.T if turned and array.ndim == 2 else array
+def _transpose(array: Array, transposed: bool) -> Array:
+    return array.T if transposed and array.ndim == 2 else array

@@ -1,4 +1,4 @@
-"""The benchmark of scaling: its model against sums by hand, and its command."""
+"""The scaling benchmark: its model compared with sums by hand, and its command."""
 
 import re
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ FREE, SLOW = Network("free", 0, inf), Network("slow", 1e-3, 1e6)
 
 
 def net(packing: float = 0, swap: tuple[float, float] = (0, 0)) -> Net:
-    """A net whose steps take a second and one for each image, and whose gradients are a million bytes."""
+    """A net with a million bytes of gradients; a step takes one second plus one second per image."""
     times = {f"one {images}": [9999.0, 1.0 + images] for images in RANKS}
     return Net("net", 1_000_000, {**times, "packing": [packing], "swap": [swap[0]], "swap all": [swap[1]]})
 
@@ -22,7 +22,7 @@ def net(packing: float = 0, swap: tuple[float, float] = (0, 0)) -> Net:
 def test_a_step_is_the_best_of_one_rank_with_its_part_and_the_exchange() -> None:
     assert net().step(1, 1, SLOW) == 2
     assert net(packing=0.5).step(8, 4, FREE) == 3.5
-    # Two levels, there and back, and three small messages: ten latencies. Three halves of the bytes: 1 - 1/4, twice.
+    # 10 latencies: 2 levels of 2 exchanges and 3 small messages. 1.5 times the bytes: 2 * (1 - 1/4).
     assert net().step(8, 4, SLOW) == pytest.approx(3 + 10e-3 + 1.5)
 
 
@@ -43,7 +43,7 @@ def test_this_machine_is_a_network_too() -> None:
 
 def test_predictions_have_a_row_for_every_number_of_ranks() -> None:
     lines = predictions([net()], 256, SLOW).splitlines()
-    assert lines[0] == "### Predicted efficiency by slow (assumed: 1000 µs and 0.001 GB/s)"
+    assert lines[0] == "### Predicted efficiency with slow (assumed: 1000 µs and 0.001 GB/s)"
     rows = [line for line in lines if re.match(r"\| [\d,]+ ", line)]
     assert [row.split()[1] for row in rows] == [f"{ranks:,}" for ranks in RANKS]
     assert rows[0].split()[3::2] == ["100%", "100%"]
@@ -51,23 +51,23 @@ def test_predictions_have_a_row_for_every_number_of_ranks() -> None:
 
 def test_limits_say_where_more_ranks_stop_paying() -> None:
     assert limits(net(), 256, FREE) == (
-        "- net: with 256 images a rank, half of perfect or better up to 1,024 ranks; with 1,024 in all, up to 1,024, "
-        "and never more than 512 times one rank, by 1,024."
+        "- net: with 256 images per rank, efficiency is at least 50% up to 1,024 ranks; with 1,024 in total, up to "
+        "1,024, and the maximum speedup is 512, with 1,024 ranks."
     )
-    assert "up to 512, and never more" in limits(net(packing=0.1), 256, FREE)
+    assert "up to 512, and the maximum" in limits(net(packing=0.1), 256, FREE)
     assert TOTAL == 1024
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--ranks 1", "--ranks 1: this process may use"),
-        ("--ranks 1000", "--ranks 1000: this process may use"),
-        ("--batch 100", "--batch 100: wanted a power of two up to 1024"),
-        ("--rounds 0", "--rounds 0 --seconds 0.5: wanted a round at least"),
-        ("--seconds nan", "--seconds nan"),
+        ("--ranks 1", "--ranks: expected 2 to "),
+        ("--ranks 1000", "one per core, got 1000"),
+        ("--batch 100", "--batch: expected a power of two up to 1024, got 100"),
+        ("--rounds 0", "expected rounds from 1 and seconds from 0 to 3600, got 0 and 0.5"),
+        ("--seconds nan", "got 5 and nan"),
         ("--nets tiny", "invalid choice: 'tiny'"),
-        ("--out /nowhere/report.md", "/nowhere/report.md: wanted a file in a folder that can"),
+        ("--out /nowhere/report.md", "--out: expected a file in a writable folder, got /nowhere/report.md"),
     ],
 )
 def test_wrong_flags_are_told_at_once(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +81,11 @@ def test_a_missing_mpiexec_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("benchmarks.scaling.usable_cores", lambda: 2)
     with pytest.raises(SystemExit):
         arguments([])
-    assert "there is no mpiexec, or no mpi4py: install fnn[mpi]" in capsys.readouterr().err
+    assert "needs mpiexec and mpi4py: pip install '.[mpi]'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(
-    not (launcher() and find_spec("mpi4py")) or usable_cores() < 2, reason="needs two cores, and fnn[mpi]"
+    not (launcher() and find_spec("mpi4py")) or usable_cores() < 2, reason="needs two cores and the extra mpi"
 )
 def test_the_command_measures_two_ranks_and_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

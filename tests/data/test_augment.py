@@ -19,7 +19,7 @@ EACH = pytest.mark.parametrize(
 
 
 def noise(n: int, channels: int, height: int, width: int, seed: int = 0) -> Images:
-    """Images in [-1, 1], the ends among them, which raise when they are written to."""
+    """Read-only images from -1 to 1, with some pixels of exactly -1 and 1."""
     rng = np.random.default_rng(seed)
     images = (rng.random((n, channels, height, width), np.float32) * 4 - 2).clip(-1, 1)
     images.flags.writeable = False
@@ -27,7 +27,7 @@ def noise(n: int, channels: int, height: int, width: int, seed: int = 0) -> Imag
 
 
 def same(image: Images, n: int) -> Images:
-    """The image (C, H, W), n times over."""
+    """The image (C, H, W), repeated n times."""
     return np.repeat(image[np.newaxis], n, axis=0)
 
 
@@ -111,24 +111,24 @@ def test_shift_moves_by_every_whole_number_of_pixels() -> None:
 def test_erase_leaves_background_in_one_rectangle_and_the_rest_as_it_was() -> None:
     images = noise(300, 2, 12, 15).clip(-0.5, 1)
     erased = erase(4)(images, 0)
-    gone = (erased == -1)[:, 0]
-    assert np.array_equal(erased, np.where(gone[:, np.newaxis], np.float32(-1), images))
-    rows, columns = gone.any(axis=2), gone.any(axis=1)
-    assert np.array_equal(gone, rows[:, :, np.newaxis] & columns[:, np.newaxis])
+    mask = (erased == -1)[:, 0]
+    assert np.array_equal(erased, np.where(mask[:, np.newaxis], np.float32(-1), images))
+    rows, columns = mask.any(axis=2), mask.any(axis=1)
+    assert np.array_equal(mask, rows[:, :, np.newaxis] & columns[:, np.newaxis])
     for sides in (rows, columns):
         assert set(sides.sum(axis=1)) == {0, 1, 2, 3, 4}
         assert (np.diff(sides.astype(int), axis=1) == 1).sum(axis=1).max() <= 1
         assert sides.any(axis=0).all()
 
 
-def once(value: float, n: int = 1) -> Images:
+def full(value: float, n: int = 1) -> Images:
     return np.full(n, value, np.float32)
 
 
 @pytest.mark.parametrize("quarters", [-2, -1, 0, 1, 2, 3])
 def test_a_turn_by_quarters_is_numpys(quarters: int) -> None:
     images = noise(3, 2, 9, 9)
-    turned = transform(images, once(quarters * pi / 2, 3), once(0, 3), once(1, 3), once(1, 3))
+    turned = transform(images, full(quarters * pi / 2, 3), full(0, 3), full(1, 3), full(1, 3))
     assert np.allclose(turned, np.rot90(images, quarters, (2, 3)), rtol=0, atol=1e-5)
 
 
@@ -145,25 +145,25 @@ def test_affine_turns_by_up_to_so_many_degrees_either_way() -> None:
 
 def test_doubled_width_shows_the_middle_half() -> None:
     images = np.broadcast_to(np.linspace(-1, 1, 9, dtype=np.float32), (1, 1, 5, 9))
-    stretched = transform(images, once(0), once(0), once(2), once(1))
+    stretched = transform(images, full(0), full(0), full(2), full(1))
     assert np.allclose(stretched[0, 0], np.linspace(-0.5, 0.5, 9), rtol=0, atol=1e-6)
 
 
 def test_halved_height_has_background_above_and_below() -> None:
-    shrunk = transform(np.ones((1, 1, 9, 3), np.float32), once(0), once(0), once(1), once(0.5))
+    shrunk = transform(np.ones((1, 1, 9, 3), np.float32), full(0), full(0), full(1), full(0.5))
     assert shrunk[0, 0, :, 0].tolist() == [-1, -1, 1, 1, 1, 1, 1, -1, -1]
 
 
 def test_a_slant_of_one_moves_each_row_one_further_to_the_right() -> None:
     images = noise(1, 1, 5, 5)
-    slanted = transform(images, once(0), once(1), once(1), once(1))
+    slanted = transform(images, full(0), full(1), full(1), full(1))
     framed = np.pad(images[0, 0], ((0, 0), (2, 2)), constant_values=-1)
     wanted = [framed[row, 4 - row : 9 - row] for row in range(5)]
     assert np.allclose(slanted[0, 0], wanted, rtol=0, atol=1e-6)
 
 
 def oracle(image: Images, column: float, row: float) -> float:
-    """The image (H, W) at a point, pixel by pixel: each counts by how near it lies, and outside all is -1."""
+    """The image (H, W) at a point, by bilinear interpolation; pixels outside of it are -1."""
     height, width = image.shape
     total = 0.0
     for y in range(-2, height + 2):
@@ -188,7 +188,7 @@ def test_resampling_is_bilinear(seed: int) -> None:
 
 
 def ramps(n: int) -> Images:
-    """Images whose first channel tells the column and whose second the row, in tenths of a pixel."""
+    """Images with the column in the first channel and the row in the second, in tenths of a pixel."""
     rows, columns = np.mgrid[-20:21, -20:21] / np.float32(10)
     return same(np.stack([columns, rows]).astype(np.float32), n)
 
@@ -198,7 +198,7 @@ def test_elastic_moves_are_as_strong_and_as_smooth_as_told() -> None:
     assert np.allclose(moves.std(axis=(0, 2, 3)), 1.5, rtol=0.05)
     assert np.abs(moves.mean()) < 0.05
     assert np.abs(np.mean(moves[:, 0] * moves[:, 1])) < 0.1
-    for apart in (2, 6):  # a Gaussian over white noise: the correlation is a Gaussian, twice as broad in variance
+    for apart in (2, 6):  # smoothed white noise: its autocorrelation is a Gaussian of twice the variance
         for there, here in [(moves[..., apart:], moves[..., :-apart]), (moves[:, :, apart:], moves[:, :, :-apart])]:
             assert np.abs(np.mean(there * here) / 1.5**2 - np.exp(-(apart**2) / (4 * 4**2))) < 0.05
 
@@ -244,7 +244,7 @@ def test_a_generator_is_no_key(augment: Augmentation, images: Images) -> None:
 
 @pytest.mark.parametrize("augment", [shift(9), erase(9)])
 def test_images_smaller_than_the_change_are_refused(augment: Augmentation) -> None:
-    with pytest.raises(ValueError, match="images are 20 x 8, wanted at least 9 x 9"):
+    with pytest.raises(ValueError, match=r"^images: expected at least 9 x 9 pixels, got 20 x 8$"):
         augment(noise(2, 1, 20, 8), 0)
 
 

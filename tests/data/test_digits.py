@@ -112,5 +112,5 @@ def test_bad_numbers_are_refused() -> None:
 def test_a_bad_key_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^rng: expected an int seed or a Key, got a NumPy Generator"):
         digits(5, np.random.default_rng(0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a seed must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="expected a seed of at least 0, got -1"):
         digits(5, -1)

@@ -64,16 +64,16 @@ WHOLE, PACKED = idx(IMAGES), gzip.compress(idx(IMAGES))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"", "header of 16 bytes wanted, nothing came", id="empty"),
-        pytest.param(gzip.compress(b""), "header of 16 bytes wanted, nothing came", id="empty gzip"),
-        pytest.param(WHOLE[:10], "header of 16 bytes wanted, 10 came", id="part of a header"),
-        pytest.param(idx(np.tile(LABELS, 9)), "0x00000803 wanted, 0x00000801 came", id="labels"),
-        pytest.param(b"<!DOCTYPE html><html></html>", "0x00000803 wanted, 0x3c21444f came", id="web page"),
-        pytest.param(idx(IMAGES[:, 1:]), "images of 28 x 28 wanted, 27 x 28 came", id="not 28 x 28"),
-        pytest.param(WHOLE[:-1], "23520 bytes wanted after its header, 23519 came", id="short"),
-        pytest.param(WHOLE + b"x", "23520 bytes wanted after its header, more came", id="long"),
-        pytest.param(gzip.compress(WHOLE[:-1]), "23520 bytes wanted after its header, 23519 came", id="short gzip"),
-        pytest.param(gzip.compress(WHOLE + b"x"), "23520 bytes wanted after its header, more came", id="long gzip"),
+        pytest.param(b"", "expected an IDX header of 16 bytes, got nothing", id="empty"),
+        pytest.param(gzip.compress(b""), "expected an IDX header of 16 bytes, got nothing", id="empty gzip"),
+        pytest.param(WHOLE[:10], "expected an IDX header of 16 bytes, got 10", id="part of a header"),
+        pytest.param(idx(np.tile(LABELS, 9)), "magic number 0x00000803, got 0x00000801", id="labels"),
+        pytest.param(b"<!DOCTYPE html><html></html>", "magic number 0x00000803, got 0x3c21444f", id="web page"),
+        pytest.param(idx(IMAGES[:, 1:]), "expected images of 28 x 28, got 27 x 28", id="not 28 x 28"),
+        pytest.param(WHOLE[:-1], "expected 23520 bytes after the header, got 23519", id="short"),
+        pytest.param(WHOLE + b"x", "expected 23520 bytes after the header, got more", id="long"),
+        pytest.param(gzip.compress(WHOLE[:-1]), "expected 23520 bytes after the header, got 23519", id="short gzip"),
+        pytest.param(gzip.compress(WHOLE + b"x"), "expected 23520 bytes after the header, got more", id="long gzip"),
         pytest.param(PACKED[:-1], "damaged gzip", id="gzip without its end"),
         pytest.param(PACKED[: len(PACKED) // 2], "damaged gzip", id="half a gzip"),
         pytest.param(PACKED[:2], "damaged gzip", id="a gzip's first bytes"),
@@ -94,12 +94,12 @@ def test_counts_that_disagree_name_both_files(images: Path, labels: Path) -> Non
     labels.write_bytes(idx(LABELS[:-1]))
     with pytest.raises(DataError) as caught:
         read_examples(images, labels)
-    assert str(caught.value) == f"{images} has 30 images, {labels} has 29 labels"
+    assert str(caught.value) == f"{labels}: expected 30 labels, one for each image in {images}, got 29"
 
 
 def test_labels_over_nine_are_refused(images: Path, labels: Path) -> None:
     labels.write_bytes(idx(np.where(LABELS == 7, 17, LABELS).astype(np.uint8)))
-    with pytest.raises(DataError, match="labels must be 0 to 9, number 7 is 17") as caught:
+    with pytest.raises(DataError, match="expected labels from 0 to 9, got 17 at index 7") as caught:
         read_examples(images, labels)
     assert str(labels) in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_no_file_takes_more_memory_than_its_size_warrants(images: Path, labels: 
     images.write_bytes(content)
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match="bytes wanted"):
+        with pytest.raises(DataError, match=r"expected \d+ bytes after the header, got"):
             read_examples(images, labels)
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:

@@ -46,10 +46,10 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder, not made yet, on a machine that has no MNIST and no network."""
+    """The path of the cache, not created yet, on a machine without MNIST and network."""
     monkeypatch.delenv("FNN_DATA", raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "_cache", lambda: tmp_path / "cache" / "fnn")
+    monkeypatch.setattr(module, "_cache_folder", lambda: tmp_path / "cache" / "fnn")
     monkeypatch.setattr(module, "MIRRORS", ())
     monkeypatch.setattr(module, "MD5", {name[:-3]: hashlib.md5(body).hexdigest() for name, body in PUBLISHED.items()})
     return tmp_path / "cache" / "fnn"
@@ -102,7 +102,9 @@ def test_a_given_folder_without_the_files_is_an_error_though_the_cache_has_them(
     lacking = fill(tmp_path / "lacking")
     (lacking / "train-labels-idx1-ubyte").unlink()
     monkeypatch.setenv("FNN_DATA", str(lacking))
-    with pytest.raises(DataError, match="lacking lacks train-labels-idx1-ubyte ") as caught:
+    with pytest.raises(
+        DataError, match=r"lacking: expected MNIST's files, missing: train-labels-idx1-ubyte "
+    ) as caught:
         mnist(lacking if by == "argument" else None)
     assert not isinstance(caught.value, MissingDataError)
 
@@ -118,24 +120,22 @@ def test_a_given_folder_that_is_none_is_named(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     damaged = fill(tmp_path / "here") / "t10k-images-idx3-ubyte"
     damaged.write_bytes(b"")
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte: an IDX header of 16 bytes wanted, nothing came"):
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte: expected an IDX header of 16 bytes, got nothing"):
         mnist(tmp_path / "here")
 
 
 # Mirrors
 
-CUT = b"the length of the whole is announced, and half of it sent"
-
 
 @contextmanager
 def mirror(files: dict[str, bytes], cut: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """A server of `files` on this machine (half of each, when `cut`): its address, and what it is asked for."""
-    asked: list[str] = []
+    """Serves `files` on this machine, or only half of each if `cut`; yields the URL and the list of requests."""
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.removeprefix("/mnist/")
-            asked.append(name)
+            requests.append(name)
             if name not in files:
                 return self.send_error(404)
             self.send_response(200)
@@ -150,28 +150,28 @@ def mirror(files: dict[str, bytes], cut: bool = False) -> Iterator[tuple[str, li
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/mnist/", asked
+            yield f"http://127.0.0.1:{server.server_port}/mnist/", requests
         finally:
             server.shutdown()
             thread.join()
 
 
 def test_what_the_cache_lacks_is_fetched_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mirror(PUBLISHED) as (url, asked):
+    with mirror(PUBLISHED) as (url, requests):
         monkeypatch.setattr(module, "MIRRORS", (url,))
         first = mnist()
-        assert sorted(asked) == sorted(PUBLISHED)
+        assert sorted(requests) == sorted(PUBLISHED)
         assert np.array_equal(mnist().train.images, first.train.images)
-        assert len(asked) == 4
+        assert len(requests) == 4
         (cache / "t10k-labels-idx1-ubyte.gz").unlink()
         mnist()
-        assert asked[4:] == ["t10k-labels-idx1-ubyte.gz"]
+        assert requests[4:] == ["t10k-labels-idx1-ubyte.gz"]
     assert first.source == str(cache)
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == PUBLISHED
 
 
 def closed() -> str:
-    """The address of a mirror that nobody serves."""
+    """The URL of a server that no longer runs."""
     with mirror({}) as (url, _):
         return url
 
@@ -180,10 +180,10 @@ def closed() -> str:
 def test_a_mirror_that_fails_gives_way_to_the_next(cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     wrong = dict.fromkeys(PUBLISHED, b"something else")
     bad = {"wrong bytes": wrong, "not found": {}}.get(fault, PUBLISHED)
-    with mirror(bad, cut=fault == "cut off") as (first, _), mirror(PUBLISHED) as (second, asked):
+    with mirror(bad, cut=fault == "cut off") as (first, _), mirror(PUBLISHED) as (second, requests):
         monkeypatch.setattr(module, "MIRRORS", (closed() if fault == "no server" else first, second))
         assert len(mnist().train.labels) == 20
-        assert len(asked) == 4
+        assert len(requests) == 4
     assert names(cache) == set(PUBLISHED)
 
 
@@ -213,7 +213,7 @@ def test_without_any_the_message_says_what_was_tried_and_what_to_do(
     assert "\n" not in message
     assert f"{cache} lacks train-images-idx3-ubyte.gz" in message
     assert f"{first}train-images-idx3-ubyte.gz: HTTP Error 404: Not Found" in message
-    assert f"{second}train-images-idx3-ubyte.gz: md5 {module.MD5['train-images-idx3-ubyte']} wanted" in message
+    assert f"{second}train-images-idx3-ubyte.gz: expected md5 {module.MD5['train-images-idx3-ubyte']}, got" in message
     assert f"{third}train-images-idx3-ubyte.gz: " in message
     assert "FNN_DATA" in message
     assert names(cache) == set()
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_nothing_behind(cache: Path, monkeypatch: pytest.Monk
     assert names(cache) == set()
 
 
-# The cache's place
+# The cache folder
 
 
 def test_a_cache_folder_that_cannot_be_made_is_told(cache: Path) -> None:
@@ -284,4 +284,4 @@ def test_the_cache_is_where_the_system_has_it(
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "platform", platform)
-        assert module._cache() == Path(folder)
+        assert module._cache_folder() == Path(folder)

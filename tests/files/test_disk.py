@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from fnn.files.disk import regular, replacing
+from fnn.files.disk import atomic_write, check_regular
 
 
 def write(path: Path, data: bytes) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 
@@ -27,7 +27,7 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     write(path, b"old")
 
     def fail() -> None:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half of the n")
             raise ZeroDivisionError
 
@@ -47,7 +47,7 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
-    assert regular(tmp_path / "none") == tmp_path / "none"
+    assert check_regular(tmp_path / "none") == tmp_path / "none"
     for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: a regular file wanted"):
-            regular(path)
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: expected a regular file"):
+            check_regular(path)

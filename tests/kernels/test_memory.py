@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Op, conv, dense, flatten, maxpool, tanh
-from fnn.kernels.memory import from_columns, from_features, from_wchn, to_columns, to_features, to_wchn
+from fnn.kernels.memory import from_features, from_wchn, to_features, to_wchn
 from fnn.op import Array
 from tests.support.strategies import orders
 
@@ -30,22 +30,6 @@ def test_images_in_their_own_order_are_not_copied() -> None:
 
 
 @given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
-def test_features_come_in_columns_in_the_order_of_reading(shape: tuple[int, ...], order: object) -> None:
-    assert callable(order)
-    x: Array = np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape)
-    columns = to_columns(order(x))
-    assert columns.flags.c_contiguous
-    assert np.array_equal(columns, x.reshape(3, -1).T)
-    assert np.array_equal(from_columns(columns, shape), x)
-
-
-def test_features_in_their_own_order_are_not_copied() -> None:
-    columns = np.zeros((4, 3))
-    assert np.shares_memory(to_columns(columns.T), columns)
-    assert np.shares_memory(from_columns(columns, (4,)), columns)
-
-
-@given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
 def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
     shape: tuple[int, ...], order: object
 ) -> None:
@@ -58,8 +42,13 @@ def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
     assert np.shares_memory(h, x) if x.flags.c_contiguous else h.T.flags.c_contiguous
 
 
-def test_images_made_of_columns_lie_in_the_order_of_images() -> None:
-    batch = from_columns(np.arange(24.0).reshape(12, 2), (3, 2, 2))
+def columns(x: Array) -> Array:
+    """The batch as features whose columns are contiguous."""
+    return np.asfortranarray(x.reshape(len(x), -1))
+
+
+def test_from_features_of_columns_gives_images_in_the_fast_order() -> None:
+    batch = from_features(columns(np.arange(24.0).reshape(2, 12)), (3, 2, 2))
     assert np.shares_memory(to_wchn(batch), batch)
 
 
@@ -86,7 +75,7 @@ def test_what_takes_features_keeps_the_order_of_its_input(layer: Op, shape: tupl
     y, vjp = layer.apply(params, x)
     assert y.flags.c_contiguous
     assert vjp(y)[1].flags.c_contiguous
-    columns = from_columns(to_columns(x), shape)
-    y, vjp = layer.apply(params, columns)
+    x = from_features(columns(x), shape)
+    y, vjp = layer.apply(params, x)
     assert y.T.flags.c_contiguous
-    assert vjp(y)[1].strides == columns.strides
+    assert vjp(y)[1].strides == x.strides

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -6,8 +7,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fnn.kernels import products
-from fnn.kernels.products import SMALL, SMALL_TURNED, batched_matmul, depth, matmul, tile
+from fnn.kernels.products import MAX_SMALL_MACS, MAX_SMALL_TRANSPOSED, batched_matmul, depth, matmul, tile
 from fnn.kernels.threads import parallel_map
+
+
+@pytest.fixture(params=[True, False], ids=["small kernels", "no small kernels"], scope="module", autouse=True)
+def small_kernels(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Both kinds of OpenBLAS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "HAS_SMALL_KERNELS", request.param)
+        tile.cache_clear()
+        depth.cache_clear()
+        yield request.param
+    tile.cache_clear()
+    depth.cache_clear()
+
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
 
@@ -16,9 +30,12 @@ SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
 @example(100, 0, 100, True)
 def test_tiles_are_small_products_where_the_whole_is_not(rows: int, inner: int, columns: int, turned: bool) -> None:
     def small(high: int, wide: int) -> bool:
-        return high * inner * wide <= SMALL and (high * wide <= SMALL_TURNED or not turned)
+        return high * inner * wide <= MAX_SMALL_MACS and (high * wide <= MAX_SMALL_TRANSPOSED or not turned)
 
     high, wide = tile(rows, inner, columns, turned)
+    if not products.HAS_SMALL_KERNELS:
+        assert (high, wide) == (rows, columns)
+        return
     assert high <= rows
     assert wide <= columns
     hopeless = 1 in (rows, columns) or (turned and inner < 32)
@@ -26,7 +43,10 @@ def test_tiles_are_small_products_where_the_whole_is_not(rows: int, inner: int, 
     assert (high, wide) == (rows, columns) or not small(rows, columns)
 
 
-def test_tiles_fill_the_registers_and_the_last_of_them_is_about_as_large_as_the_others() -> None:
+def test_tile_fills_registers_and_cuts_evenly(small_kernels: bool) -> None:
+    if not small_kernels:
+        assert tile(100, 784, 512, False) == (100, 512)
+        return
     assert tile(100, 784, 512, False) == (16, 64)
     assert tile(100, 128, 512, True) == (52, 16)
     assert tile(64, 291, 700, False) == (32, 64)
@@ -34,7 +54,10 @@ def test_tiles_fill_the_registers_and_the_last_of_them_is_about_as_large_as_the_
     assert tile(40, 100, 100, True) == (40, 16)
 
 
-def test_long_products_are_cut_evenly_where_they_are_large() -> None:
+def test_depth_cuts_long_and_large_products_evenly(small_kernels: bool) -> None:
+    if not small_kernels:
+        assert depth(50, 3136, 128) == 1
+        return
     assert [depth(50, inner, 128) for inner in (3136, 1568, 3001, 8192)] == [7, 4, 1, 16]
     assert depth(1, 3136, 1000) == depth(2, 3136, 100) == 1
 
@@ -79,7 +102,9 @@ def with_threads(n: int, f: Any) -> Any:
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("threads", [2, 3, 9])
-def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_threads_change_no_bit(
+    turned: bool, threads: int, monkeypatch: pytest.MonkeyPatch, small_kernels: bool
+) -> None:
     rng, handed = np.random.default_rng(0), list[int]()
     a = rng.standard_normal((2, 1, 100, 300), np.float32)
     b = rng.standard_normal((3, 300, 300), np.float32)
@@ -96,4 +121,5 @@ def test_spare_threads_change_no_bit(turned: bool, threads: int, monkeypatch: py
     with_threads(threads, lambda: batched_matmul(a, b, out))
     np.testing.assert_array_equal(out, wanted)
     batched_matmul(a, b, out)
-    assert handed == [1, min(threads, -(-300 // (16 if turned else 64))), 1]
+    shared = min(threads, -(-300 // (64 if small_kernels and not turned else 16)))
+    assert handed == ([1, shared, 1] if small_kernels else [shared])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fnn.kernels.threads import MIN_DEFERRED_MACS, idle_threads, later, parallel_map, without_helpers
+from fnn.kernels.threads import MIN_SHARED_MACS, idle_threads, parallel_map, run_both, without_helpers
 from tests.support.programs import python
 
 
@@ -60,91 +60,86 @@ def test_after_an_error_nothing_is_begun() -> None:
     assert len(begun) <= 3
 
 
-def test_there_are_as_many_threads_as_workers() -> None:
+def test_parallel_map_starts_no_more_threads_than_workers() -> None:
     code = """
 import threading
-from fnn.kernels.threads import MIN_DEFERRED_MACS, parallel_map, later
+from fnn.kernels.threads import MIN_SHARED_MACS, parallel_map, run_both
 parallel_map(lambda i: i, 8, 3)
-assert threading.active_count() == 3
+assert threading.active_count() <= 3
 parallel_map(lambda i: parallel_map(lambda j: j, 3, 3), 1, 3)
-parallel_map(lambda i: later(lambda: 1, MIN_DEFERRED_MACS)(), 1, 3)
-assert threading.active_count() == 3
+parallel_map(lambda i: run_both(lambda: 1, lambda: 2, MIN_SHARED_MACS), 1, 3)
+assert threading.active_count() <= 3
 """
     assert in_python(code) == ""
 
 
-def with_spare(f: Any) -> Any:
+def with_idle_thread(f: Any) -> Any:
     return parallel_map(lambda i: f(), 1, 2)[0]
 
 
-def test_large_work_is_done_by_a_spare_thread_meanwhile() -> None:
+def test_run_both_runs_long_work_at_the_same_time() -> None:
     together = threading.Barrier(2, timeout=30)
 
-    def both() -> list[int]:
-        wait: Any = later(lambda: (together.wait(), idle_threads())[1], MIN_DEFERRED_MACS)
+    def wait(result: int) -> int:
         together.wait()
-        return [wait(), wait()]
+        return result
 
-    assert with_spare(both) == [1, 1]
+    assert with_idle_thread(lambda: run_both(lambda: wait(1), lambda: wait(2), MIN_SHARED_MACS)) == (1, 2)
 
 
-def test_what_nobody_has_begun_is_done_by_who_waits() -> None:
-    def busy() -> tuple[bool, threading.Thread]:
-        held, come = threading.Event(), threading.Barrier(2, timeout=30)
-        first: Any = later(lambda: (come.wait(), held.wait(30)), MIN_DEFERRED_MACS)
-        come.wait()
-        second: Any = later(threading.current_thread, MIN_DEFERRED_MACS)
-        done_by = second()
-        held.set()
-        return first()[1], done_by
+def test_parallel_map_in_busy_threads_is_computed_by_the_caller() -> None:
+    release = threading.Event()
 
-    assert with_spare(busy) == (True, threading.current_thread())
+    def inner(i: int) -> list[threading.Thread]:
+        done = parallel_map(lambda j: threading.current_thread(), 3, 3)
+        release.set()
+        return done
+
+    with without_helpers():
+        assert set(inner(0)) == {threading.current_thread()}
+    assert release.is_set()
 
 
 def test_without_helpers_the_caller_does_all_work() -> None:
     with without_helpers():
         assert set(parallel_map(lambda i: threading.current_thread(), 5, 3)) == {threading.current_thread()}
-        wait: Any = with_spare(lambda: later(threading.current_thread, MIN_DEFERRED_MACS))
-        assert wait() is threading.current_thread()
+        both = with_idle_thread(lambda: run_both(threading.current_thread, threading.current_thread, MIN_SHARED_MACS))
+        assert set(both) == {threading.current_thread()}
     test_the_work_is_spread_over_threads()
 
 
-@pytest.mark.parametrize(("work", "workers"), [(MIN_DEFERRED_MACS - 1, 2), (MIN_DEFERRED_MACS, 1)])
-def test_what_is_small_or_has_no_thread_to_spare_is_done_at_once(work: int, workers: int) -> None:
-    assert parallel_map(lambda i: later(threading.current_thread, work), 1, workers) == [threading.current_thread()]
+@pytest.mark.parametrize(("macs", "workers"), [(MIN_SHARED_MACS - 1, 2), (MIN_SHARED_MACS, 1)])
+def test_run_both_calls_short_functions_one_after_the_other(macs: int, workers: int) -> None:
+    me = threading.current_thread
+    assert parallel_map(lambda i: run_both(me, me, macs), 1, workers) == [(me(), me())]
 
 
-def test_an_error_of_what_is_done_meanwhile_comes_to_who_waits_each_time() -> None:
-    def fail() -> None:
-        wait: Any = later(lambda: 1 // 0, MIN_DEFERRED_MACS)
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                wait()
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("macs", [0, MIN_SHARED_MACS])
+def test_run_both_raises_the_error_of_either_function(failing: int, macs: int) -> None:
+    functions = [lambda: 1, lambda: 2]
+    functions[failing] = lambda: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        with_idle_thread(lambda: run_both(functions[0], functions[1], macs))
 
-    with_spare(fail)
 
-
-def test_what_is_done_meanwhile_has_the_callers_error_state() -> None:
+def test_threads_have_the_error_state_of_the_caller() -> None:
     def overflow() -> Any:
-        with np.errstate(over="ignore"):
-            wait: Any = later(lambda: np.float32(1e30) * np.float32(1e30), MIN_DEFERRED_MACS)
-        return wait()
+        return np.float32(1e30) * np.float32(1e30)
 
-    assert np.isinf(with_spare(overflow))
+    with np.errstate(over="ignore"):
+        assert np.isinf(parallel_map(lambda i: overflow(), 4, 2)).all()
 
 
-def test_what_is_done_meanwhile_is_kept_no_longer_than_it_takes() -> None:
+def test_parallel_map_keeps_nothing_after_it_returns() -> None:
     class Held:
         pass
 
-    def watched() -> list[bool]:
-        held, gone = Held(), threading.Event()
-        weakref.finalize(held, gone.set)
-        wait: Any = later(partial(lambda held: None, held), MIN_DEFERRED_MACS)
-        del held
-        return [gone.wait(30), wait() is None]
-
-    assert with_spare(watched) == [True, True]
+    held, gone = Held(), threading.Event()
+    weakref.finalize(held, gone.set)
+    parallel_map(partial(lambda held, i: None, held), 2, 2)
+    del held
+    assert gone.wait(30)
 
 
 def in_python(code: str) -> str:
@@ -153,18 +148,36 @@ def in_python(code: str) -> str:
     return done.stdout
 
 
-def test_python_ends_when_the_helpers_have_done_what_they_are_at() -> None:
+def test_python_ends_after_the_threads_have_finished_their_work() -> None:
     code = """
 import threading, time
-from fnn.kernels.threads import MIN_DEFERRED_MACS, parallel_map, later
+from fnn.kernels.threads import parallel_map
 begun = threading.Event()
-def slow():
+def slow(i):
     begun.set()
     time.sleep(0.2)
     print("done", flush=True)
-parallel_map(lambda i: (later(slow, MIN_DEFERRED_MACS), begun.wait()), 1, 2)
+threading.Thread(target=lambda: parallel_map(slow, 2, 2), daemon=True).start()
+begun.wait()
+time.sleep(0.1)
 """
-    assert in_python(code) == "done\n"
+    assert in_python(code).startswith("done\n")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001, 0.01])
+def test_python_ends_while_a_daemon_thread_uses_new_numbers_of_workers(delay: float) -> None:
+    code = f"""
+import threading, time
+from fnn.kernels.threads import parallel_map
+def forever():
+    workers = 2
+    while True:
+        assert parallel_map(lambda i: i, workers, workers) == list(range(workers))
+        workers = workers % 50 + 1
+threading.Thread(target=forever, daemon=True).start()
+time.sleep({delay})
+"""
+    assert in_python(code) == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fnn import OpError
-from fnn.kernels.windows import Axis, pair
+from fnn.checks.images import check_pair
+from fnn.kernels.windows import Axis
 
 sizes, taps, strides, dilations = st.integers(1, 12), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)
 paddings = st.integers(0, 4) | st.sampled_from(["same", "valid"])
@@ -67,17 +68,17 @@ def test_the_last_window_fits_and_another_would_not(size: int, tap: int, stride:
 
 
 def test_a_window_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(OpError, match=r"^a window of 5 does not fit into 2 pixels with a padding of 1$"):
+    with pytest.raises(OpError, match=r"^expected at least 3 pixels for a window of 5, got 2$"):
         Axis.over(2, 3, 1, 2, 1)
 
 
 @pytest.mark.parametrize("value", [3, (3, 3), [3, 3], np.int64(3), (np.int8(3), 3), np.array([3, 3])])
 def test_an_int_means_height_and_width(value: Any) -> None:
-    assert repr(pair("n", value, 1)) == "(3, 3)"
+    assert repr(check_pair("n", value, 1)) == "(3, 3)"
 
 
 @pytest.mark.parametrize("value", [0, (1, 0), 1.0, (1,), (1, 1, 1), "11", "same", None, True, (True, 1)])
 def test_what_is_neither_an_int_nor_a_pair_is_refused(value: Any) -> None:
     with pytest.raises(OpError) as caught:
-        pair("n", value, 1)
+        check_pair("n", value, 1)
     assert str(caught.value) == f"n: expected an int or a pair of ints of at least 1, got {value!r}"

@@ -1,4 +1,4 @@
-"""Training over MPI: by threads that take the ranks' places, and by mpiexec where there is one."""
+"""Training over MPI: with threads in place of ranks, and with mpiexec if it is installed."""
 
 import queue
 import signal
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Team:
-    """What the ranks of a communicator share that are threads of this process."""
+    """The state shared by the ranks of a communicator, which are threads of this process."""
 
     def __init__(self, size: int) -> None:
         self.size, self.slots = size, list[Any]([None] * size)
@@ -40,7 +40,7 @@ class Team:
 
 
 class Rank:
-    """A communicator as mpi4py's, for one thread of a team."""
+    """A communicator like mpi4py's, for one thread of a team."""
 
     def __init__(self, team: Team, rank: int) -> None:
         self.team, self.rank, self.size = team, rank, team.size
@@ -71,7 +71,7 @@ class Rank:
 
 
 def together(size: int, f: Callable[[Comm], T]) -> list[T]:
-    """What `f` gives each rank of a team, or the first rank's exception."""
+    """Runs `f` on all ranks of a team; returns their results or raises the first rank's exception."""
     team, results, errors = Team(size), dict[int, T](), dict[int, Exception]()
 
     def run(rank: int) -> None:
@@ -98,15 +98,15 @@ def bits(tree: Any) -> list[bytes]:
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 20))
 def test_every_shard_belongs_to_one_rank_and_the_parts_follow_one_another(n: int, size: int, count: int) -> None:
     team = Team(count)
-    dealt = [shards(n, size, Rank(team, rank)) for rank in range(count)]
-    every = [item for own in dealt for item in own.items()]
+    owned = [shards(n, size, Rank(team, rank)) for rank in range(count)]
+    every = [item for own in owned for item in own.items()]
     assert [number for number, _ in every] == list(range(len(every)))
     if len(shard_slices(n, size)) >= count:
         assert [one for _, one in every] == shard_slices(n, size)
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert max(map(len, owned)) - min(map(len, owned)) <= 1
     parts = [range(n)[part(n, size, Rank(team, rank))] for rank in range(count)]
     assert [i for one in parts for i in one] == list(range(n))
-    assert list(map(list, parts)) == [[i for one in own.values() for i in range(n)[one]] for own in dealt]
+    assert list(map(list, parts)) == [[i for one in own.values() for i in range(n)[one]] for own in owned]
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 60), st.integers(1, 3), st.integers(0, 9))
@@ -152,7 +152,7 @@ def test_the_loss_is_that_of_the_whole_batch(count: int, n: int, loss: fnn.losse
 
     def own(comm: Comm) -> tuple[Any, fnn.Array, fnn.Array]:
         rows = part(n, 4, comm)
-        # A copy, as each rank's output is an array of its own.
+        # A copy, because each rank has its own output array.
         own_value, own_vjp = spread_loss(loss, comm)(logits[rows].copy("A"), labels[rows])
         return own_value, own_vjp(), vjp()[rows]
 
@@ -170,7 +170,7 @@ def test_the_loss_is_that_of_the_whole_batch(count: int, n: int, loss: fnn.losse
 def test_targets_that_are_not_the_outputs_are_refused_in_words() -> None:
     outputs, labels = np.zeros((3, 5), np.float32), np.zeros(6, int)
     with pytest.raises(
-        LossError, match=r"spread_loss: targets are int64 \(6,\), wanted one for each output, float32 \(3"
+        LossError, match=r"spread_loss: targets: expected one for each output, float32 \(3, 5\), got int64 \(6,\)"
     ):
         together(2, lambda comm: spread_loss(cross_entropy, comm)(outputs, labels))
 
@@ -232,7 +232,7 @@ def test_a_part_of_another_size_is_an_error_on_every_rank() -> None:
         return str(raised.value)
 
     [message] = set(together(4, apply))
-    assert message == "spread: rank 2 has 3 of the batch's 9 examples, wanted its part, 2"
+    assert message == "spread: rank 2: expected its part, 2 of 9 examples, got 3"
 
 
 @pytest.mark.parametrize("other", [dense(3), dense(2, bias=False)])
@@ -244,7 +244,8 @@ def test_other_params_on_a_rank_are_an_error_on_every_rank(other: Op) -> None:
         return str(raised.value)
 
     [message] = set(together(2, apply))
-    assert message == "spread: rank 1's params have not the names, shapes, dtypes and memory orders of rank 0's"
+    expected = "the names, shapes, dtypes and memory orders of rank 0"
+    assert message == f"spread: params: expected {expected}, got others on rank 1"
 
 
 @pytest.mark.parametrize(("workers", "size"), [(0, 128), (1, 0), (1, 2.5)])
@@ -261,13 +262,13 @@ def test_there_is_no_part_of_what_is_no_batch(n: int, size: int) -> None:
 
 def test_cores_are_shared_out_among_the_ranks_that_may_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "cores", lambda: 8)
-    assert together(3, ranks.cores_each) == [2, 2, 2]
+    assert together(3, ranks.cores_per_rank) == [2, 2, 2]
     monkeypatch.setattr(ranks, "cores", lambda: 1)
-    assert together(2, ranks.cores_each) == [1, 1]
+    assert together(2, ranks.cores_per_rank) == [1, 1]
 
 
 def alone(code: str, *launcher: str) -> "subprocess.CompletedProcess[str]":
-    """Python runs the code, in an environment with these variables of a launcher, and no others."""
+    """Runs Python code with these variables of a launcher, and no others, in the environment."""
     launchers = ("PMI", "OMPI_", "MPI_")
     kept = {name: value for name, value in programs.environment().items() if not name.startswith(launchers)}
     variables = kept | dict(setting.split("=") for setting in launcher)
@@ -309,8 +310,8 @@ class Broken:
 sys.exit(fnn.mpi.program(lambda: 0))
 """
     first, second = (alone(code, f"PMI_RANK={rank}", "PMI_SIZE=2", f"MPI_LOCALRANKID={rank}") for rank in (0, 1))
-    said = "error: a program under mpiexec needs mpi4py and its MPI: install fnn[mpi]\n"
-    assert (first.returncode, first.stderr) == (1, said)
+    message = "error: a program under mpiexec needs mpi4py and its MPI: pip install '.[mpi]'\n"
+    assert (first.returncode, first.stderr) == (1, message)
     assert (second.returncode, second.stderr) == (1, "")
 
 
@@ -320,17 +321,17 @@ def test_an_mpiexec_of_another_mpi_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PMI_RANK", "3")
     assert world().size == 1
     monkeypatch.setenv("PMI_SIZE", "4")
-    with pytest.raises(MPIError, match="4 processes were started, and each finds itself alone: mpiexec is not of"):
+    with pytest.raises(MPIError, match=r"^expected 4 processes, got 1: use the mpiexec of mpi4py's MPI"):
         world()
 
 
 with_mpi = pytest.mark.skipif(
-    not (launcher() and find_spec("mpi4py")), reason="needs mpi4py and mpiexec: install fnn[mpi]"
+    not (launcher() and find_spec("mpi4py")), reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
 )
 
 
 def mpiexec(count: int, task: str, path: Path = Path()) -> "subprocess.CompletedProcess[str]":
-    """What so many ranks do of a task of `mpi_main`; a rank that hangs would stop here."""
+    """Runs a task of `mpi_main` on `count` ranks, for at most two minutes."""
     return subprocess.run(command(count, task, path), env=environment(), capture_output=True, text=True, timeout=120)
 
 
@@ -339,7 +340,7 @@ def command(count: int, task: str, path: Path = Path()) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """That of this process; Open MPI's mpiexec lets root run programs, and more ranks than cores, if told to."""
+    """The environment, with settings that let Open MPI's mpiexec run as root and with more ranks than cores."""
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return programs.environment(PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", **allowed)
 
@@ -363,7 +364,7 @@ def test_one_rank_of_mpi_has_the_properties_of_an_operator() -> None:
 
 @with_mpi
 @pytest.mark.parametrize(
-    ("count", "task", "status", "said"),
+    ("count", "task", "status", "stderr"),
     [
         (3, "failing", 1, "rank 1 of 3: Traceback (most recent call last):\n.*RuntimeError: the disk is on fire\n"),
         (4, "failing_alike", 3, "mpi_main.py: error: no such file: .\n"),
@@ -372,14 +373,14 @@ def test_one_rank_of_mpi_has_the_properties_of_an_operator() -> None:
             2,
             "misfit",
             1,
-            "Traceback (most recent call last):\n.*rank 0 has 45 of the batch's 136 examples, wanted its part, 68",
+            "Traceback (most recent call last):\n.*rank 0: expected its part, 68 of 136 examples, got 45",
         ),
     ],
 )
-def test_a_rank_that_fails_ends_all_with_one_message(count: int, task: str, status: int, said: str) -> None:
+def test_a_rank_that_fails_ends_all_with_one_message(count: int, task: str, status: int, stderr: str) -> None:
     done = mpiexec(count, task)
     assert done.returncode == status
-    start, *end = said.split(".*")
+    start, *end = stderr.split(".*")
     assert done.stderr.startswith(start)
     assert all(text in done.stderr for text in end)
     assert done.stderr.count("rror: ") == 1

@@ -108,7 +108,7 @@ def test_params_of_another_layer_are_refused() -> None:
 
 def test_no_features_are_refused() -> None:
     none = {name: leaf[..., :0][:0] for name, leaf in attention(2).init(0, (5, 6)).items()}
-    with pytest.raises(OpError, match=r"^attention: expected params of a multiple of 2 features, got 0$"):
+    with pytest.raises(OpError, match=r"^attention: expected params for a multiple of 2 features, got 0$"):
         attention(2).apply(none, np.zeros((4, 5, 0), np.float32))
 
 

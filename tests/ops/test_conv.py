@@ -143,7 +143,7 @@ def test_hyper_parameters_that_make_no_sense_are_refused(arguments: dict[str, An
         ((8, 8), "conv: expected shape (channels, height, width) with a multiple of 2 channels, got (8, 8)"),
         ((3, 8, 8), "conv: expected shape (channels, height, width) with a multiple of 2 channels, got (3, 8, 8)"),
         ((0, 8, 8), "conv: expected shape (channels, height, width) with a multiple of 2 channels, got (0, 8, 8)"),
-        ((2, 8, 2), "conv: a window of 3 does not fit into 2 pixels with a padding of 0"),
+        ((2, 8, 2), "conv: expected at least 3 pixels for a window of 3, got 2"),
         (
             (4, 2, 8, 8),
             "conv: expected shape (channels, height, width) with a multiple of 2 channels, got (4, 2, 8, 8)",
@@ -165,7 +165,7 @@ def test_a_shape_that_it_cannot_take_is_refused_at_init(shape: tuple[int, ...], 
             IMAGES.astype(np.float64),
             "conv: expected float32 input as the params are, got float64; use x.astype(np.float32)",
         ),
-        (IMAGES[:, :, :2], "conv: a window of 3 does not fit into 2 pixels with a padding of 0"),
+        (IMAGES[:, :, :2], "conv: expected at least 3 pixels for a window of 3, got 2"),
     ],
 )
 def test_an_input_that_it_cannot_take_is_refused(x: Array, message: str) -> None:
@@ -195,7 +195,7 @@ def test_params_of_another_convolution_are_refused(changed: dict[str, Any], mess
 
 
 def test_an_image_without_rows_has_no_windows() -> None:
-    with pytest.raises(OpError, match="conv: a window of 1 does not fit into 0 pixels with a padding of 0"):
+    with pytest.raises(OpError, match="conv: expected at least 1 pixels for a window of 1, got 0"):
         conv(2, 1, stride=2, padding="same").init(0, (2, 0, 3))
 
 

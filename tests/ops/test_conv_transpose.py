@@ -89,7 +89,7 @@ def test_a_shape_that_it_cannot_take_is_found_at_init(shape: Shape) -> None:
 def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(1, 2, padding=2).init(0, (1, 3, 4))
-    assert str(caught.value) == "conv_transpose: 3 pixels spread to 0, wanted at least one of both"
+    assert str(caught.value) == "conv_transpose: expected at least one pixel of input and of output, got 3 and 0"
 
 
 @pytest.mark.parametrize(

@@ -120,4 +120,4 @@ def test_what_is_no_batch_of_images_is_refused() -> None:
 def test_an_image_smaller_than_the_window_is_refused_at_init() -> None:
     with pytest.raises(OpError) as caught:
         maxpool(9).init(0, (3, 8, 8))
-    assert str(caught.value) == "maxpool: a window of 9 does not fit into 8 pixels with a padding of 0"
+    assert str(caught.value) == "maxpool: expected at least 9 pixels for a window of 9, got 8"

@@ -55,7 +55,7 @@ def test_the_open_size_is_found_for_an_empty_batch() -> None:
 def test_a_shape_that_does_not_fit_is_found_at_init(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         reshape(*shape).init(0, (3, 4))
-    assert str(caught.value) == f"reshape: expected examples of as many numbers as {shape}, got 12 in (3, 4)"
+    assert str(caught.value) == f"reshape: expected examples that fit shape {shape}, got 12 numbers in (3, 4)"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from fnn.optim import (
     rmsprop,
     sgd,
 )
-from fnn.optim.schedules import cosine, warmup
+from fnn.optim.schedules import cosine, one_cycle, warmup
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
 # Every optimizer as a function of its rate, with every option that adds to its state or to its sums.
@@ -228,7 +228,7 @@ def test_a_schedule_is_asked_for_the_steps_from_0_on(make: Make) -> None:
 def test_a_bare_array_is_a_tree_of_parameters(make: Make, request: pytest.FixtureRequest) -> None:
     optimizer, params = make(0.01), np.ones(3)
     if "masked" in request.node.callspec.id or "nested" in request.node.callspec.id:
-        with pytest.raises(TreeError, match=r"among the leaves of a dict, got float64 \(3,\)"):
+        with pytest.raises(TreeError, match=r"^masked: expected params as a dict, got float64 \(3,\)"):
             optimizer.init(params)
     else:
         assert optimizer.update(params, params, optimizer.init(params))[0].shape == (3,)
@@ -411,7 +411,7 @@ def test_clipping_inside_of_a_mask_sees_the_chosen_part_alone() -> None:
 
 
 def test_a_mask_that_chooses_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"where chooses none of \['a', 'b/w'\]"):
+    with pytest.raises(ValueError, match=r"where: expected True for one path or more, got none of \['a', 'b/w'\]"):
         masked(adam(), lambda path: path == "c").init({"a": np.zeros(1), "b": {"w": np.zeros(2)}})
 
 
@@ -462,7 +462,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: sgd("fast"), "learning_rate: expected a finite number of at least 0, got 'fast'"),  # type: ignore[arg-type]
     (lambda: sgd(0.1, momentum=1), "momentum: expected a finite number of at least 0 and below 1, got 1"),
     (lambda: sgd(0.1, momentum=-0.1), "momentum: expected a finite number of at least 0 and below 1, got -0.1"),
-    (lambda: sgd(0.1, nesterov=True), "nesterov wants a momentum above 0, got 0.0"),
+    (lambda: sgd(0.1, nesterov=True), "momentum: expected a number above 0 for nesterov, got 0.0"),
     (lambda: sgd(0.1, weight_decay=-1), "weight_decay: expected a finite number of at least 0, got -1"),
     (lambda: rmsprop(decay=1.0), "decay: expected a finite number of at least 0 and below 1, got 1.0"),
     (lambda: rmsprop(momentum=1.5), "momentum: expected a finite number of at least 0 and below 1, got 1.5"),
@@ -498,7 +498,7 @@ def test_a_schedules_bad_value_is_refused_with_its_step(make: Make) -> None:
 @every_optimizer
 def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
     optimizer, params = make(0.1), {"a": {"w": np.ones(2)}}
-    with pytest.raises(TreeError, match="has 'a/w' where tree 2 has 'a/wow'"):
+    with pytest.raises(TreeError, match="expected 'a/w' as in tree 1, got 'a/wow' in tree 2"):
         optimizer.update(params, {"a": {"wow": np.ones(2)}}, optimizer.init(params))
 
 
@@ -548,5 +548,46 @@ def test_the_state_of_another_net_is_refused_with_the_path(make: Make) -> None:
 
 @pytest.mark.parametrize("state", [{"step": 3}, None])
 def test_a_state_without_an_average_is_refused(state: Any) -> None:
-    with pytest.raises(ValueError, match=r"wanted that of averaged\(\.\.\.\), which goes outermost"):
+    with pytest.raises(ValueError, match=r"expected that of averaged\(\.\.\.\), got .*; put averaged around"):
         average(state)
+
+
+def is_weight(path: str) -> bool:
+    return path.endswith("/w")
+
+
+REPRS = [
+    (sgd(0.1), "sgd(0.1)"),
+    (sgd(0.1, momentum=0.9), "sgd(0.1, momentum=0.9)"),
+    (sgd(0.1, 0.9, True), "sgd(0.1, momentum=0.9, nesterov=True)"),
+    (adam(), "adam()"),
+    (adam(1e-3, b1=0.9), "adam()"),
+    (adam(learning_rate=np.float64(0.5), eps=1e-6), "adam(0.5, eps=1e-06)"),
+    (adamw(eps=1e-6), "adamw(eps=1e-06)"),
+    (rmsprop(one_cycle(1, 9)), "rmsprop(one_cycle(1, 9))"),
+    (adagrad(lambda step: 0.1), "adagrad(<lambda>)"),
+    (clip_by_global_norm(adam(cosine(0.1, 0.0, 100)), 1.0), "clip_by_global_norm(adam(cosine(0.1, 0.0, 100)), 1.0)"),
+    (averaged(masked(adam(), is_weight, sgd(1)), 0.9), "averaged(masked(adam(), is_weight, otherwise=sgd(1)), 0.9)"),
+    (frozen, "frozen"),
+    (Optimizer(lambda params: {}, sgd(0.1).update), "sgd(0.1)"),
+    (Optimizer(sgd(0.1).init, lambda params, grads, state: (params, state)), "<lambda>"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), REPRS)
+def test_repr_of_an_optimizer_is_its_call(optimizer: Optimizer, expected: str) -> None:
+    assert repr(optimizer) == expected
+
+
+def test_repr_of_an_optimizer_of_ones_own_names_its_fields() -> None:
+    def update(params: Tree, grads: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return params, state
+
+    assert repr(Optimizer(lambda params: {}, update)) == "Optimizer(init, update)"
+
+
+def test_wrapping_leaves_the_repr_of_the_wrapped_optimizer() -> None:
+    inner = adam(0.5)
+    clip_by_global_norm(inner, 1.0)
+    averaged(inner, 0.9)
+    assert repr(inner) == "adam(0.5)"

@@ -120,8 +120,8 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: constant(-1), "value: expected a finite number of at least 0, got -1"),
     (lambda: constant(nan), "got nan"),
     (lambda: constant("1"), "value: expected a finite number of at least 0, got '1'"),  # type: ignore[arg-type]
-    (lambda: piecewise([10], [1]), "1 boundaries want 2 values, got 1"),
-    (lambda: piecewise([3, 3], [1, 2, 3]), r"boundaries must increase, got \[3, 3\]"),
+    (lambda: piecewise([10], [1]), "values: expected 2, one more than boundaries, got 1"),
+    (lambda: piecewise([3, 3], [1, 2, 3]), r"boundaries: expected increasing steps, got \[3, 3\]"),
     (lambda: piecewise([0], [1, 2]), "boundaries: expected an int of at least 1, got 0"),
     (lambda: piecewise([1.5], [1, 2]), "boundaries: expected an int of at least 1, got 1.5"),  # type: ignore[list-item]
     (lambda: piecewise([1], [1, -2]), "values: expected a finite number of at least 0, got -2"),
@@ -156,3 +156,16 @@ def test_a_number_becomes_a_constant_and_a_schedule_stays_itself() -> None:
 def test_a_rate_that_cannot_be_is_refused_with_its_step() -> None:
     with pytest.raises(ValueError, match=r"rate at step 7: expected a finite number of at least 0, got nan"):
         as_schedule("rate", lambda step: nan)(7)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (constant(0.1), "constant(0.1)"),
+        (piecewise([3, np.int64(5)], [1, 2, 3]), "piecewise((3, 5), (1, 2, 3))"),  # type: ignore[list-item]
+        (warmup(cosine(start=0.1, end=0, steps=5), 3, 0.01), "warmup(cosine(0.1, 0, 5), 3, start=0.01)"),
+        (one_cycle(1, 9, div_factor=25), "one_cycle(1, 9)"),
+    ],
+)
+def test_a_schedule_is_named_by_its_call(schedule: Schedule, expected: str) -> None:
+    assert schedule.__name__ == schedule.__qualname__ == expected

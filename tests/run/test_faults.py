@@ -12,13 +12,13 @@ from fnn import OpError, dense, named, parallel, repeat, residual, run, serial, 
 from fnn.mpi import spread
 from fnn.op import Shape
 from fnn.run import loop
-from fnn.run.faults import fault, sound, watched
+from fnn.run.faults import all_finite, find_fault, watch
 from fnn.testing.table import TABLE
 from tests.support.runs import after, bits, silent, task_of
 
 
 def broken(forward: bool) -> fnn.Op:
-    """An operator that makes an infinity, forward or in the gradient of its parameter."""
+    """An operator with an infinite output, or an infinite gradient of its parameter."""
 
     def apply(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
         def vjp(dy: fnn.Array, need_dx: bool = True) -> tuple[fnn.Params, fnn.Array]:
@@ -30,7 +30,7 @@ def broken(forward: bool) -> fnn.Op:
 
 
 def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
-    """The augmentation that puts a nan into each shard of the batch of that number."""
+    """An augmentation that puts a nan into each shard of one batch, the one with this number."""
 
     def spoil(images: fnn.Array, key: fnn.Key) -> fnn.Array:
         images[0, 0, 3, 3] = np.nan if key.path[2] == number else 0
@@ -41,23 +41,23 @@ def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
 
 def test_a_nan_in_one_batch_ends_the_run_at_that_step_and_keeps_the_state_before_it(tmp_path: Path) -> None:
     task = task_of(augment=spoiled(4), epochs=1)
-    told = r"(?m)^step 5 \(epoch 1, batch 5\): the input has 4 nan and 0 infinite of 7840 numbers$"
-    with pytest.raises(run.NotFiniteError, match=told):
-        run.train(task, run.start(task), tmp_path, 1e9, tell=silent)
+    message = r"(?m)^step 5 \(epoch 1, batch 5\): the input has 4 nan and 0 infinite of 7840 numbers$"
+    with pytest.raises(run.NotFiniteError, match=message):
+        run.train(task, run.start(task), tmp_path, 1e9, log=silent)
     state = run.read_state(tmp_path, task)
     assert (state["step"], state["batch"]) == (4, 4)
     assert bits(state) == bits(run.train(task, run.start(task), None, 1e9, after(4), silent))
 
 
 def elementwise(f: Callable[[fnn.Array], fnn.Array]) -> fnn.Op:
-    """An operator without parameters, whose vjp nobody calls."""
+    """An operator without parameters; its vjp is wrong and never called."""
     return fnn.Op(
         lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy)), kind="elementwise"
     )
 
 
 class Pair(NamedTuple):
-    """Two operators of a user."""
+    """A user-defined tuple of operators."""
 
     first: fnn.Op
     second: fnn.Op
@@ -65,7 +65,7 @@ class Pair(NamedTuple):
 
 @fnn.operator
 def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
-    """A user's combinator, which names its parts itself, and does not add these names to errors."""
+    """A user-defined combinator with its own names for parts; it does not add these names to errors."""
     ops = [*pair, *more["more"]]
     parts = {f"{op.kind}-{i}": op for i, op in enumerate(ops)}
 
@@ -85,24 +85,24 @@ def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
 
         return x, vjp
 
-    return fnn.Op(init, apply, parts=parts, draws=True)
+    return fnn.Op(init, apply, parts=parts, takes_key=True)
 
 
 @fnn.operator
 def through(op: fnn.Op) -> fnn.Op:
-    """A user's combinator with the params of its part, and without a word about its parts."""
-    return fnn.Op(op.init, op.apply, draws=True)
+    """A user-defined combinator with the params of its part; it does not declare its parts."""
+    return fnn.Op(op.init, op.apply, takes_key=True)
 
 
 @fnn.operator
 def block(width: int, *, last: fnn.Op) -> fnn.Op:
-    """A user's block, made of the library's combinators."""
+    """A user-defined block of the library's combinators."""
     return residual(serial(dense(width), last))
 
 
 @fnn.operator
 def broken_block(forward: bool) -> fnn.Op:
-    """A user's block without operators among its arguments."""
+    """A user-defined block without operators in its arguments."""
     return serial(tanh, broken(forward))
 
 
@@ -127,12 +127,12 @@ AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
 """Combinators, each around one operator that keeps the shape (12,)."""
 
 
-def told_by(net: fnn.Op, forward: bool) -> str:
-    """What the watched net says of the operator in it that is broken, forward or in its vjp."""
+def error_of(net: fnn.Op, forward: bool) -> str:
+    """Returns the error of the watched net about its broken operator, in the forward pass or in the vjp."""
     params, x = net.init(0, (12,)), np.ones((4, 12), np.float32)
 
     def step() -> None:
-        y, vjp = watched(net).apply(params, x)
+        y, vjp = watch(net).apply(params, x)
         assert not forward
         vjp(np.ones_like(y))
 
@@ -147,35 +147,41 @@ def told_by(net: fnn.Op, forward: bool) -> str:
 def test_watched_tells_the_full_path_inside_of_two_combinators(outer: str, inner: str, forward: bool) -> None:
     net = serial(dense(12), AROUND[outer](AROUND[inner](broken(forward))), tanh)
     paths = [path.removesuffix("/v") for path, _ in fnn.tree_items(net.init(0, (12,))) if path.endswith("/v")]
-    path, what = (paths[0], "the output has") if forward else (paths[-1], "the gradient of v has")
-    assert told_by(net, forward).startswith(f"{path}: {what} 0 nan and ")
+    path, what = (
+        (paths[0], "output: expected finite numbers") if forward else (paths[-1], "gradient v: expected finite numbers")
+    )
+    assert error_of(net, forward).startswith(f"{path}: {what}, got 0 nan and ")
 
 
 def test_watched_knows_every_combinator_of_the_table() -> None:
-    combinators = {name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.parts for row in rows)}
+    combinators = {
+        name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.is_composite for row in rows)
+    }
     assert len(combinators) > 9
     assert combinators <= AROUND.keys()
 
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_watched_tells_the_path_inside_of_a_block_without_operators_among_its_arguments(forward: bool) -> None:
-    assert told_by(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: the ")
+    assert error_of(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: ")
 
 
 def test_watched_tells_an_operator_without_a_maker_as_one() -> None:
     inner = serial(tanh, broken(True))
     net = serial(dense(12), fnn.Op(inner.init, inner.apply, kind="mine", parts={"inner": inner}))
-    assert told_by(net, True).startswith("mine1: the output has 0 nan and 48 ")
+    assert error_of(net, True).startswith("mine1: output: expected finite numbers, got 0 nan and 48 ")
 
 
 def test_watched_tells_a_single_operator_by_its_kind() -> None:
-    assert told_by(broken(True), True).startswith("broken: the output has 0 nan and 48 ")
+    assert error_of(broken(True), True).startswith("broken: output: expected finite numbers, got 0 nan and 48 ")
 
 
 def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None:
     huge = elementwise(lambda x: np.full_like(x, 3e38))
     with np.errstate(over="ignore"):
-        assert told_by(serial(parallel(huge, huge), tanh), True).startswith("parallel1: the output has 0 nan and 48 ")
+        assert error_of(serial(parallel(huge, huge), tanh), True).startswith(
+            "parallel1: output: expected finite numbers, got 0 nan and 48 "
+        )
 
 
 @pytest.mark.parametrize("forward", [True, False])
@@ -190,16 +196,20 @@ def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None
         ("mine", lambda op: named("mine", op)),
     ],
 )
-def test_the_operator_at_fault_is_told_by_its_path(
+def test_the_operator_at_fault_is_error_of_its_path(
     path: str, around: Callable[[fnn.Op], fnn.Op], forward: bool
 ) -> None:
     net = fnn.shard(serial(fnn.flatten, around(broken(forward)), dense(10)), 1, 4)
     if path.startswith("repeat") and not forward:
-        path = "repeat1/broken2"  # the gradients come from the end
+        path = "repeat1/broken2"  # gradients are computed from the end
     task = task_of(net=net)
-    what = "the output has 0 nan and" if forward else "the gradient of v has 0 nan and 1 infinite of 1 numbers"
+    what = (
+        "output: expected finite numbers, got 0 nan and"
+        if forward
+        else "gradient v: expected finite numbers, got 0 nan and 1 infinite of 1"
+    )
     with pytest.raises(run.NotFiniteError, match=rf"^step 1 \(epoch 1, batch 1\): {path}: {what}"):
-        run.train(task, run.start(task), tell=silent)
+        run.train(task, run.start(task), log=silent)
 
 
 def test_an_operator_watched_does_the_same() -> None:
@@ -207,7 +217,7 @@ def test_an_operator_watched_does_the_same() -> None:
         serial(fnn.remat(dense(9)), fnn.dropout(0.5), residual(repeat(tanh, 2)), fnn.freeze(dense(3))), 2, 4
     )
     params, x = net.init(0, (5,)), np.ones((10, 5), np.float32)
-    (y, vjp), (z, watched_vjp) = net.apply(params, x, 1), watched(net).apply(params, x, 1)
+    (y, vjp), (z, watched_vjp) = net.apply(params, x, 1), watch(net).apply(params, x, 1)
     assert y.tobytes() == z.tobytes()
     for ours, theirs in zip(*(fnn.tree_leaves(pull(y)[0]) for pull in (vjp, watched_vjp)), strict=True):
         assert ours.tobytes() == theirs.tobytes()
@@ -220,12 +230,12 @@ def test_a_loss_and_params_at_fault_are_told() -> None:
     def infinite(out: fnn.Array, labels: fnn.Array) -> tuple[Any, Any]:
         return np.float32(np.inf), lambda: out
 
-    told = str(fault(net, infinite, params, x, y, fnn.Key(0)))
-    assert re.fullmatch(r"the loss is inf, of outputs from -?[\d.]+ to -?[\d.]+", told)
+    message = str(find_fault(net, infinite, params, x, y, fnn.Key(0)))
+    assert re.fullmatch(r"the loss is inf for outputs from -?[\d.]+ to -?[\d.]+", message)
     bad = {**params, "b": np.array([1, np.nan], np.float32)}
-    told = "the parameter b has 1 nan and 0 infinite of 2 numbers"
-    assert fault(net, fnn.cross_entropy, bad, x, y, fnn.Key(0)) == told
-    assert fault(net, fnn.cross_entropy, params, x, y, fnn.Key(0)) is None
+    message = "the parameter b has 1 nan and 0 infinite of 2 numbers"
+    assert find_fault(net, fnn.cross_entropy, bad, x, y, fnn.Key(0)) == message
+    assert find_fault(net, fnn.cross_entropy, params, x, y, fnn.Key(0)) is None
 
 
 def test_an_update_at_fault_is_told() -> None:
@@ -233,21 +243,21 @@ def test_an_update_at_fault_is_told() -> None:
         return params | {"dense2": {"w": params["dense2"]["w"], "b": np.full(10, np.inf, np.float32)}}, state
 
     task = task_of(optimizer=fnn.Optimizer(lambda params: {}, update))
-    told = r"^step 1 \(epoch 1, batch 1\): the updated dense2/b has 0 nan and 10 infinite of 10 numbers"
-    with pytest.raises(run.NotFiniteError, match=told):
-        run.train(task, run.start(task), tell=silent)
+    message = r"^step 1 \(epoch 1, batch 1\): the updated dense2/b has 0 nan and 10 infinite of 10 numbers"
+    with pytest.raises(run.NotFiniteError, match=message):
+        run.train(task, run.start(task), log=silent)
 
 
 def test_sound_is_what_is_finite_however_large() -> None:
     large = np.full((3, 4), 1e30, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        assert sound(np.float32(1), {"a": {"w": large.T}, "b": np.ones(0, np.float32)})
+        assert all_finite(np.float32(1), {"a": {"w": large.T}, "b": np.ones(0, np.float32)})
         for wrong in (np.nan, np.inf, -np.inf):
-            assert not sound(np.float32(wrong), {"w": large})
+            assert not all_finite(np.float32(wrong), {"w": large})
             spoilt = large.copy()
             spoilt[1, 2] = wrong
-            assert not sound(1.0, {"v": large, "w": spoilt.T})
-            assert not sound(1.0, {"w": np.array(wrong)})
+            assert not all_finite(1.0, {"v": large, "w": spoilt.T})
+            assert not all_finite(1.0, {"w": np.array(wrong)})
 
 
 def test_a_test_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
@@ -256,8 +266,8 @@ def test_a_test_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         return (np.float32(np.nan) if len(out) == 30 else value), vjp
 
     task = task_of(loss=loss)
-    with pytest.raises(run.NotFiniteError, match=r"(?m)^step 7 \(the end of epoch 1\): the test's loss is nan$"):
-        run.train(task, run.start(task), tmp_path, tell=silent)
+    with pytest.raises(run.NotFiniteError, match=r"(?m)^step 7 \(end of epoch 1\): the test loss is nan$"):
+        run.train(task, run.start(task), tmp_path, log=silent)
     assert run.read_state(tmp_path, task)["step"] == 7
     assert run.read_metrics(tmp_path) == []
 
@@ -279,7 +289,7 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_was_good(
         if file == "metrics.jsonl":
             patched.setattr(loop, "write_metrics", refuse)
         with pytest.raises(OSError, match=rf"(?m)^\[Errno {error}\] refused: '.*\.pkl'$"):
-            run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, tell=silent)
+            run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, log=silent)
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
     assert bits(run.read_state(tmp_path, task)) == bits(stopped)
     run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, lambda: True, silent)

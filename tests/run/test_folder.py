@@ -19,74 +19,74 @@ CHOICES = {"net": {"cnn": 1, "fc": 2}}
 def test_a_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
     assert run.read_config(tmp_path) == CONFIG
-    assert run.agreed(tmp_path, CONFIG, {"epochs": 3, "lr": 0.1}, CHOICES) == CONFIG
-    assert run.agreed(tmp_path, CONFIG | {"lr": 7}, {}, CHOICES) == CONFIG
+    assert run.check_config(tmp_path, CONFIG, {"epochs": 3, "lr": 0.1}, CHOICES) == CONFIG
+    assert run.check_config(tmp_path, CONFIG | {"lr": 7}, {}, CHOICES) == CONFIG
 
 
 def test_a_configuration_that_differs_is_refused_by_all_that_differs(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
-    told = f"the run in {tmp_path} has epochs 3, not 4; limit None, not 9"
-    with pytest.raises(run.RunError, match=f"^{re.escape(told)}$"):
-        run.agreed(tmp_path, CONFIG, {"net": "cnn", "epochs": 4, "limit": 9}, CHOICES)
+    message = f"{tmp_path}: expected the settings of its run, epochs 3, limit None; got epochs 4, limit 9"
+    with pytest.raises(run.RunError, match=f"^{re.escape(message)}$"):
+        run.check_config(tmp_path, CONFIG, {"net": "cnn", "epochs": 4, "limit": 9}, CHOICES)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"config\.json is damaged: Expecting value: line 1 column 1 \(char 0\)"),
-        (b"\xff", r"config\.json is damaged: 'utf-8' codec can't decode byte 0xff"),
-        ("[]", r"config\.json is damaged: it holds a list, wanted names and values"),
-        ('{"net": "cnn"}', r"config\.json is damaged, or another program's: see \['epochs', 'limit', 'lr'\]"),
+        ("", r"config\.json: damaged: Expecting value: line 1 column 1 \(char 0\)"),
+        (b"\xff", r"config\.json: damaged: 'utf-8' codec can't decode byte 0xff"),
+        ("[]", r"config\.json: expected names and values, got a list"),
+        ('{"net": "cnn"}', r"config\.json: missing or unknown names \['epochs', 'limit', 'lr'\]"),
         (
             json.dumps(CONFIG | {"net": ["cnn"]}),
-            r"config\.json is damaged: net is \['cnn'\], wanted one of \['cnn', 'fc'\]",
+            r"config\.json: net: expected one of \['cnn', 'fc'\], got \['cnn'\]",
         ),
     ],
 )
 def test_a_damaged_configuration_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(run.RunError, match=message):
-        run.agreed(tmp_path, CONFIG, {}, CHOICES)
+        run.check_config(tmp_path, CONFIG, {}, CHOICES)
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(run.RunError, match=r"a holds no run: there is no config\.json in it$"):
+    with pytest.raises(run.RunError, match=r"a: expected a run, got a folder without config\.json$"):
         run.read_config(tmp_path / "a")
 
 
 @pytest.mark.parametrize("text", ['{"epoch": 1}\n{"epo', '{"epoch": 1}\n{"epoch": 3}\n', "[]\n", "7\n", "{}\n", "\n"])
 def test_damaged_metrics_are_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(run.RunError, match=r"metrics\.jsonl is damaged: "):
+    with pytest.raises(run.RunError, match=r"metrics\.jsonl: (damaged: |line \d: expected the metrics of epoch \d$)"):
         run.read_metrics(tmp_path)
 
 
 def test_a_folder_has_one_run_at_a_time_and_is_free_after_it(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
-    with run.claimed(folder, new=True):
+    with run.locked(folder, new=True):
         for new in (True, False):
-            with pytest.raises(run.RunError, match=r"a/run is in use by another run$"), run.claimed(folder, new):
+            with pytest.raises(run.RunError, match=r"a/run: in use by another run$"), run.locked(folder, new):
                 pytest.fail("two have it")
-    with run.claimed(folder, new=False):
+    with run.locked(folder, new=False):
         pass
-    with pytest.raises(ZeroDivisionError), run.claimed(folder, new=True):
+    with pytest.raises(ZeroDivisionError), run.locked(folder, new=True):
         raise ZeroDivisionError
-    with run.claimed(folder, new=True):
+    with run.locked(folder, new=True):
         pass
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "state.pkl", "best.pkl"])
 def test_a_new_run_overwrites_nothing_of_another(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    told = f"{tmp_path} holds a run, which is not overwritten; --resume {tmp_path} goes on with it"
-    with pytest.raises(run.RunError, match=f"^{re.escape(told)}$"), run.claimed(tmp_path, new=True):
+    message = f"{tmp_path}: expected a folder without a run; to continue its run, use --resume {tmp_path}"
+    with pytest.raises(run.RunError, match=f"^{re.escape(message)}$"), run.locked(tmp_path, new=True):
         pytest.fail("it is used")
 
 
 def test_the_configuration_tells_the_data_by_what_it_is(tmp_path: Path) -> None:
-    config = run.with_data({"data": None, "data_sha256": None}, DATA._replace(source="some/where"), tmp_path)
+    config = run.add_data({"data": None, "data_sha256": None}, DATA._replace(source="some/where"), tmp_path)
     assert config["data"] == os.path.abspath("some/where")
-    assert run.with_data(config, DATA._replace(source="moved"), tmp_path) == config
+    assert run.add_data(config, DATA._replace(source="moved"), tmp_path) == config
     images, labels = DATA.train
     others = [
         Dataset(Examples(images[:-1], labels[:-1]), DATA.test, "x"),
@@ -95,22 +95,24 @@ def test_the_configuration_tells_the_data_by_what_it_is(tmp_path: Path) -> None:
         Dataset(DATA.train, Examples(DATA.test.images ^ np.uint8(1), DATA.test.labels), "x"),
     ]
     for other in others:
-        with pytest.raises(run.RunError, match=r"^x is not what the run in .* learns from"):
-            run.with_data(config, other, tmp_path)
+        with pytest.raises(run.RunError, match=r"^x: expected the data of the run in .*, got other images or labels$"):
+            run.add_data(config, other, tmp_path)
 
 
 def test_generated_digits_are_told_by_the_flag_that_gives_them(tmp_path: Path) -> None:
     config = {"data": None, "data_sha256": None}
-    assert run.with_data(config, DATA._replace(source="generated digits"), tmp_path)["data"] == "digits"
+    assert run.add_data(config, DATA._replace(source="generated digits"), tmp_path)["data"] == "digits"
 
 
 def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
     task = task_of()
     run.train(task, run.start(task), tmp_path, 1e9, after(11), silent)
     for other in (task_of(net=serial(dense(10))), task_of(optimizer=fnn.sgd(0.1))):
-        with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not fit"):
+        with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not match like"):
             run.read_state(tmp_path, other)
-    with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: epoch 2, batch 3, where the run never is$"):
+    with pytest.raises(
+        fnn.CheckpointError, match=r"state\.pkl: expected epoch 1 to 4 and batch 0 to 2, got epoch 2 and batch 3$"
+    ):
         run.read_state(tmp_path, task_of(batch_size=35))
 
 

@@ -13,24 +13,24 @@ from tests.support.runs import NET, after, bits, silent, task_of
 
 
 def spread_task(comm: Comm) -> run.Task:
-    net, ranks = run.over_ranks(NET, comm, 1, 4)
+    net, ranks = run.distribute(NET, comm, 1, 4)
     return task_of(net=net, ranks=ranks, epochs=2)
 
 
 def state_bits(state: run.State) -> list[object]:
-    """All but the sums for the metrics, whose terms are added up in another order."""
+    """Everything except the sums for metrics, which ranks add up in another order."""
     return [item for item in bits(state) if item[0] not in ("loss_sum", "best")]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_ranks_come_to_the_bits_of_one_process_and_go_on_where_it_stopped(count: int, tmp_path: Path) -> None:
     alone = task_of(epochs=2)
-    whole = run.train(alone, run.start(alone), tell=silent)
+    whole = run.train(alone, run.start(alone), log=silent)
     run.train(alone, run.start(alone), tmp_path, 1e9, after(5), silent)
 
     def part(comm: Comm) -> run.State:
         task = spread_task(comm)
-        return run.train(task, run.read_state(tmp_path, task), tmp_path if comm.rank == 0 else None, tell=silent)
+        return run.train(task, run.read_state(tmp_path, task), tmp_path if comm.rank == 0 else None, log=silent)
 
     for state in together(count, part):
         assert state_bits(state) == state_bits(whole)
@@ -55,7 +55,7 @@ def test_the_rank_that_has_the_fault_names_it_for_all() -> None:
     def part(comm: Comm) -> str:
         task = spread_task(comm)._replace(augment=spoil)
         with pytest.raises(run.NotFiniteError) as error:
-            run.train(task, run.start(task), tell=silent)
+            run.train(task, run.start(task), log=silent)
         return str(error.value)
 
     assert together(2, part) == ["step 2 (epoch 1, batch 2): the input has 1 nan and 0 infinite of 3920 numbers"] * 2
@@ -70,13 +70,13 @@ def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_
     net = fnn.serial(fnn.named("inner", fnn.residual(square)), fnn.flatten, fnn.dense(10))
 
     def part(comm: Comm) -> str:
-        spread_net, ranks = run.over_ranks(net, comm, 1, 4)
+        spread_net, ranks = run.distribute(net, comm, 1, 4)
         task = task_of(net=spread_net, ranks=ranks, augment=spoil)
         with pytest.raises(run.NotFiniteError) as error:
-            run.train(task, run.start(task), tell=silent)
+            run.train(task, run.start(task), log=silent)
         return str(error.value)
 
-    told = "step 2 (epoch 1, batch 2): inner/op1: the output has 0 nan and 1 infinite of 2352 numbers, wanted none"
+    told = "step 2 (epoch 1, batch 2): inner/op1: output: expected finite numbers, got 0 nan and 1 infinite of 2352"
     assert together(2, part) == [told] * 2
 
 
@@ -84,12 +84,12 @@ def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_
 def test_ranks_calibrate_as_one_process_does(count: int, tmp_path: Path) -> None:
     net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), dense(10))
     alone = task_of(net=fnn.shard(net, 1, 5), shard_size=5, batch_size=35, epochs=2)
-    whole = run.train(alone, run.start(alone), tell=silent)
+    whole = run.train(alone, run.start(alone), log=silent)
 
     def part(comm: Comm) -> run.State:
-        spread, ranks = run.over_ranks(net, comm, 1, 5)
+        spread, ranks = run.distribute(net, comm, 1, 5)
         task = alone._replace(net=spread, ranks=ranks)
-        return run.train(task, run.start(task), tmp_path if comm.rank == 0 else None, tell=silent)
+        return run.train(task, run.start(task), tmp_path if comm.rank == 0 else None, log=silent)
 
     states = together(count, part)
     for state in states:

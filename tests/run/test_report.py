@@ -35,7 +35,7 @@ def line(epoch: int, **changes: Any) -> dict[str, Any]:
 
 
 def run_in(folder: Path, *lines: dict[str, Any], net: Op = NET) -> Path:
-    """The folder of a run that has come to these metrics."""
+    """Creates the folder of a run with these metrics."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -50,27 +50,27 @@ def metrics(n: int, **changes: list[float]) -> dict[str, np.ndarray]:
 
 
 def texts(figure: Figure) -> list[str]:
-    """All that is written in the figure, at the places where it is seen."""
+    """All visible text in the figure."""
     figure.draw_without_rendering()
     found = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible()]
     return [text.get_text() for text in found if text.get_text()]
 
 
 def pixels(figure: Figure, folder: Path) -> np.ndarray:
-    """What is seen, (height, width), from black, 0, to white, 1."""
-    (folder / "picture.png").write_bytes(pictures.png(figure))
+    """The figure's pixels, (height, width), from 0 (black) to 1 (white)."""
+    (folder / "picture.png").write_bytes(pictures.to_png(figure))
     shown: np.ndarray = imread(folder / "picture.png")[..., :3].mean(-1)
     return shown
 
 
 def scores_for(labels: np.ndarray, predicted: np.ndarray, probability: float = 0.9) -> np.ndarray:
-    """Logarithms of probabilities: that one for the predicted class, the rest for the others alike."""
+    """Log-probabilities: `probability` for the predicted class, the rest equally for the others."""
     rows = np.full((len(labels), 10), np.log((1 - probability) / 9))
     rows[np.arange(len(labels)), predicted] = np.log(probability)
     return rows
 
 
-# The numbers.
+# Numbers
 
 
 def test_confusion_has_a_row_for_each_label_and_a_column_for_each_prediction() -> None:
@@ -113,9 +113,12 @@ def test_log_probabilities_are_those_of_the_net_in_however_many_pieces() -> None
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (dense(3), r"the net makes \(3,\) of an image, wanted a score for each class"),
-        (conv(10, 28), r"the net makes \(10, 1, 1\) of an image"),
-        (dense(10, b_init=fnn.init.constant(np.inf)), "the net's scores of 120 test images are not finite"),
+        (dense(3), r"the net's output: expected one score per class, got shape \(3,\)"),
+        (conv(10, 28), r"got shape \(10, 1, 1\)"),
+        (
+            dense(10, b_init=fnn.init.constant(np.inf)),
+            "expected finite scores, got nan or infinity for 120 test images",
+        ),
     ],
 )
 def test_outputs_that_are_no_scores_are_refused(net: Op, message: str) -> None:
@@ -140,9 +143,9 @@ def test_the_first_convolution_is_found_wherever_it_is(net: Op, path: str) -> No
     found = first_filters(net, params)
     [w] = [leaf for where, leaf in fnn.tree_items(params) if where == path]
     assert found is not None
-    assert found.path == path
-    assert found.images.shape == (len(w), *w.shape[2:])
-    assert np.array_equal(found.images, w[:, 0])
+    assert found[0] == path
+    assert found[1].shape == (len(w), *w.shape[2:])
+    assert np.array_equal(found[1], w[:, 0])
 
 
 def test_kernels_for_several_channels_are_an_image_for_each() -> None:
@@ -150,7 +153,7 @@ def test_kernels_for_several_channels_are_an_image_for_each() -> None:
     params = net.init(0, (1, 28, 28))
     found = first_filters(net, params)
     assert found is not None
-    assert np.array_equal(found.images[4 * 1 + 2], params["conv1"]["w"][1, 2])
+    assert np.array_equal(found[1][4 * 1 + 2], params["conv1"]["w"][1, 2])
 
 
 def test_a_dense_layer_of_the_pixels_has_an_image_for_each_unit() -> None:
@@ -158,8 +161,8 @@ def test_a_dense_layer_of_the_pixels_has_an_image_for_each_unit() -> None:
     params = net.init(0, (1, 28, 28))
     found = first_filters(net, params)
     assert found is not None
-    assert (found.path, found.images.shape) == ("dense1/w", (7, 28, 28))
-    assert np.array_equal(found.images[3].ravel(), params["dense1"]["w"][:, 3])
+    assert (found[0], found[1].shape) == ("dense1/w", (7, 28, 28))
+    assert np.array_equal(found[1][3].ravel(), params["dense1"]["w"][:, 3])
 
 
 @pytest.mark.parametrize("net", [tanh, serial(), serial(maxpool(2), dense(3)), serial(batch_norm(), conv(1, 3))])
@@ -175,12 +178,12 @@ def test_curves_are_read_with_their_nans(tmp_path: Path) -> None:
     assert np.isnan(curves["test_loss"]).tolist() == [False, True]
 
 
-# The pictures.
+# Pictures
 
 
 def test_curves_show_every_number_where_it_belongs_and_name_the_best_epoch() -> None:
     shown = metrics(5, test_accuracy=[0.5, 0.7, 0.9931, 0.9, 0.9])
-    figure = pictures.curves(shown)
+    figure = pictures.plot_curves(shown)
     drawn = {line.get_label(): line.get_xydata() for axes in figure.axes[:1] for line in axes.lines}
     for name in ("train", "test"):
         assert np.array_equal(np.asarray(drawn[name]), np.stack([shown["epoch"], shown[f"{name}_loss"]], 1))
@@ -197,7 +200,7 @@ def test_training_and_test_differ_by_more_than_their_colours() -> None:
 
 def test_numbers_that_are_not_finite_are_gaps_that_are_told_of(tmp_path: Path) -> None:
     nan, inf = float("nan"), float("inf")
-    figure = pictures.curves(metrics(4, test_loss=[1, nan, inf, 0.5], rate=[0.1, nan, 0.1, 0.1]))
+    figure = pictures.plot_curves(metrics(4, test_loss=[1, nan, inf, 0.5], rate=[0.1, nan, 0.1, 0.1]))
     shown = figure.axes[0].lines[1].get_ydata()
     assert np.isnan(shown).tolist() == [False, True, True, False]
     written = texts(figure)
@@ -220,7 +223,7 @@ def test_numbers_that_are_not_finite_are_gaps_that_are_told_of(tmp_path: Path) -
 def test_curves_of_any_numbers_are_drawn_with_epochs_that_are_whole(
     epochs: int, changes: dict[str, float], tmp_path: Path
 ) -> None:
-    figure = pictures.curves(metrics(epochs, **{name: [value] * epochs for name, value in changes.items()}))
+    figure = pictures.plot_curves(metrics(epochs, **{name: [value] * epochs for name, value in changes.items()}))
     assert pixels(figure, tmp_path).shape == (800, 1200)
     for axes in figure.axes:
         low, high = axes.get_xlim()
@@ -230,7 +233,7 @@ def test_curves_of_any_numbers_are_drawn_with_epochs_that_are_whole(
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.0, 3, 999, 1e4, 1e30])
 def test_losses_of_any_range_have_two_labels_beside_them(ratio: float) -> None:
-    figure = pictures.curves(metrics(2, train_loss=[0.4 * ratio, 0.4], test_loss=[0.4, 0.4]))
+    figure = pictures.plot_curves(metrics(2, train_loss=[0.4 * ratio, 0.4], test_loss=[0.4, 0.4]))
     figure.draw_without_rendering()
     axes = figure.axes[0]
     low, high = axes.get_ylim()
@@ -242,9 +245,10 @@ def test_losses_of_any_range_have_two_labels_beside_them(ratio: float) -> None:
 def test_a_confusion_matrix_shows_its_numbers_and_shares_and_dark_mistakes(tmp_path: Path) -> None:
     table = np.diag(np.full(10, 1000))
     table[7, 2], table[3, 5] = 40, 4
-    figure = pictures.confusion(table)
+    figure = pictures.plot_confusion(table)
     written = texts(figure)
-    assert "10,000 of 10,044 test images right: 99.56 %" in written
+    assert "10,000 of 10,044 test images correct: 99.56 %" in written
+    assert {"predicted", "true label", "recall"} <= set(written)
     assert [written.count(text) for text in ("1,000", "40", "4", "0", "96.2 %", "100.0 %")] == [10, 1, 3, 2, 1, 8]
     panel = figure.axes[0]
     assert [(t.get_text(), t.get_position()) for t in panel.texts if t.get_text() in ("4", "40")] == [
@@ -263,8 +267,8 @@ def test_a_confusion_matrix_shows_its_numbers_and_shares_and_dark_mistakes(tmp_p
 
 
 def test_a_class_without_images_has_no_share_and_no_mistakes_are_drawn_too(tmp_path: Path) -> None:
-    figure = pictures.confusion(np.diag([5, 0, 3]))
-    assert "8 of 8 test images right: 100.00 %" in texts(figure)
+    figure = pictures.plot_confusion(np.diag([5, 0, 3]))
+    assert "8 of 8 test images correct: 100.00 %" in texts(figure)
     assert "-" in texts(figure)
     assert pixels(figure, tmp_path).shape == (900, 1000)
 
@@ -274,12 +278,12 @@ def test_mistakes_show_image_label_prediction_and_probability(tmp_path: Path) ->
     predicted = np.where(np.arange(120) < 100, (labels + 3) % 10, labels)
     scores = scores_for(labels, predicted, 0.876)
     chosen = worst(scores, labels)
-    figure = pictures.mistakes(TEST, scores, chosen)
+    figure = pictures.plot_mistakes(TEST, scores, chosen)
     written = texts(figure)
-    assert "25 of 100 mistakes in 120 test images, the worst first" in written
+    assert "25 of 100 mistakes in 120 test images (true label → prediction), highest loss first" in written
     [panel] = figure.axes
     assert [text.get_text() for text in panel.texts] == [
-        f"{labels[n]} taken for {predicted[n]}: 87.6 %" for n in range(25)
+        f"{labels[n]} → {predicted[n]} (88 % confident)" for n in range(25)
     ]
     assert np.array_equal([np.asarray(image.get_array()) for image in panel.images], TEST.images[:25])
     for image, text in zip(panel.images, panel.texts, strict=True):
@@ -294,14 +298,14 @@ def test_mistakes_show_image_label_prediction_and_probability(tmp_path: Path) ->
 def test_fewer_mistakes_take_fewer_rows(n: int, height: int, tmp_path: Path) -> None:
     predicted = np.where(np.arange(120) < n, (TEST.labels + 1) % 10, TEST.labels)
     scores = scores_for(TEST.labels, predicted)
-    figure = pictures.mistakes(TEST, scores, worst(scores, TEST.labels))
+    figure = pictures.plot_mistakes(TEST, scores, worst(scores, TEST.labels))
     assert len(figure.axes[0].images) == n
     assert pixels(figure, tmp_path).shape == (height, 1000)
 
 
 def test_no_mistake_is_said(tmp_path: Path) -> None:
     scores = scores_for(TEST.labels, TEST.labels)
-    figure = pictures.mistakes(TEST, scores, worst(scores, TEST.labels))
+    figure = pictures.plot_mistakes(TEST, scores, worst(scores, TEST.labels))
     assert texts(figure) == ["No mistake in 120 test images"]
     assert pixels(figure, tmp_path).min() < 0.5
 
@@ -309,7 +313,7 @@ def test_no_mistake_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "shown"), [(1, 1), (6, 6), (100, 64)])
 def test_filters_are_drawn_on_one_scale_with_0_in_the_middle(n: int, shown: int, tmp_path: Path) -> None:
     images = np.random.default_rng(n).standard_normal((n, 3, 5))
-    figure = pictures.filters("conv1/w", images)
+    figure = pictures.plot_filters("conv1/w", images)
     drawn = figure.axes[0].images
     assert len(drawn) == shown
     limit = np.abs(images[:64]).max()
@@ -320,11 +324,11 @@ def test_filters_are_drawn_on_one_scale_with_0_in_the_middle(n: int, shown: int,
 
 
 def test_filters_of_zeros_are_grey(tmp_path: Path) -> None:
-    figure = pictures.filters("w", np.zeros((1, 2, 2)))
+    figure = pictures.plot_filters("w", np.zeros((1, 2, 2)))
     assert pixels(figure, tmp_path)[300:400, 200:300].mean() == pytest.approx(0.5, abs=0.01)
 
 
-# The report.
+# Report
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +366,7 @@ def test_a_net_without_first_filters_has_the_other_pictures(tmp_path: Path) -> N
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RunError, match=r"holds no run: there is no config\.json"):
+        with pytest.raises(RunError, match=r"expected a run, got a folder without config\.json"):
             report(folder, NET, TEST)
     assert list(tmp_path.iterdir()) == []
 
@@ -372,7 +376,7 @@ def test_a_run_whose_first_epoch_is_not_finished_is_refused(tmp_path: Path, writ
     folder = run_in(tmp_path)
     if not written:
         (folder / "metrics.jsonl").unlink()
-    with pytest.raises(RunError, match="no epoch of this run is finished yet, so there is nothing to draw"):
+    with pytest.raises(RunError, match="expected a finished epoch, got none, so there is nothing to draw yet"):
         report(folder, NET, TEST)
 
 
@@ -394,7 +398,7 @@ def test_damaged_metrics_are_refused_in_a_line_that_names_them(tmp_path: Path, d
     folder = run_in(tmp_path, line(1))
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(damage + "\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: ") as raised:
+    with pytest.raises(RunError, match=r"metrics\.jsonl: (damaged: |line 2: expected )") as raised:
         report(folder, NET, TEST)
     assert "\n" not in str(raised.value)
     assert not list(folder.glob("*.png"))
@@ -428,7 +432,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "fnn.run.pictures")
     monkeypatch.delattr(fnn.run, "pictures")
-    with pytest.raises(RunError, match=r"cannot be drawn without matplotlib: install fnn\[plot\]"):
+    with pytest.raises(RunError, match=r": a report needs matplotlib: pip install '\.\[plot\]'$"):
         report(run_in(tmp_path, line(1)), NET, TEST)
 
 
@@ -438,7 +442,7 @@ from pathlib import Path
 import fnn, fnn.run.report
 assert not any(name.startswith("matplotlib") for name in sys.modules), "imported before it is needed"
 import matplotlib
-before = str(dict.items(matplotlib.rcParams))  # as it is: to read the backend chooses one
+before = str(dict.items(matplotlib.rcParams))  # rcParams["backend"] would choose a backend
 net = fnn.serial(fnn.conv(4, 3, padding=1), fnn.maxpool(2), fnn.tanh, fnn.dense(10))
 fnn.run.report.report(Path(sys.argv[1]), net, fnn.data.digits(50, 1))
 assert "matplotlib.pyplot" not in sys.modules

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fnn.run.exits import status
-from fnn.run.signals import Interrupted, noted, raised
+from fnn.run.exits import Interrupted, deferred_signals, exit_status, signals_as_exceptions
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has it")
 
@@ -14,7 +13,7 @@ NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture(autouse=True)
 def heeded() -> Iterator[None]:
-    """Handlers as a terminal's programs have them, and after the test those that there were."""
+    """Sets the signal handlers of a program in a terminal, and restores the old ones after the test."""
     before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
     yield
     for number, handler in zip(NUMBERS, before, strict=True):
@@ -30,7 +29,7 @@ def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) 
     before = [signal.getsignal(n) for n in NUMBERS]
     cleaned = []
 
-    @raised()
+    @signals_as_exceptions()
     def disturbed() -> None:
         try:
             send(number)
@@ -47,18 +46,18 @@ def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) 
 
 
 def test_signals_are_noted_in_their_order_while_there_is_something_to_keep() -> None:
-    with raised(), noted() as came:
+    with signals_as_exceptions(), deferred_signals() as received:
         send(signal.SIGTERM)
         send(signal.SIGINT)
-        assert came == [signal.SIGTERM, signal.SIGINT]
+        assert received == [signal.SIGTERM, signal.SIGINT]
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with raised(), noted() as came:
+    with signals_as_exceptions(), deferred_signals() as received:
         send(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        assert came == []
+        assert received == []
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -72,11 +71,11 @@ def test_a_program_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         send(signal.SIGTERM)
         return 0
 
-    assert (status("x.py", lambda: 7), capsys.readouterr()) == (7, ("", ""))
-    assert (status("x.py", fail), capsys.readouterr()) == (
+    assert (exit_status("x.py", lambda: 7), capsys.readouterr()) == (7, ("", ""))
+    assert (exit_status("x.py", fail), capsys.readouterr()) == (
         1,
         ("", "x.py: error: [Errno 28] No space: 'a/b'; what to do\n"),
     )
-    assert (status("x.py", stop), capsys.readouterr()) == (143, ("stopped\n", ""))
+    assert (exit_status("x.py", stop), capsys.readouterr()) == (143, ("stopped\n", ""))
     with pytest.raises(ZeroDivisionError):
-        status("x.py", lambda: 1 // 0)
+        exit_status("x.py", lambda: 1 // 0)

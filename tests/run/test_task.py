@@ -25,16 +25,16 @@ from fnn import (
 )
 from fnn.data import Dataset, as_float, batches, compose, shift
 from fnn.run import folder, loop
-from fnn.run.task import calibrated, inputs
+from fnn.run.task import calibrate_state, inputs
 from fnn.transforms import shard_slices
 from tests.support.runs import DATA, RATE, after, bits, silent, task_of, timeless
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was never stopped."""
+    """The folder of an uninterrupted run."""
     there = tmp_path_factory.mktemp("whole")
-    run.train(task_of(), run.start(task_of()), there, tell=silent)
+    run.train(task_of(), run.start(task_of()), there, log=silent)
     return there
 
 
@@ -51,19 +51,19 @@ def test_a_run_keeps_its_state_its_metrics_and_its_best_params(whole: Path) -> N
     assert last["rate"] == RATE(20)
     assert state["seconds"] == last["seconds"] > lines[0]["seconds"] > 0
     averaged = fnn.average(state["optimizer"])
-    loss, right = run.tested(task, averaged)
+    loss, right = run.evaluate(task, averaged)
     assert (last["test_loss"], last["test_accuracy"]) == (loss, right / 30)
     assert state["best"] == max(line["test_accuracy"] for line in lines)
-    assert run.tested(task, fnn.load(whole / "best.pkl"))[1] / 30 == state["best"]
+    assert run.evaluate(task, fnn.load(whole / "best.pkl"))[1] / 30 == state["best"]
 
 
 def test_the_training_sums_are_those_of_the_epoch(tmp_path: Path) -> None:
     task = task_of(net=fnn.shard(serial(dense(10)), 1, 4), optimizer=sgd(0.0), rate=fnn.constant(0.0), epochs=1)
     task = task._replace(augment=compose())
     first = run.start(task)
-    run.train(task, first, tmp_path, tell=silent)
+    run.train(task, first, tmp_path, log=silent)
     [line] = run.read_metrics(tmp_path)
-    loss, right = run.tested(task._replace(data=Dataset(DATA.train, DATA.train, "")), first["params"])
+    loss, right = run.evaluate(task._replace(data=Dataset(DATA.train, DATA.train, "")), first["params"])
     assert line["train_loss"] == pytest.approx(loss, rel=1e-6)
     assert line["train_accuracy"] == right / 70
 
@@ -75,7 +75,7 @@ def test_whoever_is_stopped_after_any_step_ends_in_the_same_bits(whole: Path, tm
         there.mkdir()
         stopped = run.train(task, run.start(task), there, 1e9, after(n), silent)
         assert bits(run.read_state(there, task)) == bits(stopped)
-        run.train(task, run.read_state(there, task), there, 1e9, tell=silent)
+        run.train(task, run.read_state(there, task), there, 1e9, log=silent)
         assert bits(fnn.load(there / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
         assert bits(fnn.load(there / "best.pkl")) == bits(fnn.load(whole / "best.pkl"))
         assert timeless(there) == timeless(whole)
@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bit
         patched.setattr(loop, "save", save)
         patched.setattr(loop, "write_metrics", write)
         with pytest.raises(Killed):
-            run.train(task, run.start(task), tmp_path, 0, tell=silent)
+            run.train(task, run.start(task), tmp_path, 0, log=silent)
     (tmp_path / ".fnn-0123456789abcdef").write_bytes(b"what was written of a state")
     state = run.read_state(tmp_path, task)
     run.train(task, state, tmp_path, 1e9, lambda: True, silent)
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bit
     assert [line["epoch"] for line in run.read_metrics(tmp_path)] == list(
         range(1, fnn.load(tmp_path / "state.pkl")["epoch"])
     )
-    run.train(task, run.read_state(tmp_path, task), tmp_path, tell=silent)
+    run.train(task, run.read_state(tmp_path, task), tmp_path, log=silent)
     assert bits(fnn.load(tmp_path / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
     assert timeless(tmp_path) == timeless(whole)
 
@@ -141,19 +141,19 @@ def test_shards_draw_the_same_whoever_has_them() -> None:
 
 
 def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_path: Path) -> None:
-    """An optimizer that knows beforehand which digit the averaged params, and no others, take all images for."""
+    """The optimizer sets averaged params that predict one digit for all images, another digit in each epoch."""
 
-    def taken_for(digit: int) -> fnn.Params:
+    def predicting(digit: int) -> fnn.Params:
         return {"w": np.zeros((784, 10), np.float32), "b": np.eye(10, dtype=np.float32)[digit]}
 
     def update(params: fnn.Params, grads: fnn.Params, state: run.State) -> tuple[fnn.Params, run.State]:
-        return taken_for(9), {"step": state["step"] + 1, "average": taken_for([2, 1, 0][state["step"] // 7])}
+        return predicting(9), {"step": state["step"] + 1, "average": predicting([2, 1, 0][state["step"] // 7])}
 
     labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
     data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
     optimizer = fnn.Optimizer(lambda params: {"step": 0, "average": params}, update)
     task = task_of(net=dense(10), optimizer=optimizer, data=data)
-    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    state = run.train(task, run.start(task), tmp_path, log=silent)
     assert [line["test_accuracy"] for line in run.read_metrics(tmp_path)] == [9 / 30, 15 / 30, 5 / 30]
     assert state["best"] == 15 / 30
     assert fnn.load(tmp_path / "best.pkl")["b"].argmax() == 1
@@ -172,9 +172,9 @@ def test_the_state_is_kept_every_so_many_seconds_and_at_each_epochs_end(
 
     clock = iter(range(1000))
     monkeypatch.setattr(loop, "save", save)
-    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # a second passes whenever somebody looks
+    monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # each call adds a second
     task = task_of()
-    run.train(task, run.start(task), tmp_path, seconds, tell=silent)
+    run.train(task, run.start(task), tmp_path, seconds, log=silent)
     assert len(kept) == count
     assert {(2, 0), (3, 0), (4, 0)} <= set(kept)
 
@@ -186,11 +186,11 @@ def test_no_two_steps_draw_the_same() -> None:
         drawn.append(key)
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    look = fnn.Op(lambda key, shape: {}, apply, draws=True)
+    look = fnn.Op(lambda key, shape: {}, apply, takes_key=True)
     task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
-    run.train(task, run.start(task), tell=silent)
+    run.train(task, run.start(task), log=silent)
     keys = [key for key in drawn if key is not None]
-    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; the tests draw nothing
+    assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; tests use no key
 
 
 NORMED = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), tanh, dense(10))
@@ -213,7 +213,7 @@ def statistics(params: fnn.Params) -> fnn.Params:
 
 
 def calibrated_by_hand(task: run.Task, params: fnn.Params, epoch: int, count: int) -> fnn.Params:
-    """The params, calibrated with the first batches of that epoch as training gets them."""
+    """The params, calibrated with the first batches of that epoch, augmented as in training."""
     order = list(batches(70, task.batch_size, task.key.fold("epoch", epoch)))[:count]
     some = [inputs(task, epoch, number, batch) for number, batch in enumerate(order)]
     return fnn.calibrate(task.net, params, some, task.key.fold("calibrate", epoch))
@@ -227,16 +227,16 @@ def same(one: fnn.Params, other: fnn.Params) -> bool:
 def test_train_calibrates_before_each_test(tmp_path: Path, name: str) -> None:
     task = normed_task(optimizer=OPTIMIZERS[name])
     ends = [new for new, metrics in run.steps(task, run.start(task)) if metrics]
-    state = run.train(task, run.start(task), tmp_path, tell=silent)
+    state = run.train(task, run.start(task), tmp_path, log=silent)
     assert same(state, ends[-1])
     for epoch, (end, line) in enumerate(zip(ends, run.read_metrics(tmp_path), strict=True), 1):
         params = run.final(end)
         assert same(params, calibrated_by_hand(task, params, epoch, 7))
         assert all(np.ptp(leaf) > 0 and leaf.dtype == np.float32 for _, leaf in tree_items(statistics(params)))
-        loss, right = run.tested(task, params)
+        loss, right = run.evaluate(task, params)
         assert (line["test_loss"], line["test_accuracy"]) == (loss, right / 30)
     best = fnn.load(tmp_path / "best.pkl")
-    assert run.tested(task, best)[1] / 30 == state["best"]
+    assert run.evaluate(task, best)[1] / 30 == state["best"]
     first = max(range(2), key=lambda epoch: run.read_metrics(tmp_path)[epoch]["test_accuracy"])
     assert same(best, run.final(ends[first]))
 
@@ -263,7 +263,7 @@ def test_the_number_of_batches_for_calibration_is_bounded(
     monkeypatch: pytest.MonkeyPatch, examples: int, batch_size: int, count: int
 ) -> None:
     monkeypatch.setattr("fnn.run.task.CALIBRATION", examples)
-    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # of 70 images, 30 make two batches and a rest
+    task = normed_task(net=NORMED, batch_size=batch_size, epochs=1)  # 70 images: two batches of 30 and one of 10
     *_, (state, metrics) = run.steps(task, run.start(task))
     assert metrics
     params = run.final(state)
@@ -272,13 +272,13 @@ def test_the_number_of_batches_for_calibration_is_bounded(
 
 def test_a_net_with_batch_norm_goes_on_to_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
     task = normed_task()
-    whole = run.train(task, run.start(task), tell=silent)
+    whole = run.train(task, run.start(task), log=silent)
     for workers, n in ((1, 3), (2, 7), (2, 8), (1, 9), (2, 15)):  # of 14 steps and 2 ends of epochs
         there = tmp_path / str(n)
         there.mkdir()
         other = normed_task(net=fnn.shard(NORMED, workers, 5))
         run.train(other, run.start(other), there, 1e9, after(n), silent)
-        assert bits(run.train(task, run.read_state(there, task), there, tell=silent)) == bits(whole)
+        assert bits(run.train(task, run.read_state(there, task), there, log=silent)) == bits(whole)
 
 
 def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,10 +289,10 @@ def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPa
     task = task_of(epochs=1)
     *_, (state, metrics) = run.steps(task, run.start(task))
     assert metrics
-    assert calibrated(task, state) is state
+    assert calibrate_state(task, state) is state
 
 
 def test_a_last_batch_of_one_example_ends_the_run_with_the_reason() -> None:
-    task = normed_task(net=NORMED, batch_size=23)  # of 70 images, three batches and a rest of one
+    task = normed_task(net=NORMED, batch_size=23)  # 70 images: three batches of 23 and one of 1
     with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
-        run.train(task, run.start(task), tell=silent)
+        run.train(task, run.start(task), log=silent)

@@ -19,6 +19,12 @@ Order = Callable[[Array], Array]
 Peer = Callable[[Op, Tensors, Any, Key | None], Any]
 
 
+def inside(op: Op) -> Op:
+    """The operator in a wrapper."""
+    assert op.wraps is not None
+    return op.wraps
+
+
 def in_torch(op: Op, params: Tensors, x: Any, key: Key | None = None) -> Any:
     """The output of the operator, as PyTorch has it; with a key, as in training."""
     return IN_TORCH[op.kind](op, params, x, key)
@@ -43,20 +49,20 @@ def parallel(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
 
 
 def wrapped(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    return in_torch(op.parts[""], params, x, key)
+    return in_torch(inside(op), params, x, key)
 
 
 def in_pieces(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
     assert key is None, "pieces draw what the whole does not"
-    return in_torch(op.parts[""], params, x)
+    return in_torch(inside(op), params, x)
 
 
 def freeze(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    return in_torch(op.parts[""], tree_map(lambda p: p.detach(), params), x, key)
+    return in_torch(inside(op), tree_map(lambda p: p.detach(), params), x, key)
 
 
 def positionwise(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    y = in_torch(op.parts[""], params, x.flatten(0, 1), key)
+    y = in_torch(inside(op), params, x.flatten(0, 1), key)
     return y.unflatten(0, x.shape[:2])
 
 

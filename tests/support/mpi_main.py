@@ -1,4 +1,4 @@
-"""The programs that `test_mpi` runs: `mpiexec -n 2 python tests/support/mpi_main.py trained params.pkl`, and others."""
+"""The programs that `test_mpi` runs, such as `mpiexec -n 2 python tests/support/mpi_main.py trained params.pkl`."""
 
 import argparse
 import os
@@ -21,18 +21,18 @@ from fnn.testing import check_op
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dropout(0.4), dense(20), tanh, dense(4))
 SHAPE, N, SIZE, STEPS = (1, 6, 6), 91, 8, 3
-"""91 examples are in 16 shards of 5 and 6, which is in parts of different sizes for all ranks but one."""
+"""91 examples make 16 shards of 5 or 6; with two or more ranks, parts have different sizes."""
 
 
 def batch(rows: slice = slice(None)) -> tuple[fnn.Array, fnn.Array]:
-    """These rows of the batch, the batch innermost in memory, as images come."""
+    """These rows of the batch; the batch is innermost in memory, as for images."""
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((*SHAPE, N)).astype(np.float32), rng.integers(0, 4, N)
     return np.moveaxis(images[..., rows].copy(), -1, 0), labels[rows]
 
 
 def train(net: fnn.Op, loss: fnn.losses.Loss, rows: slice) -> fnn.Params:
-    """The params after a few steps, each with draws of its own."""
+    """The params after a few steps, each with its own key."""
     (x, y), step, optimizer = batch(rows), value_and_grad(net, loss), fnn.sgd(0.1, momentum=0.9)
     params = net.init(0, SHAPE)
     state = optimizer.init(params)
@@ -77,7 +77,7 @@ def misused(path: Path) -> int:
 
 
 def misfit(path: Path) -> int:
-    """Rank 1 gives the whole batch and not its part."""
+    """Rank 1 passes the whole batch instead of its part."""
     x, _ = batch(slice(None) if world().rank == 1 else part(N, SIZE))
     net = spread(NET, size=SIZE)
     net.apply(net.init(0, SHAPE), x)
@@ -91,14 +91,14 @@ def killed(path: Path) -> int:
 
 
 def waiting(path: Path) -> int:
-    """Waits for ranks that never come."""
+    """Waits for ranks that never call `totals`."""
     totals(0)
     time.sleep(60)
     return totals(0) == [0]
 
 
 def stopped(path: Path) -> int:
-    """Does steps until a signal comes to any rank; the steps that each did are then the same."""
+    """Counts steps until any rank gets a signal; all ranks must then have the same count."""
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     steps = 0

@@ -1,4 +1,4 @@
-"""Python programs in processes of their own. What they print does not depend on the environment of the tests."""
+"""Runs Python programs in new processes; their output does not depend on the environment of the tests."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ NOISY = ("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONVER
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's variables without the noisy ones, with the library first in Python's path, and with `changes`."""
+    """Returns the environment variables without noisy ones, with the library first in Python's path, plus `changes`."""
     kept = {name: value for name, value in os.environ.items() if name not in NOISY}
     paths = [changes.get("PYTHONPATH"), str(ROOT), os.environ.get("PYTHONPATH")]
     return kept | changes | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def python(*arguments: object, **changes: str) -> "subprocess.CompletedProcess[str]":
-    """Runs Python with these arguments and changes of its environment."""
+    """Runs Python with these arguments and changed environment variables."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=300)

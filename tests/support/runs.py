@@ -1,4 +1,4 @@
-"""Small runs: what the tests of fnn.run train."""
+"""Small training runs for the tests of fnn.run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ RATE = fnn.one_cycle(0.1, 21)
 
 
 def task_of(**changes: Any) -> run.Task:
-    """A task with all that a state must hold: momentum, an average, dropout, augmentation in several shards."""
+    """A task that uses every part of a state: momentum, an average, dropout, augmentation in several shards."""
     task = run.Task(
         net=fnn.shard(NET, 1, 4),
         loss=fnn.cross_entropy,
@@ -33,17 +33,17 @@ def task_of(**changes: Any) -> run.Task:
 
 
 def silent(line: str) -> None:
-    """Tells nobody."""
+    """A log that prints nothing."""
 
 
 def after(n: int) -> Callable[[], bool]:
-    """What stops a run at its n-th question."""
+    """Returns a `should_stop` that is true from its n-th call on."""
     count = iter(range(1, 1 << 30))
     return lambda: next(count) >= n
 
 
 def bits(state: run.State) -> list[tuple[str, Any]]:
-    """What must be equal of two states: all but the times."""
+    """Everything in a state that must be reproducible: all but the times."""
     return [
         (path, (leaf.dtype, leaf.shape, leaf.tobytes()) if isinstance(leaf, np.ndarray) else (type(leaf), leaf))
         for path, leaf in sorted(fnn.tree_items(state))

@@ -551,7 +551,7 @@ def noise(careless: bool = False) -> Op:
         drawn = 0 if rng is None else rng.standard_normal(x.shape).astype(x.dtype)
         return x * (1 + drawn), lambda dy, need_dx=True: ({}, dy * (1 + drawn))
 
-    return Op(lambda key, shape: {}, apply, draws=True)
+    return Op(lambda key, shape: {}, apply, takes_key=True)
 
 
 def test_what_draws_is_checked_with_a_key_and_without() -> None:

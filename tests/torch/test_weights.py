@@ -300,8 +300,7 @@ def test_layers_go_by_their_names_where_all_of_them_agree(tmp_path: Path) -> Non
     assert np.array_equal(from_torch(module.state_dict(), other)["dense1"]["w"], params["up"]["w"])
     for lost in (path, load_file(path), load(path)):
         assert fault(lambda state=lost: from_torch(state, other)) == [  # type: ignore[misc]
-            "a file forgets the order of down, up",
-            "wanted numbers, our layers' names, or a dict in order",
+            "down, up: expected numbers, our layers' names, or a dict in order, because a file loses the order",
         ]
 
 
@@ -317,7 +316,7 @@ def fault(use: Callable[[], object]) -> list[str]:
     with pytest.raises(CheckpointError) as raised:
         use()
     start, _, faults = str(raised.value).partition(": ")
-    assert start == "the weights do not fit"
+    assert start == "the weights do not match"
     return faults.split("; ")
 
 
@@ -328,12 +327,12 @@ def test_all_misfits_are_listed_by_path() -> None:
         *(nn.Linear(18, 4, bias=False), nn.Linear(4, 3).double()),
     )
     faults = [
-        "'0.weight' is float32 (2, 1, 2, 2), wanted float32 (2, 1, 3, 3) for 'conv1'",
-        "'1.weight' is missing, wanted float32 (2,) for 'batch_norm1'",
-        "'1.bias' is missing, wanted float32 (2,) for 'batch_norm1'",
-        "'3.bias' is missing, wanted float32 (4,) for 'dense1'",
-        "'4.weight' is float64 (3, 4), wanted float32 (3, 4) for 'dense2'",
-        "'4.bias' is float64 (3,), wanted float32 (3,) for 'dense2'",
+        "'0.weight': expected float32 (2, 1, 3, 3) for 'conv1', got float32 (2, 1, 2, 2)",
+        "'1.weight': expected float32 (2,) for 'batch_norm1', got nothing",
+        "'1.bias': expected float32 (2,) for 'batch_norm1', got nothing",
+        "'3.bias': expected float32 (4,) for 'dense1', got nothing",
+        "'4.weight': expected float32 (3, 4) for 'dense2', got float64 (3, 4)",
+        "'4.bias': expected float32 (3,) for 'dense2', got float64 (3,)",
     ]
     assert fault(lambda: from_torch(module.state_dict(), like)) == faults
     assert fault(lambda: to_torch(like, module.state_dict())) == faults
@@ -343,41 +342,45 @@ def test_what_layers_do_not_have_is_told(tmp_path: Path) -> None:
     like = serial(dense(3), dense(2)).init(0, (4,))
     norm = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(2))
     assert fault(lambda: from_torch(norm.state_dict(), like))[1:] == [
-        "'1.running_mean' is unexpected, float32 (2,), which 'dense2' does not have",
-        "'1.running_var' is unexpected, float32 (2,), which 'dense2' does not have",
+        "'1.running_mean': expected nothing for 'dense2', got float32 (2,)",
+        "'1.running_var': expected nothing for 'dense2', got float32 (2,)",
     ]
     one = nn.Sequential(nn.Linear(4, 3))
     assert fault(lambda: from_torch(one.state_dict(), like)) == [
-        "2 layers with weights (dense1, dense2) for 1 modules (0)"
+        "expected modules for 2 layers with weights (dense1, dense2), got 1 (0)"
     ]
     assert fault(lambda: from_torch(nn.GRU(2, 1, bias=False).state_dict(), like)) == [
-        "'weight_ih_l0', float32 (3, 2), has no place in our layers",
-        "'weight_hh_l0', float32 (3, 1), has no place in our layers",
+        "'weight_ih_l0': expected an entry that our layers have, got float32 (3, 2)",
+        "'weight_hh_l0': expected an entry that our layers have, got float32 (3, 1)",
     ]
     half = one.to(torch.bfloat16).state_dict()
-    assert fault(lambda: from_torch(half, like))[0].startswith("'0.weight' is nothing that NumPy has: ")
+    assert fault(lambda: from_torch(half, like))[0].startswith(
+        "'0.weight': expected a dtype and shape that NumPy supports: "
+    )
     alone = dense(3).init(0, (4,))
     assert fault(lambda: from_torch({"weight": np.zeros((4, 3), np.float32)}, alone)) == [
-        "'weight' is float32 (4, 3), wanted float32 (3, 4) for the net",
-        "'bias' is missing, wanted float32 (3,) for the net",
+        "'weight': expected float32 (3, 4) for the net, got float32 (4, 3)",
+        "'bias': expected float32 (3,) for the net, got nothing",
     ]
     dotted = serial(named("a.b", dense(3)), named("a", serial(named("b", dense(3))))).init(0, (3,))
     state = {"a.b.weight": np.zeros((3, 3), np.float32), "a.b.bias": np.zeros(3, np.float32)}
-    assert fault(lambda: from_torch(state, dotted)) == ["2 layers with weights (a.b, a/b) for 1 modules (a.b)"]
+    assert fault(lambda: from_torch(state, dotted)) == [
+        "expected modules for 2 layers with weights (a.b, a/b), got 1 (a.b)"
+    ]
     odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
     *names, ragged = fault(lambda: from_torch(odd, alone))
-    assert names == [f"{told}, wanted a str of at most 100 dots" for told in (f"'{'a.' * 39}a is a str", "0 is an int")]
-    assert ragged.startswith("'weight' is nothing that NumPy has: ")
+    assert names == [f"{name}: expected a str of at most 100 dots" for name in (f"'{'a.' * 39}a", "0")]
+    assert ragged.startswith("'weight': expected a dtype and shape that NumPy supports: ")
     assert fault(lambda: from_torch({f"{'9' * 5000}.weight": np.zeros(3)}, alone))[0].startswith("'999")
     assert fault(lambda: from_torch({"model": one.state_dict()}, like)) == [
-        "'model', object (), has no place in our layers"
+        "'model': expected an entry that our layers have, got object ()"
     ]
-    with pytest.raises(CheckpointError, match="a state dict, or a file of one, wanted, but it is a Sequential"):
+    with pytest.raises(CheckpointError, match="expected a state dict or a file of one, got a Sequential"):
         from_torch(one, like)
     save(leaf := tmp_path / "leaf.pkl", np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"a state dict, or a file of one, wanted, but it is float64 \(3,\)"):
+    with pytest.raises(CheckpointError, match=r"expected a state dict or a file of one, got float64 \(3,\)"):
         from_torch(leaf, like)
-    with pytest.raises(CheckpointError, match=r"model\.pt: no format has the suffix '\.pt'; wanted"):
+    with pytest.raises(CheckpointError, match=r"model\.pt: expected a suffix .*, got '\.pt'"):
         from_torch("model.pt", like)
 
 
@@ -391,16 +394,17 @@ def test_what_pytorch_does_not_have_is_told() -> None:
         "attention2": {f"w{letter}": np.array(0.5) for letter in "qkv"},
     }
     assert fault(lambda: to_torch(params)) == [
-        "'scale1/scale', float32 (2, 2), has no place in a module of PyTorch's",
-        "'dense1/b', a float, has no place in a module of PyTorch's",
-        "'mixed/inner', a dict, has no place in a module of PyTorch's",
-        "'attention1/wq', float32 (2, 2), has no place in a module of PyTorch's",
-        "'attention1/wk', float32 (2, 2), has no place in a module of PyTorch's",
-        "'attention1/wv', float32 (1, 2), has no place in a module of PyTorch's",
-        *(f"'attention2/w{letter}', float64 (), has no place in a module of PyTorch's" for letter in "qkv"),
+        "'scale1/scale': expected an entry that PyTorch's modules have, got float32 (2, 2)",
+        "'dense1/b': expected an entry that PyTorch's modules have, got a float",
+        "'mixed/inner': expected an entry that PyTorch's modules have, got a dict",
+        "'attention1/wq': expected an entry that PyTorch's modules have, got float32 (2, 2)",
+        "'attention1/wk': expected an entry that PyTorch's modules have, got float32 (2, 2)",
+        "'attention1/wv': expected an entry that PyTorch's modules have, got float32 (1, 2)",
+        *(f"'attention2/w{letter}': expected an entry that PyTorch's modules have, got float64 ()" for letter in "qkv"),
     ]
     assert fault(lambda: from_torch({}, params)) == fault(lambda: to_torch(params))
-    assert fault(lambda: to_torch(zeros)) == ["'params', float32 (2, 2), has no place in a module of PyTorch's"]  # type: ignore[arg-type]
+    message = "'params': expected an entry that PyTorch's modules have, got float32 (2, 2)"
+    assert fault(lambda: to_torch(zeros)) == [message]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("n", "op"), [(3, embedding(3, 4)), (4, dense(4, bias=False)), (3, dense(4, bias=False))])
@@ -408,7 +412,8 @@ def test_a_matrix_alone_is_read_as_its_shape_says_or_not_at_all(n: int, op: Op) 
     table = op.kind == "embedding"
     module = nn.Embedding(n, 4) if table else nn.Linear(n, 4, bias=False)
     like = serial(named("table", op)).init(0, (n,))
-    ambiguous = f"'table/w', float32 ({n}, 4), may be of a dense layer or of an embedding"
+    expected = "a layer named dense1 or embedding1, because this array could be of either kind"
+    ambiguous = f"'table/w': expected {expected}, got float32 ({n}, 4)"
     assert fault(lambda: to_torch(like))[0].startswith(ambiguous)
     if n == 4:
         assert fault(lambda: from_torch(module.state_dict(), like))[0].startswith(ambiguous)
@@ -449,7 +454,7 @@ def test_a_file_of_weights_alone_forgets_their_order_as_well(tmp_path: Path) -> 
     save(tmp_path / "state.safetensors", {"up.weight": zeros, "down.weight": zeros})
     like = serial(dense(4, bias=False), dense(4, bias=False)).init(0, (4,))
     assert fault(lambda: from_torch(tmp_path / "state.safetensors", like))[0] == (
-        "a file forgets the order of down, up"
+        "down, up: expected numbers, our layers' names, or a dict in order, because a file loses the order"
     )
 
 
@@ -484,8 +489,8 @@ def test_from_torch_tells_conv_from_conv_transpose_by_their_names(
     net, state = serial(op), state_of(**{name: nn.Conv2d(4, 4, 3)})
     [path] = net.parts
     if wanted:
-        message = f"{name!r} is named like {named_like}, wanted {wanted} for {path!r}"  # whatever it really is
-        refuses(state, net, (4, 6, 6), message, "if it is that, rename it")
+        message = f"{name!r}: expected a name of kind {wanted} for {path!r}, got one of {named_like}"
+        refuses(state, net, (4, 6, 6), message, f"rename it if it is of kind {wanted}")  # whatever it really is
     else:
         assert from_torch(state, net.init(0, (4, 6, 6)))[path]["w"].shape == (4, 4, 3, 3)
 
@@ -496,7 +501,7 @@ def test_from_torch_tells_other_numbers_of_channels_by_their_shapes() -> None:
         state,
         serial(conv_transpose(4, 3)),
         (2, 6, 6),
-        "'a.weight' is float32 (4, 2, 3, 3), wanted float32 (2, 4, 3, 3) for 'conv_transpose1'",
+        "'a.weight': expected float32 (2, 4, 3, 3) for 'conv_transpose1', got float32 (4, 2, 3, 3)",
     )
 
 
@@ -505,13 +510,13 @@ def test_from_torch_tells_linear_from_conv_of_one_pixel() -> None:
         state_of(a=nn.Linear(4, 4)),
         serial(conv(4, 1)),
         (4, 3, 3),
-        "'a.weight' is float32 (4, 4), wanted float32 (4, 4, 1, 1) for 'conv1'",
+        "'a.weight': expected float32 (4, 4, 1, 1) for 'conv1', got float32 (4, 4)",
     )
     refuses(
         state_of(a=nn.Conv2d(4, 4, 1)),
         serial(dense(4)),
         (4,),
-        "'a.weight' is float32 (4, 4, 1, 1), wanted float32 (4, 4) for 'dense1'",
+        "'a.weight': expected float32 (4, 4) for 'dense1', got float32 (4, 4, 1, 1)",
     )
 
 
@@ -541,7 +546,7 @@ def test_from_torch_tells_norms_by_statistics_or_names(ours: str, theirs: str) -
         if "batch_norm" in (ours, theirs):
             assert all("running_" in told for told in faults)
         else:
-            assert faults[0] == f"{name!r} is named like {theirs}, wanted {ours} for '{ours}1'"
+            assert faults[0] == f"{name!r}: expected a name of kind {ours} for '{ours}1', got one of {theirs}"
     without = state_of(bn1=nn.BatchNorm1d(4, track_running_stats=False))
     assert fault(lambda: from_torch(without, like))[0].startswith("'bn1")
 
@@ -552,15 +557,15 @@ def test_from_torch_tells_embedding_from_dense_by_their_names() -> None:
         state_of(embed=nn.Embedding(4, 4)),
         net,
         (4,),
-        "'embed' is named like embedding, wanted dense for 'dense1'",
-        "if it is that, rename it",
+        "'embed': expected a name of kind dense for 'dense1', got one of embedding",
+        "rename it if it is of kind dense",
     )
     refuses(
         state_of(fc=nn.Linear(4, 4, bias=False)),
         serial(embedding(4, 4)),
         (2,),
-        "'fc' is named like dense, wanted embedding for 'embedding1'",
-        "if it is that, rename it",
+        "'fc': expected a name of kind embedding for 'embedding1', got one of dense",
+        "rename it if it is of kind embedding",
     )
     biased = state_of(embed=nn.Linear(4, 4))  # an Embedding has no bias
     assert from_torch(biased, serial(dense(4)).init(0, (4,))).keys() == {"dense1"}
@@ -571,12 +576,13 @@ def test_from_torch_refuses_numbers_that_go_down(names: tuple[str, ...]) -> None
     net = serial(*(dense(4) for _ in names))
     state = state_of(**{name: nn.Linear(4, 4) for name in names})
     first, last = names[0], names[-1]
-    refuses(state, net, (4,), f"{first!r} is before {last!r} in the state dict, but both fit in either place")
+    order = "before {!r}, because the shapes match both orders, got the reverse"
+    message = f"the state dict: expected {last!r} {order.format(first)}"
+    refuses(state, net, (4,), message)
     blocks = state_of(**{name: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)) for name in names})
-    message = f"{first!r} is before {last!r} in the state dict, but both fit in either place"
     refuses(blocks, serial(*(dense(4) for _ in names for _ in range(2))), (4,), message)
     inside = {f"net.body.{name}": value for name, value in state.items()}
-    message = f"'net.body.{first}' is before 'net.body.{last}' in the state dict, but both fit in either place"
+    message = f"the state dict: expected 'net.body.{last}' {order.format(f'net.body.{first}')}"
     refuses(inside, net, (4,), message)
 
 
@@ -619,8 +625,8 @@ def test_from_torch_refuses_names_of_other_layers() -> None:
         state,
         net,
         (5,),
-        "'up' stands where 'down' does in the net, but has the name of another layer",
-        "'down' stands where 'up' does in the net, but has the name of another layer",
+        "'up': expected the module for 'down' here, got the name of another layer",
+        "'down': expected the module for 'up' here, got the name of another layer",
     )
 
 
@@ -632,14 +638,14 @@ def test_params_whose_order_a_file_has_lost_are_refused(tmp_path: Path) -> None:
         save(tmp_path / f"params{suffix}", params)
     kept, lost = load(tmp_path / "params.npz"), load(tmp_path / "params.safetensors")
     assert_same(to_torch(kept, numbered), numbered)
-    told = ["the params are in alphabetical order, as from a file, not in the net's", "load them with like=..."]
+    message = ["the params: expected the net's order, got alphabetical order", "load them with like=..."]
     uses: list[Callable[[], object]] = [
         lambda: to_torch(lost),
         lambda: to_torch(lost, numbered),
         lambda: from_torch(numbered, lost),
     ]
     for use in uses:
-        assert fault(use) == told
+        assert fault(use) == message
     by_name = state_of(up=nn.Linear(5, 5), down=nn.Linear(5, 5))  # names need no order
     assert np.array_equal(from_torch(by_name, lost)["up"]["w"].T, by_name["up.weight"].numpy())
     assert np.array_equal(to_torch(lost, by_name)["up.weight"], params["up"]["w"].T)
@@ -652,7 +658,7 @@ def test_params_without_biases_whose_order_a_file_has_lost_are_told_by_their_num
     params = net.init(0, (4,))
     save(tmp_path / "params.safetensors", params)
     assert fault(lambda: to_torch(load(tmp_path / "params.safetensors"))) == [
-        "'dense11' is before 'dense2' in the params, but both fit in either place"
+        "the params: expected 'dense2' before 'dense11', because the shapes match both orders, got the reverse"
     ]
     assert_same(to_torch(load(tmp_path / "params.safetensors", params)), to_torch(params))
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def chain(*layers: Op | Layer) -> Layer:
     return net, dict(zip(net.parts, (params for _, params in parts), strict=True))
 
 
-def join(how: str, layers: Sequence[Layer]) -> Layer:
+def join(how: Literal["sum", "concat"], layers: Sequence[Layer]) -> Layer:
     """The layers side by side on the same input. Their outputs are joined as in `parallel`."""
     net = parallel(*(op for op, _ in layers), join=how)
     return net, dict(zip(net.parts, (params for _, params in layers), strict=True))

@@ -1,0 +1,76 @@
+"""How calls are written: the `repr` of an operator, an optimizer or an initialiser is the call that returned it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from math import inf
+from operator import is_
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy import ndarray
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def named_by_call(make: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a function that returns a new function, or a tuple that ends with one: names this after the call.
+
+    `constant(0.1).__name__` is "constant(0.1)". The first argument appears without its name, even if it is optional.
+    """
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> T:
+        result = make(*args, **kwargs)
+        function: Any = result[-1] if isinstance(result, tuple) else result
+        arguments = format_arguments(signature, bind_arguments(signature, *args, **kwargs), unnamed=1)
+        function.__name__ = function.__qualname__ = format_call(make.__name__, arguments)
+        return result
+
+    return construct
+
+
+def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """All arguments of a call by name, including defaults, with Python's numbers and tuples."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return {name: _as_python(value) for name, value in bound.arguments.items()}
+
+
+def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> list[str]:
+    """Each argument as you would write it: no defaults, and optional ones by name, except the first `unnamed`."""
+    texts = []
+    for nth, (name, parameter) in enumerate(signature.parameters.items()):
+        value, default = arguments[name], parameter.default
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            texts += map(repr, value)
+        elif not (value is default or (isinstance(value, int | float) and value == default)):
+            text = value.__name__ if inspect.isfunction(value) else repr(value)
+            texts.append(text if default is parameter.empty or nth < unnamed else f"{name}={text}")
+    return texts
+
+
+def format_call(name: str, arguments: Sequence[str], width: float = inf) -> str:
+    """The call `name(...)`, with one argument per line if it is longer than `width`."""
+    line = f"{name}({', '.join(arguments)})"
+    if len(line) <= width:
+        return line
+    inner = ",\n".join(arguments).replace("\n", "\n    ")
+    return f"{name}(\n    {inner},\n)"
+
+
+def _as_python(value: Any) -> Any:
+    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
+    if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
+        number = value.item()
+        return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
+    if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
+        return tuple(value.tolist())
+    if type(value) in (list, tuple):
+        values = tuple(map(_as_python, value))
+        return value if isinstance(value, tuple) and all(map(is_, value, values)) else values
+    return value

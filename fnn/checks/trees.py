@@ -1,0 +1,30 @@
+"""The error for trees whose structures differ."""
+
+from typing import Any
+
+
+class TreeError(ValueError):
+    """Trees must have the same structure, but they differ."""
+
+
+def structure_error(trees: list[Any], path: str) -> TreeError:
+    """Describes the first tree whose structure is not that of `trees[0]`. All are found at `path`, as `a/b/`."""
+    expected = _list_paths(trees[0], path)
+    for nth, tree in enumerate(trees[1:], 2):
+        got = _list_paths(tree, path)
+        extra, missing = [p for p in got if p not in expected], [p for p in expected if p not in got]
+        if extra or missing:
+            return TreeError(f"trees differ: expected {_join(missing)} as in tree 1, got {_join(extra)} in tree {nth}")
+    return TreeError("trees differ: expected names without slashes, got names that differ only in slashes")
+
+
+def _list_paths(tree: Any, path: str) -> list[str]:
+    """The paths of all leaves, and of all empty dicts, which end in a slash."""
+    if not isinstance(tree, dict):
+        return [path.removesuffix("/")]
+    return [p for name, child in tree.items() for p in _list_paths(child, f"{path}{name}/")] or [path or "{}"]
+
+
+def _join(paths: list[str]) -> str:
+    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    return ", ".join(map(repr, paths[:4])) + more if paths else "nothing"

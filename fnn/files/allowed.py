@@ -1,0 +1,71 @@
+"""What a file may contain: nested dicts of arrays, plain scalars, str and None. And how bytes become arrays."""
+
+from collections.abc import Iterator
+from itertools import count
+from math import prod
+from types import NoneType
+from typing import Any, Literal
+
+import numpy as np
+
+from fnn.checks.arrays import Array
+from fnn.checks.errors import describe
+from fnn.tree import Tree
+
+NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
+"""NumPy's type characters of what arrays may hold: bools, integers, floats and complex numbers."""
+
+CODES = {np.dtype(char).str[1:] for char in NUMBERS}
+"""These dtypes as files spell them, without the byte order: `f4`, `i8`, `b1` and so on."""
+
+MAX_DEPTH, MAX_ENTRIES = 100, 1 << 20
+"""Limits on nested dicts and on entries, far above what nets need. A dict counts at each of its uses, so a dict that
+contains itself, or that unfolds into billions of entries, is refused."""
+
+
+def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | None = None) -> None:
+    """Raises ValueError for the first part of `tree` that a file may not contain. `entries` counts the calls."""
+    entries = entries or count()
+    if next(entries) > MAX_ENTRIES:
+        raise ValueError(f"the tree: expected at most {MAX_ENTRIES} entries, got more; a dict counts at each use")
+    fault = ""
+    plain = isinstance(tree, np.ndarray | np.generic) and type(tree) in (np.ndarray, tree.dtype.type)
+    if type(tree) is dict:
+        if len(path) == MAX_DEPTH:
+            fault = f"expected at most {MAX_DEPTH} nested dicts, got more; does one contain itself?"
+        elif wrong := [name for name in tree if type(name) is not str]:
+            fault = f"expected keys of type str, got {describe(wrong[0])}"
+    elif plain and tree.dtype.char in NUMBERS and tree.dtype.metadata is None:
+        if tree.dtype.char == "?" and np.asarray(tree).view(np.uint8).max(initial=0) > 1:
+            fault = "expected bools stored as 0 or 1, got other bytes"  # with them, NumPy indexes out of bounds
+    elif type(tree) not in (NoneType, bool, int, float, str):
+        leaf = "a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
+        fault = f"expected {leaf}, got {describe(tree)}"
+    if fault:
+        raise ValueError(f"{describe_path(path)}: {fault}")
+    for name, child in tree.items() if type(tree) is dict else ():
+        check_tree(child, (*path, name), entries)
+
+
+def describe_path(path: tuple[str, ...]) -> str:
+    """The path as text for an error, cut if its names are long."""
+    return repr("/".join(name[:80] for name in path[:10])) if path else "the tree"
+
+
+def describe_start(data: bytes) -> str:
+    """How the content of a file begins, for an error."""
+    return f"a file that begins with {data[:8]!r}" if data else "an empty file"
+
+
+def make_array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
+    """A new array from these bytes. Raises ValueError unless `shape` is a shape and needs exactly so many bytes."""
+    if prod(check_sizes(shape)) * dtype.itemsize != len(data):
+        raise ValueError(f"expected all bytes of an array of shape {shape} and dtype {dtype}, got {len(data)} bytes")
+    return np.frombuffer(data, dtype).copy().reshape(shape, order=order)
+
+
+def check_sizes(sizes: Any) -> tuple[int, ...]:
+    """`sizes`, if it can be a shape. The error does not show them, because they may be huge in a damaged file."""
+    if type(sizes) is tuple and len(sizes) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in sizes):
+        return sizes
+    raise ValueError("expected a shape: a tuple of at most 64 ints from 0 to 2**63 - 1")
