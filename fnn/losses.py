@@ -68,7 +68,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
 
 
 def smoothed_cross_entropy(smoothing: float) -> Loss:
-    """Makes a `cross_entropy` whose target is 1 - smoothing for the label, plus smoothing / classes for every class.
+    """Makes a `cross_entropy` with the targets smoothing / classes for every class, plus 1 - smoothing for the label.
 
     Raises LossError unless `smoothing` is from 0 to 1. Szegedy et al., "Rethinking the Inception Architecture for
     Computer Vision", 2016.

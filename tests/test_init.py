@@ -69,13 +69,13 @@ def test_another_key_draws_other_numbers(init: Initialiser) -> None:
 def test_variances_are_those_of_the_papers(
     uniform: Initialiser, normal: Initialiser, variance: Callable[[int, int], float], fans: tuple[int, int]
 ) -> None:
-    wanted = variance(*fans)
+    expected = variance(*fans)
     drawn = uniform(Key(0), (300, 100), *fans)
-    assert drawn.var() == pytest.approx(wanted, rel=0.03)
-    assert 0.99 * sqrt(3 * wanted) < np.abs(drawn).max() <= np.float32(sqrt(3 * wanted))
+    assert drawn.var() == pytest.approx(expected, rel=0.03)
+    assert 0.99 * sqrt(3 * expected) < np.abs(drawn).max() <= np.float32(sqrt(3 * expected))
     drawn = normal(Key(0), (300, 100), *fans)
-    assert drawn.var() == pytest.approx(wanted, rel=0.03)
-    assert np.mean(np.abs(drawn) < sqrt(wanted)) == pytest.approx(0.6827, abs=0.01)
+    assert drawn.var() == pytest.approx(expected, rel=0.03)
+    assert np.mean(np.abs(drawn) < sqrt(expected)) == pytest.approx(0.6827, abs=0.01)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), st.integers(0, 99))

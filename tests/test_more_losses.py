@@ -46,9 +46,9 @@ def test_the_cross_entropy_of_a_sequence_is_that_of_its_positions(
     rng = np.random.default_rng(seed)
     logits, labels = rng.standard_normal((batch, time, classes)), rng.integers(0, classes, (batch, time))
     value, vjp = cross_entropy(logits, labels)
-    wanted, vjp_wanted = cross_entropy(logits.reshape(-1, classes), labels.ravel())
-    assert value == wanted
-    assert np.array_equal(vjp(), vjp_wanted().reshape(logits.shape))
+    expected, vjp_expected = cross_entropy(logits.reshape(-1, classes), labels.ravel())
+    assert value == expected
+    assert np.array_equal(vjp(), vjp_expected().reshape(logits.shape))
 
 
 @given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)

@@ -43,7 +43,7 @@ def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> d
 
 def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> list[str]:
     """Each argument as you would write it: no defaults, and optional ones by name, except the first `unnamed`."""
-    texts = []
+    texts: list[str] = []
     for nth, (name, parameter) in enumerate(signature.parameters.items()):
         value, default = arguments[name], parameter.default
         if parameter.kind is parameter.VAR_POSITIONAL:

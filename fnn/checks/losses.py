@@ -13,7 +13,7 @@ from fnn.checks.values import MISSING
 
 
 class LossError(ValueError):
-    """Bad input to a loss: says what was expected and what it got."""
+    """Bad input to a loss. The message has the name of the loss, `expected ...` and `got ...`."""
 
 
 def check_targets(loss: str, outputs: Any, targets: Any) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from math import inf, isfinite
 from numbers import Real
 from operator import index
@@ -44,12 +45,12 @@ def check_int(name: str, value: Any, minimum: int = 0, error: type[ValueError] =
 def check_real(
     name: str,
     value: Any,
+    error: type[ValueError] = ValueError,
     *,
     at_least: float = -inf,
     above: float = -inf,
     at_most: float = inf,
     below: float = inf,
-    error: type[ValueError] = ValueError,
 ) -> float:
     """Returns `value` as a Python float, which keeps float32 arrays float32. Raises `error` if it is out of range."""
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -67,19 +68,9 @@ def check_real(
     raise error(f"{name}: expected a {expected.strip()}, got {describe_value(value)}")
 
 
-def check_positive(name: str, value: Any, error: type[ValueError] = ValueError) -> float:
-    """`check_real` for numbers above 0."""
-    return check_real(name, value, above=0, error=error)
-
-
-def check_non_negative(name: str, value: Any, error: type[ValueError] = ValueError) -> float:
-    """`check_real` for numbers of at least 0."""
-    return check_real(name, value, at_least=0, error=error)
-
-
-def check_fraction(name: str, value: Any, error: type[ValueError] = ValueError) -> float:
-    """`check_real` for numbers of at least 0 and below 1."""
-    return check_real(name, value, at_least=0, below=1, error=error)
+check_positive = partial(check_real, above=0)
+check_non_negative = partial(check_real, at_least=0)
+check_fraction = partial(check_real, at_least=0, below=1)
 
 
 def check_shape(shape: Any, minimum: int = 0, where: str = "") -> tuple[int, ...]:

@@ -59,10 +59,11 @@ def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False, times: Array 
 
 
 def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
-    """Sums like `accurate_sum`, but returns float64. With `times`, sums products, in most cases without storing them."""
+    """Sums like `accurate_sum`, but returns float64. With `times`, sums the products `x * times`, mostly unstored."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
-        small: Array = np.add.reduce(x if times is None else x * times, tuple(axes), float, None, keepdims)
+        terms = x if times is None else x * times
+        small: Array = np.add.reduce(terms, tuple(axes), float, keepdims=keepdims)  # type: ignore[call-overload]
         return small
     if x.dtype.itemsize < 4:
         x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)

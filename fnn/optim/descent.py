@@ -24,8 +24,8 @@ def descent(
 ) -> Optimizer:
     """Makes the optimizer with the update `params - learning_rate * direction`.
 
-    `slots` names what the state holds beside the step: trees like the parameters, at first zero. `direction(grads,
-    state)` returns the direction and the new slots. Weight decay adds `weight_decay * params` to the gradients, or, if
+    The state has the step and the `slots`: trees like the parameters that start at zero. `direction(grads, state)`
+    returns the direction and the new slots. Weight decay adds `weight_decay * params` to the gradients, or, if
     decoupled, to the direction.
     """
     rate, weight_decay = as_schedule("learning_rate", learning_rate), check_non_negative("weight_decay", weight_decay)

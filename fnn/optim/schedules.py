@@ -42,13 +42,13 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
 @named_by_call
 def linear(start: float, end: float, steps: int) -> Schedule:
     """A straight line from `start` at step 0 to `end` at step `steps`. After it, `end`."""
-    return _interpolate(check_non_negative, start, end, steps, lambda start, end, t: start * (1 - t) + end * t)
+    return _ramp(check_non_negative, start, end, steps, lambda start, end, t: start * (1 - t) + end * t)
 
 
 @named_by_call
 def exponential(start: float, end: float, steps: int) -> Schedule:
     """From `start` at step 0 to `end` at step `steps`, by the same factor at each step. After it, `end`."""
-    return _interpolate(check_positive, start, end, steps, lambda start, end, t: float(start ** (1 - t) * end**t))
+    return _ramp(check_positive, start, end, steps, lambda start, end, t: float(start ** (1 - t) * end**t))
 
 
 @named_by_call
@@ -62,7 +62,7 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
         share = (1 + cos(pi * t)) / 2
         return start * share + end * (1 - share)
 
-    return _interpolate(check_non_negative, start, end, steps, curve)
+    return _ramp(check_non_negative, start, end, steps, curve)
 
 
 @named_by_call
@@ -103,13 +103,7 @@ def as_schedule(name: str, rate: Rate) -> Schedule:
     return lambda step: check_non_negative(f"{name} at step {step}", schedule(step))
 
 
-def _interpolate(
-    check: Callable[[str, float], float],
-    start: float,
-    end: float,
-    steps: int,
-    curve: Callable[[float, float, float], float],
-) -> Schedule:
+def _ramp(check: Callable[..., float], start: float, end: float, steps: int, curve: Callable[..., float]) -> Schedule:
     """The schedule `curve(start, end, t)`, where t goes from 0 at step 0 to 1 at step `steps` and stays there."""
     start, end, steps = check("start", start), check("end", end), check_int("steps", steps, 1)
     return lambda step: curve(start, end, min(check_int("step", step), steps) / steps)

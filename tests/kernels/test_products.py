@@ -1,65 +1,13 @@
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn.kernels import products
-from fnn.kernels.products import MAX_SMALL_MACS, MAX_SMALL_TRANSPOSED, batched_matmul, depth, matmul, tile
+from fnn.kernels.products import batched_matmul, map_features, matmul
 from fnn.kernels.threads import parallel_map
-
-
-@pytest.fixture(params=[True, False], ids=["small kernels", "no small kernels"], scope="module", autouse=True)
-def small_kernels(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Both kinds of OpenBLAS."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "HAS_SMALL_KERNELS", request.param)
-        tile.cache_clear()
-        depth.cache_clear()
-        yield request.param
-    tile.cache_clear()
-    depth.cache_clear()
-
-
-SIZES = st.one_of(st.integers(0, 40), st.integers(41, 3000))
-
-
-@given(SIZES, SIZES, SIZES, st.booleans())
-@example(100, 0, 100, True)
-def test_tiles_are_small_products_where_the_whole_is_not(rows: int, inner: int, columns: int, turned: bool) -> None:
-    def small(high: int, wide: int) -> bool:
-        return high * inner * wide <= MAX_SMALL_MACS and (high * wide <= MAX_SMALL_TRANSPOSED or not turned)
-
-    high, wide = tile(rows, inner, columns, turned)
-    if not products.HAS_SMALL_KERNELS:
-        assert (high, wide) == (rows, columns)
-        return
-    assert high <= rows
-    assert wide <= columns
-    hopeless = 1 in (rows, columns) or (turned and inner < 32)
-    assert small(high, wide) or hopeless
-    assert (high, wide) == (rows, columns) or not small(rows, columns)
-
-
-def test_tile_fills_registers_and_cuts_evenly(small_kernels: bool) -> None:
-    if not small_kernels:
-        assert tile(100, 784, 512, False) == (100, 512)
-        return
-    assert tile(100, 784, 512, False) == (16, 64)
-    assert tile(100, 128, 512, True) == (52, 16)
-    assert tile(64, 291, 700, False) == (32, 64)
-    assert tile(100, 100, 100, False) == (100, 100)
-    assert tile(40, 100, 100, True) == (40, 16)
-
-
-def test_depth_cuts_long_and_large_products_evenly(small_kernels: bool) -> None:
-    if not small_kernels:
-        assert depth(50, 3136, 128) == 1
-        return
-    assert [depth(50, inner, 128) for inner in (3136, 1568, 3001, 8192)] == [7, 4, 1, 16]
-    assert depth(1, 3136, 1000) == depth(2, 3136, 100) == 1
 
 
 def ordered(matrix: np.ndarray, turned: bool) -> np.ndarray:
@@ -100,26 +48,67 @@ def with_threads(n: int, f: Any) -> Any:
     return parallel_map(lambda i: f(), 1, n)[0]
 
 
+def stacks(turned: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 1, 100, 300), np.float32), rng.standard_normal((3, 300, 300), np.float32)
+    return a, b.swapaxes(-1, -2) if turned else b
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("threads", [2, 3, 9])
-def test_idle_threads_change_no_bit(
-    turned: bool, threads: int, monkeypatch: pytest.MonkeyPatch, small_kernels: bool
+def test_batched_matmul_on_idle_threads_gives_the_same_bits(
+    turned: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng, handed = np.random.default_rng(0), list[int]()
-    a = rng.standard_normal((2, 1, 100, 300), np.float32)
-    b = rng.standard_normal((3, 300, 300), np.float32)
-    b = b.swapaxes(-1, -2) if turned else b
+    a, b = stacks(turned)
     wanted, out = (np.full((2, 3, 100, 300), np.nan, np.float32) for _ in range(2))
-    monkeypatch.setattr(products, "MIN_SPLIT_MACS", 1)
-
-    def watched(f: Any, n: int, workers: int) -> list[Any]:
-        handed.append(n)
-        return parallel_map(f, n, workers)
-
-    monkeypatch.setattr(products, "parallel_map", watched)
     batched_matmul(a, b, wanted)
+    parts = record_parts(monkeypatch)
     with_threads(threads, lambda: batched_matmul(a, b, out))
     np.testing.assert_array_equal(out, wanted)
-    batched_matmul(a, b, out)
-    shared = min(threads, -(-300 // (64 if small_kernels and not turned else 16)))
-    assert handed == ([1, shared, 1] if small_kernels else [shared])
+    assert parts == [2]
+
+
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("threads", [2, 3, 9])
+@pytest.mark.parametrize("shape", [(100, 700, 900), (1000, 64, 1000), (64, 4000, 333)])
+def test_matmul_on_idle_threads_gives_the_same_bits(
+    shape: tuple[int, int, int], turned: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rows, inner, columns), rng = shape, np.random.default_rng(0)
+    a = ordered(rng.standard_normal((rows, inner), np.float32), "a" in turned)
+    b = ordered(rng.standard_normal((inner, columns), np.float32), "b" in turned)
+    wanted = matmul(a, b)
+    parts = record_parts(monkeypatch)
+    np.testing.assert_array_equal(with_threads(threads, lambda: matmul(a, b)), wanted)
+    assert parts == [min(threads, rows * inner * columns // products.MIN_PART_MACS)]
+    assert parts[0] > 1
+
+
+def record_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of parts into which products are cut from now on."""
+    parts: list[int] = []
+
+    def recorded(f: Any, n: int, workers: int) -> list[Any]:
+        parts.append(n)
+        return parallel_map(f, n, workers)
+
+    monkeypatch.setattr(products, "parallel_map", recorded)
+    return parts
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_map_features_keeps_the_memory_order_of_its_input(order: Any) -> None:
+    x, w = np.ones((5, 7), np.float32, order=order), np.ones((7, 3), np.float32)
+    y = map_features(x, w)
+    np.testing.assert_array_equal(y, x @ w)
+    assert (y.flags.c_contiguous, y.flags.f_contiguous) == (x.flags.c_contiguous, x.flags.f_contiguous)
+
+
+@pytest.mark.parametrize("inner", [384, 512, 1000, 4000, 9000])
+@pytest.mark.parametrize("sizes", [(6, 4), (12, 54), (64, 64), (1, 5), (5, 1)])
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+def test_matmul_of_equal_numbers_is_exact(inner: int, sizes: tuple[int, int], turned: str) -> None:
+    rows, columns = sizes
+    a, b = (np.full(shape, 0.1, np.float32) for shape in ((rows, inner), (inner, columns)))
+    y = matmul(ordered(a, "a" in turned), ordered(b, "b" in turned))
+    np.testing.assert_allclose(y, inner * np.float64(np.float32(0.1)) ** 2, rtol=4e-6)

@@ -304,7 +304,7 @@ def test_the_known_answer_is_reached(name: str, problem: str) -> None:
         params, state = optimizer.update(params, slope(params), state)
     if name in ("averaged", "nested"):
         params = average(state)
-    tree_map(lambda p, wanted: np.testing.assert_allclose(p, wanted, rtol=0, atol=1e-3), params, answer)
+    tree_map(lambda p, expected: np.testing.assert_allclose(p, expected, rtol=0, atol=1e-3), params, answer)
 
 
 # One by one
@@ -330,10 +330,10 @@ BY_HAND: list[tuple[Optimizer, list[float]]] = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "wanted"), BY_HAND)
-def test_two_updates_are_what_the_formula_gives_by_hand(optimizer: Optimizer, wanted: list[float]) -> None:
+@pytest.mark.parametrize(("optimizer", "expected"), BY_HAND)
+def test_two_updates_are_what_the_formula_gives_by_hand(optimizer: Optimizer, expected: list[float]) -> None:
     params, state = {"w": np.zeros(1)}, optimizer.init({"w": np.zeros(1)})
-    for grad, there in zip((2.0, 3.0), wanted, strict=True):
+    for grad, there in zip((2.0, 3.0), expected, strict=True):
         params, state = optimizer.update(params, {"w": np.array([grad])}, state)
         np.testing.assert_allclose(params["w"], there, rtol=1e-7)
 
@@ -398,8 +398,8 @@ def test_each_part_of_a_masked_tree_moves_as_if_alone() -> None:
     new, _ = steps(optimizer, params, optimizer.init(params), 3)
     for part, alone in (("w", adamw(0.1)), ("b", sgd(0.2))):
         own = {name: {part: op[part]} for name, op in params.items() if op}
-        wanted, _ = steps(alone, own, alone.init(own), 3)
-        assert_same_bits({name: {part: new[name][part]} for name in own}, wanted)
+        expected, _ = steps(alone, own, alone.init(own), 3)
+        assert_same_bits({name: {part: new[name][part]} for name in own}, expected)
 
 
 def test_clipping_inside_of_a_mask_sees_the_chosen_part_alone() -> None:
@@ -482,9 +482,9 @@ BAD: list[tuple[Callable[[], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), BAD)
-def test_bad_hyper_parameters_are_refused_at_construction(make: Callable[[], object], told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_hyper_parameters_are_refused_at_construction(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
 
@@ -504,7 +504,7 @@ def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
 
 @every_optimizer
 @pytest.mark.parametrize(
-    ("gradient", "told"),
+    ("gradient", "message"),
     [
         (np.ones((1, 3)), r"shape \(2, 3\) as the parameter has, got float64 \(1, 3\)"),
         (np.ones(3), r"shape \(2, 3\) as the parameter has, got float64 \(3,\)"),
@@ -513,29 +513,29 @@ def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
         (1.0, "an array of floats, got a float"),
     ],
 )
-def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradient: Any, told: str) -> None:
+def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradient: Any, message: str) -> None:
     optimizer, params = make(0.1), {"a": {"b": np.ones(2), "w": np.ones((2, 3))}}
-    with pytest.raises(ValueError, match=rf"^a/w: gradient: expected {told}"):
+    with pytest.raises(ValueError, match=rf"^a/w: gradient: expected {message}"):
         optimizer.update(params, {"a": {"b": np.ones(2), "w": gradient}}, optimizer.init(params))
 
 
 @every_optimizer
 @pytest.mark.parametrize(
-    ("leaf", "told"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), "a float32")]
+    ("leaf", "message"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), "a float32")]
 )
-def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, leaf: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^a/w: expected an array of floats, got {told}"):
+def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, leaf: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^a/w: expected an array of floats, got {message}"):
         make(0.1).init({"a": {"w": leaf}})
 
 
 @every_optimizer
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "message"),
     [({"step": 0, "other": 1}, r"expected \[.*\], got \['other', 'step'\]"), (None, r"expected \[.*\], got None")],
 )
-def test_another_optimizers_state_is_refused(make: Make, state: Any, told: str) -> None:
+def test_another_optimizers_state_is_refused(make: Make, state: Any, message: str) -> None:
     params = random_params()
-    with pytest.raises(ValueError, match=f"^optimizer state: {told}"):
+    with pytest.raises(ValueError, match=f"^optimizer state: {message}"):
         make(0.1).update(params, params, state)
 
 

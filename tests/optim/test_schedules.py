@@ -141,9 +141,9 @@ BAD: list[tuple[Callable[[], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), BAD)
-def test_bad_arguments_are_refused_at_construction(make: Callable[[], object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_arguments_are_refused_at_construction(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 
