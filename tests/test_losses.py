@@ -1,5 +1,6 @@
 """Losses: their values and exact gradients for the mean, at any size of the numbers, and what they refuse."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,18 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fnn import LossError, cross_entropy, mse
+from fnn import LossError, cross_entropy, dense, mse, serial, value_and_grad
+from fnn.losses import Loss, binary_cross_entropy, huber, smoothed_cross_entropy
 from fnn.op import Array
 from fnn.testing import check_loss
 from tests.support.strategies import seeds
 
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 LOGITS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-
-
-@given(st.integers(1, 6), st.integers(1, 6), seeds)
-def test_cross_entropy_is_what_a_loss_must_be(batch: int, classes: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    check_loss(cross_entropy, 5 * rng.standard_normal((batch, classes)), rng.integers(0, classes, batch), seed)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple), seeds)
@@ -148,3 +145,159 @@ def test_mse_refuses_what_does_not_match(predictions: Array, targets: Array, mes
 
 def test_a_loss_error_is_a_value_error() -> None:
     assert issubclass(LossError, ValueError)
+
+
+@given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
+def test_cross_entropies_of_sequences_are_what_a_loss_must_be(
+    shape: tuple[int, ...], classes: int, smoothing: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = 5 * rng.standard_normal((*shape, classes)), rng.integers(0, classes, shape)
+    check_loss(cross_entropy, logits, labels, seed)
+    check_loss(smoothed_cross_entropy(smoothing), logits, labels, seed)
+
+
+@given(shapes, seeds)
+def test_binary_cross_entropy_is_what_a_loss_must_be(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(binary_cross_entropy, 5 * rng.standard_normal(shape), rng.random(shape), seed)
+
+
+@given(shapes, st.floats(0.1, 3), seeds)
+def test_huber_is_what_a_loss_must_be(shape: tuple[int, ...], delta: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_loss(huber(delta), 3 * rng.standard_normal(shape), rng.standard_normal(shape), seed)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds)
+def test_the_cross_entropy_of_a_sequence_is_that_of_its_positions(
+    batch: int, time: int, classes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((batch, time, classes)), rng.integers(0, classes, (batch, time))
+    value, vjp = cross_entropy(logits, labels)
+    expected, vjp_expected = cross_entropy(logits.reshape(-1, classes), labels.ravel())
+    assert value == expected
+    assert np.array_equal(vjp(), vjp_expected().reshape(logits.shape))
+
+
+@given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
+def test_smoothing_is_cross_entropy_against_smooth_targets(
+    shape: tuple[int, ...], classes: int, smoothing: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((*shape, classes)), rng.integers(0, classes, shape)
+    targets = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    value, vjp = smoothed_cross_entropy(smoothing)(logits, labels)
+    np.testing.assert_allclose(value, -(targets * np.log(p)).sum() / labels.size, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(vjp(), (p - targets) / labels.size, atol=1e-14)
+
+
+@given(shapes, seeds)
+def test_binary_cross_entropy_is_the_mean_of_minus_the_logs_of_probabilities(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits, targets = rng.standard_normal(shape), rng.random(shape)
+    p = 1 / (1 + np.exp(-logits))
+    value, vjp = binary_cross_entropy(logits, targets)
+    np.testing.assert_allclose(value, -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean())
+    np.testing.assert_allclose(vjp(), (p - targets) / p.size, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_binary_cross_entropy_is_right_at_any_size(dtype: type) -> None:
+    logits: Array = np.array([1e4, -1e4, 1e30, -1e30, 0], dtype)
+    value, vjp = binary_cross_entropy(logits, np.array([0, 1, 1, 0, 0.5], dtype))
+    assert value == pytest.approx((2e4 + np.log(2)) / 5)
+    assert vjp().tolist() == [dtype(1) / 5, -dtype(1) / 5, 0, 0, 0]
+    small, _ = binary_cross_entropy(np.array([40], dtype), np.ones(1, dtype))
+    assert small == pytest.approx(np.exp(-40.0), rel=1e-5, abs=0)
+
+
+def test_huber_is_half_a_square_near_and_straight_beyond() -> None:
+    value, vjp = huber(2)(np.array([1.0, -5, 2]), np.zeros(3))
+    assert value == pytest.approx((0.5 + 2 * (5 - 1) + 2) / 3)
+    np.testing.assert_allclose(vjp(), np.array([1, -2, 2]) / 3)
+
+
+@given(shapes, seeds)
+def test_huber_of_small_errors_is_half_of_mse(shape: tuple[int, ...], seed: int) -> None:
+    a, b = np.random.default_rng(seed).standard_normal((2, *shape))
+    np.testing.assert_allclose(huber(100)(a, b)[0], mse(a, b)[0] / 2)
+
+
+@pytest.mark.parametrize("loss", [huber(np.float64(0.5)), smoothed_cross_entropy(np.float64(0.1))])
+def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(loss: Loss) -> None:
+    logits = np.ones((2, 3), np.float32)
+    value, vjp = loss(logits, np.zeros(2, int) if "smoothed" in loss.__qualname__ else logits)
+    assert value.dtype == vjp().dtype == np.float32
+
+
+@pytest.mark.parametrize("loss", [smoothed_cross_entropy(0.1), cross_entropy])
+def test_they_go_where_a_loss_goes(loss: Loss) -> None:
+    net = serial(dense(3))
+    x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+    (value, out), grads = value_and_grad(net, loss)(net.init(0, (2,)), x, np.array([0, 2, 1, 1]))
+    assert value == loss(out, np.array([0, 2, 1, 1]))[0]
+    assert grads["dense1"]["w"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.0])
+def test_smoothing_refuses_what_cross_entropy_refuses(smoothing: float) -> None:
+    with pytest.raises(LossError) as caught:
+        smoothed_cross_entropy(smoothing)(np.zeros((2, 3)), np.array([0, 3]))
+    assert str(caught.value) == "cross_entropy: labels: expected integers from 0 to 2, got 3"
+
+
+@pytest.mark.parametrize("targets", [[0.5, 1.5], [-0.5, 0.5], [0.5, np.nan]])
+def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> None:
+    with pytest.raises(LossError) as caught:
+        binary_cross_entropy(np.zeros(2), np.array(targets))
+    low, high = np.min(targets), np.max(targets)
+    assert str(caught.value) == f"binary_cross_entropy: targets: expected numbers from 0 to 1, got {low} to {high}"
+
+
+@pytest.mark.parametrize(("loss", "name"), [(binary_cross_entropy, "binary_cross_entropy"), (huber(), "huber")])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.zeros(2), "targets: expected float32 as the outputs are, got float64 (2,); use targets.astype(np.float32)"),
+        (
+            np.zeros(2, int),
+            "targets: expected float32 as the outputs are, got int64 (2,); use targets.astype(np.float32)",
+        ),
+        (np.zeros((2, 1), np.float32), "targets: expected shape (2,), got (2, 1); use targets[..., 0]"),
+        ([0, 0], "targets: expected an array of floats, got a list; use np.array(targets, np.float32)"),
+    ],
+)
+def test_targets_unlike_the_outputs_are_refused(loss: Loss, name: str, targets: Any, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        loss(np.zeros(2, np.float32), targets)
+    assert str(caught.value) == f"{name}: {message}"
+
+
+@pytest.mark.parametrize("loss", [binary_cross_entropy, huber()])
+def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
+    with pytest.raises(LossError, match="outputs: expected at least one example"):
+        loss(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "message"),
+    [
+        (huber, 0, "huber: delta: expected a finite number above 0, got 0"),
+        (huber, np.nan, "huber: delta: expected a finite number above 0, got nan"),
+        (huber, None, "huber: delta: expected a finite number above 0, got None"),
+        (
+            smoothed_cross_entropy,
+            "much",
+            "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got 'much'",
+        ),
+        (smoothed_cross_entropy, 1.5, "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got 1.5"),
+        (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got nan"),
+    ],
+)
+def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], Loss], value: Any, message: str) -> None:
+    with pytest.raises(LossError) as caught:
+        make(value)
+    assert str(caught.value) == message

@@ -14,8 +14,8 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from fnn import op
-from fnn.kernels import underflow
+from fnn import checks, op
+from fnn.kernels import numerics, underflow
 from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
@@ -26,7 +26,8 @@ POLL = 0.001  # seconds that a thread sleeps before it asks again for its turn
 PATIENCE = (20, 40, 80, 160, 320, 640)  # for each run: polls without a step of the other thread before a thread goes on
 GIVE_UP = 60.0  # seconds without a step that count as a deadlock
 
-NOT_TRACED = (str(Path(np.__file__).parent), str(Path(__file__).parent), op.__file__, underflow.__file__)
+FOLDERS = (np.__file__, checks.__file__, __file__)
+NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__, underflow.__file__)
 """Files and folders whose lines are not interleaved: they are not the operator's own code."""
 
 

@@ -122,7 +122,7 @@ _EXAMPLES: list[Example] = [
     Example(serial(dense(5), tanh, dense(3), ops.softmax), (4,)),
     Example(serial(conv(3, 3, padding=1), maxpool(2), tanh, serial(flatten, dense(4))), (2, 6, 6)),
     Example(serial(flatten, ops.relu, dense(3), ops.relu), (2, 2, 3)),
-    # Created when used: a `shard` with several workers limits BLAS to one thread, or warns.
+    # Created when used: a `shard` with several workers may warn about the threads of BLAS.
     Example(cache(lambda: shard(dense(3), workers=2, size=2)), (4,), batch=7, name="shard"),
     Example(cache(lambda: shard(serial(conv(2, 3), maxpool(2), dense(3)), workers=2, size=1)), (1, 6, 6), name="shard"),
     Example(serial(dense(4), shard(tanh, workers=1), dense(2)), (3,), batch=130, name="shard"),
