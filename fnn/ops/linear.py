@@ -8,7 +8,7 @@ from fnn.checks.arrays import Array, get_params, input_error
 from fnn.checks.errors import OpError
 from fnn.checks.values import check_int
 from fnn.init import Initialiser, glorot_uniform, init_affine, zeros
-from fnn.kernels.products import accurate_sum, from_features, map_features, matmul, run_both, to_features
+from fnn.kernels.products import accurate_sum, from_features, map_features, match_order, matmul, run_both, to_features
 from fnn.op import Op, Params, Shape, Vjp, operator
 from fnn.random import Key
 
@@ -39,6 +39,7 @@ def dense(
             y += b
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dy = match_order(dy, h)
             dw, dh = run_both(
                 lambda: matmul(h.T, dy),
                 lambda: map_features(dy, w.T) if need_dx else None,

@@ -41,7 +41,7 @@ def _pool(pool: Pool, kernel_size: Sizes, stride: Sizes | None, padding: Sizes) 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         check_no_params(params)
         check_images(x)
-        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, padding=margins), margins)
+        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, (1, 1), margins), margins)
         return y, lambda dy, need_dx=True: ({}, adjoint(dy))
 
     return Op(lambda key, shape: {}, apply)
