@@ -131,14 +131,14 @@ def assert_loads(op: Op, shape: Shape, x: Array, key: Key | None, folder: Path) 
 
 
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=lambda row: repr(row.op)[:50])
-def test_every_operator_takes_its_params_from_files(row: Row, folder: Path) -> None:
+def test_operators_take_loaded_params(row: Row, folder: Path) -> None:
     shape = (row.batch, *row.shape)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if row.x is None else row.x
     assert_loads(row.op, row.shape, x, None if row.key is None else Key(1), folder)
 
 
 @given(nets(), st.integers(0, 3))
-def test_random_chains_take_their_params_from_files(folder: Path, example: Example, batch: int) -> None:
+def test_random_chains_take_loaded_params(folder: Path, example: Example, batch: int) -> None:
     op, shape = example
     assert_loads(op, shape, np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32), None, folder)
 
@@ -146,7 +146,7 @@ def test_random_chains_take_their_params_from_files(folder: Path, example: Examp
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_nets_take_their_params_from_files(folder: Path, kind: str) -> None:
+def test_random_nets_take_loaded_params(folder: Path, kind: str) -> None:
     for one in drawn(kind, 3):
         x = one.x if one.net.op.integers else one.x.astype(np.float32)
         assert_loads(one.net.op, one.shape, x, None if one.key is None else Key(one.key), folder)
@@ -171,7 +171,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Params:
     return load(path)  # type: ignore[no-any-return]
 
 
-def test_load_drops_the_empty_dicts_of_these_nets(loaded: Params) -> None:
+def test_load_drops_empty_dicts(loaded: Params) -> None:
     assert structure(loaded) == structure(without_empty(NET.init(0, SHAPE)))
     assert not loaded.keys() & {"relu1", "maxpool1", "flatten1", "tanh1", "softmax1"}
 
@@ -279,7 +279,7 @@ def _both(first: Op, second: Op) -> Op:
     return Op(init, apply, parts=parts, takes_key=True, kind="both")
 
 
-def test_combinators_of_users_take_params_from_files(folder: Path) -> None:
+def test_user_combinators_take_loaded_params(folder: Path) -> None:
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     assert_loads(serial(_both(dense(3), serial(tanh, dense(3))), relu), (4,), x, None, folder)
     assert_loads(_both(tanh, serial(relu, tanh)), (4,), x, None, folder)
@@ -299,12 +299,12 @@ def test_combinators_of_users_take_params_from_files(folder: Path) -> None:
         ),
     ],
 )
-def test_params_of_operators_that_have_parameters_are_still_missed(params: Params, message: str) -> None:
+def test_serial_names_missing_params_of_parts_that_have_some(params: Params, message: str) -> None:
     net = serial(dense(4), tanh, serial(tanh, dense(2)))
     with pytest.raises(OpError, match=f"^{message}$"):
         net.apply(params, np.ones((2, 4), np.float32))
 
 
-def test_other_errors_of_operators_without_params_are_theirs() -> None:
+def test_serial_with_loaded_params_passes_errors_of_parts_on() -> None:
     with pytest.raises(OpError, match=r"^maxpool1: expected at least 9 pixels for a window of 9"):
         serial(maxpool(9)).apply({}, np.ones((2, 1, 4, 4), np.float32))

@@ -248,7 +248,7 @@ def drawn(kind: str, count: int = EACH) -> list[Drawn]:
 
 
 @pytest.mark.slow
-def test_random_nets_are_500_and_have_every_kind_of_operator() -> None:
+def test_random_nets_are_500_with_every_kind_of_operator() -> None:
     nets = {repr(one.net.op): kinds(one.net.op) for kind in KINDS for one in drawn(kind)}
     assert len(nets) >= 500
     assert set().union(*nets.values()) == {"noise", *TABLE}

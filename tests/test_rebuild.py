@@ -108,5 +108,5 @@ def test_rebuild_of_a_block_keeps_its_name_and_arguments() -> None:
 
 
 @pytest.mark.parametrize("op", [Op(tanh.init, tanh.apply, wraps=tanh), tanh, dense(3), serial()], ids=repr)
-def test_rebuild_gives_back_what_has_no_maker_or_no_operators_among_its_arguments(op: Op) -> None:
+def test_rebuild_returns_operators_without_parts_or_maker(op: Op) -> None:
     assert rebuild(op, lambda part: relu) is op

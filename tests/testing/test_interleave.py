@@ -287,7 +287,7 @@ def test_check_op_finds_shared_state_inside_of_a_shard_each_time(net: Callable[[
 
 
 @pytest.mark.slow
-def test_check_op_passes_a_shard_of_two_workers_and_what_it_shares_behind_a_lock(
+def test_check_op_accepts_a_shard_with_a_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lock, scratch = Lock(), dict[Any, Array]()

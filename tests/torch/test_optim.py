@@ -112,19 +112,19 @@ def run(request: pytest.FixtureRequest) -> tuple[Tree, list[Tree]]:
     "schedule", ["constant", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES if name != "constant")]
 )
 @pytest.mark.parametrize("case", CASES)
-def test_params_are_pytorchs_after_200_steps(case: str, schedule: str, run: tuple[Tree, list[Tree]]) -> None:
+def test_optimizers_agree_with_torch_after_200_steps(case: str, schedule: str, run: tuple[Tree, list[Tree]]) -> None:
     make, name, options = CASES[case]
     rate = SCHEDULES[schedule]
     assert_equal(ours(make(rate), *run), theirs(name, options, rate, *run))
 
 
 @pytest.mark.parametrize("norm", [0.1, 5.0, 1e6])
-def test_clipped_gradients_are_pytorchs(norm: float, run: tuple[Tree, list[Tree]]) -> None:
+def test_clip_by_global_norm_agrees_with_torch(norm: float, run: tuple[Tree, list[Tree]]) -> None:
     clipped = ours(clip_by_global_norm(sgd(0.01, momentum=0.9), norm), *run)
     assert_equal(clipped, theirs("SGD", {"momentum": 0.9}, 0.01, *run, norm=norm))
 
 
-def test_defaults_are_pytorchs(run: tuple[Tree, list[Tree]]) -> None:
+def test_optimizers_have_torch_defaults(run: tuple[Tree, list[Tree]]) -> None:
     cases: list[tuple[Callable[[], Optimizer], str]] = [
         (rmsprop, "RMSprop"),
         (adagrad, "Adagrad"),
