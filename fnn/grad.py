@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fnn.checks.errors import describe, describe_value, is_constructor_of
+from fnn.checks.results import warn_uncalibrated
 from fnn.checks.values import MISSING
 from fnn.kernels.numerics import allow_underflow
 from fnn.losses import Loss, LossError
@@ -40,8 +41,7 @@ def value_and_grad(net: Op, loss: Loss = MISSING) -> Callable[..., tuple[tuple[A
             _check_needs_no_key(net)
             key = None
         result = allow_underflow(step, params, x, y, key)
-        if key is None:
-            net.warn_if_uncalibrated(params)
+        warn_uncalibrated(net, params, x, key)
         return result
 
     return gradient

@@ -10,7 +10,8 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.checks.values import check_shape
-from fnn.op import Op, Params, Shape, Vjp, check_operator, intercept, operators_in
+from fnn.inspection.rebuild import find_paths, intercept, operators_in
+from fnn.op import Op, Params, Shape, Vjp, check_operator
 from fnn.random import Key
 from fnn.tree import tree_items, tree_leaves, tree_size
 
@@ -65,32 +66,6 @@ def layers(net: Op, shape: Shape, params: Params | None = None) -> list[Layer]:
             path = path.rpartition("/")[0]
         sizes[path] += tree_size(leaf)
     return [_layer(path, same, sizes) for path, same in applications.items()]
-
-
-def find_paths(net: Op, params: Params) -> tuple[Params, dict[int, str]]:
-    """Returns `params` with a dict of its own for each operator in the net, and the paths of these dicts by their id.
-
-    So an operator's path can be found from its params, whatever the combinators around it do.
-    """
-    params = _separate(net, params)
-    paths = {id(params): ""}
-
-    def visit(tree: Params, path: str) -> None:
-        for name, child in tree.items():
-            if isinstance(child, dict):
-                paths[id(child)] = f"{path}{name}"
-                visit(child, f"{path}{name}/")
-
-    visit(params, "")
-    return params, paths
-
-
-def _separate(op: Op, params: Params) -> Params:
-    while op.wraps is not None:
-        op = op.wraps
-    if len(params) < len(op.parts):  # files do not have empty dicts
-        params = params | {name: {} for name in op.parts if name not in params}
-    return params | {name: _separate(part, params[name]) for name, part in op.parts.items() if name in params}
 
 
 def _record(net: Op, params: Params, x: Array, paths: dict[int, str]) -> dict[str, list[_Application]]:

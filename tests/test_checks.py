@@ -260,7 +260,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "relu()": (
         lambda: relu(),
-        "relu: expected relu itself, got a call of it; it is an operator already, leave out the parentheses",
+        "relu: expected relu, got a call of it; it is already an operator, remove the ()",
     ),
     "net(params, x)": (lambda: NET(PARAMS, X), "serial: expected op.apply(params, x), got op(...)"),
     "loss and net swapped": (
@@ -496,7 +496,7 @@ def test_value_and_grad_names_the_part_of_a_users_operators_that_needs_a_key() -
     for net, path in [
         (part, "own"),
         (serial(tanh, part), "own1"),
-        (serial(own(noise, takes_key=True, parts={"": named("mine", part)})), "mine"),
+        (serial(own(noise, takes_key=True, wraps=named("mine", part))), "mine"),
         (serial(own(noise, takes_key=True, parts={"a": tanh, "b": part})), "own1/b"),
         (serial(own(noise, parts={"a": tanh}, needs_key=True)), "own1"),
         (parallel(tanh, repeat(part, 2)), "repeat1/own1"),
@@ -937,7 +937,7 @@ WRAPPERS: dict[str, Callable[[Any], Op]] = {
     "per_example": lambda op: per_example(op, mse),  # type: ignore[dict-item, return-value]
     "check_op": lambda op: check_op(op, (3,)),  # type: ignore[dict-item, return-value]
     "summary": lambda op: summary(op, (3,)),  # type: ignore[dict-item, return-value]
-    "Op": lambda op: Op(tanh.init, tanh.apply, wraps=op),
+    "Op": lambda op: Op(tanh.init, tanh.apply, parts={"a": op}),
 }
 
 

@@ -51,8 +51,10 @@ def array_fault(name: str, value: Any, integers: bool = False) -> str | None:
     return f"expected an array of {expected}, got {describe(value)}{fix}"
 
 
-def check_batch(x: Any, integers: bool) -> Array:
+def check_batch(x: Any, integers: bool, params: Any) -> Array:
     """`x` as a plain ndarray. Raises OpError unless it is an array of floats, or of integers, with a batch axis."""
+    if isinstance(x, dict) and not isinstance(params, dict):
+        raise OpError("expected apply(params, x), got apply(x, params); swap the arguments")
     fault = array_fault("x", x, integers)
     if fault or not x.ndim:
         raise OpError(fault or f"expected an array with a batch axis, got {describe(x)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.checks.arrays import Array, params_error
-from fnn.checks.errors import OpError, describe
+from fnn.checks.errors import OpError, describe, describe_value, is_constructor_of
 
 MAX_PATHS = 4
 """Paths that a warning lists."""
@@ -23,6 +24,8 @@ class UncalibratedWarning(RuntimeWarning):
 
 def check_result(result: Any) -> tuple[Array, Callable[..., Any]]:
     """Returns the result of `apply` with a plain array. Raises OpError unless it is an array and a function."""
+    if type(result) is tuple and len(result) == 2 and type(result[0]) is ndarray and callable(result[1]):
+        return result
     if not isinstance(result, tuple) or len(result) != 2:
         raise OpError(f"expected apply to return (y, vjp), got {describe(result)}")
     y, vjp = result
@@ -42,36 +45,62 @@ def check_gradients(result: Any) -> tuple[dict[str, Any], Any]:
     return result
 
 
-def explain_params(error: Exception, kind: str, params: Any, parts: Iterable[str]) -> None:
-    """Raises an OpError in place of `error` if its cause is that `params` belong to another operator."""
-    missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
-    if missing or not isinstance(params, dict):
-        names = list(parts) or ([*params, error.args[0]] if missing else [])
-        raise params_error(params, dict.fromkeys(names, True), kind) from None
+def explain(
+    error: Exception, kind: str, expected: str, f: Callable[..., Any], params: Any, *args: Any, parts: Any = None
+) -> None:
+    """Adds the operator's kind to an OpError. Raises one in place of an `error` that a wrong argument caused.
 
-
-def explain_call(error: Exception, kind: str, expected: str, f: Callable[..., Any], *args: Any) -> None:
-    """Raises an OpError in place of `error` if its cause is that the function does not take these arguments."""
+    The cause may be params of another operator (if `parts` are given), or an `f` that does not take these arguments.
+    """
+    if isinstance(error, OpError):
+        error.kind = error.kind or kind
+        return
+    if parts is not None:
+        is_missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
+        if is_missing or not isinstance(params, dict):
+            names = list(parts) or ([*params, error.args[0]] if is_missing else [])
+            raise params_error(params, dict.fromkeys(names, True), kind) from None
     try:
         signature = inspect.signature(f)
     except ValueError:
         return
     try:
-        signature.bind(*args)
+        signature.bind(params, *args)
     except TypeError:
         came = f"{expected.partition('(')[0]}({', '.join(signature.parameters)})"
         raise OpError(f"expected {expected}, got {came}", kind) from error
 
 
-def warn_if_uncalibrated(statistics: Mapping[tuple[str, ...], Mapping[str, float]], kind: str, params: Any) -> bool:
-    """Warns, and returns True, if statistics in `params` still have their initial values."""
-    paths = ["/".join(path) or kind for path, initial in statistics.items() if _are_initial(params, path, initial)]
+def apply_completed(op: Any, params: dict[str, Any], x: Any, key: Any) -> tuple[Array, Callable[..., Any]]:
+    """`op.apply` with an empty dict for each part that `params` lack."""
+    absent = [name for name in op.parts if name not in params]
+    try:
+        y, vjp = op.apply(params | {name: {} for name in absent}, x, key)
+    except OpError as error:
+        if error.missing and error.path and error.path[0] in absent:  # this part has parameters
+            raise params_error(params, op.parts, op.kind) from None
+        raise
+
+    def shortened_vjp(dy: Array, need_dx: bool = True) -> tuple[dict[str, Any], Any]:
+        dparams, dx = vjp(dy, need_dx)
+        return {name: grads for name, grads in dparams.items() if name not in absent}, dx
+
+    return y, shortened_vjp
+
+
+def warn_uncalibrated(op: Any, params: Any, x: Any, key: Any) -> None:
+    """Warns, once, if `op` predicted with statistics in `params` that still have their initial values."""
+    if key is not None or not op.statistics or op.has_warned or not len(x):
+        return
+    paths = [
+        "/".join(path) or op.kind for path, initial in op.statistics.items() if _are_initial(params, path, initial)
+    ]
     if paths:
         names = ", ".join(paths[:MAX_PATHS]) + (f" and {len(paths) - MAX_PATHS} more" if len(paths) > MAX_PATHS else "")
         fix = "after training, call params = calibrate(net, params, batches)"
         message = f"{names}: predicting with the initial mean 0 and variance 1; {fix}"
-        warnings.warn(message, UncalibratedWarning, stacklevel=5)  # where the user called the net
-    return bool(paths)
+        warnings.warn(message, UncalibratedWarning, stacklevel=3)  # where the user called the net
+        op.has_warned = True
 
 
 def _are_initial(params: Any, path: tuple[str, ...], initial: Mapping[str, float]) -> bool:
@@ -84,3 +113,20 @@ def _is_full(array: Any, value: float) -> bool:
     if not isinstance(array, ndarray) or not array.size or array.flat[0] != value:  # quick for calibrated statistics
         return False
     return bool((array == value).all())
+
+
+def operator_error(value: Any, where: str, op_type: type) -> OpError:
+    """The error for a value in place of an operator, with the fix."""
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
+    if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), op_type):  # NumPy's tanh, PyTorch's relu, 'tanh'
+        fix = f"; use fnn.{name}"
+    elif is_constructor_of(value, op_type, "Op"):
+        fix = f"; call it: {name}(...)"
+    elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
+        fix = "; write Op(init, apply)"
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes | ndarray | Mapping):
+        fix = "; unpack it with *"
+    elif callable(value):
+        fix = "; write an Op for it"
+    return OpError(f"expected an operator, got {came}{fix}", where)

@@ -16,10 +16,10 @@ from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 
 MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 384, 1024, 128
-"""Longest inner axis that BLAS may sum by itself: its rounding error grows with the length, and with the kernel it uses.
+"""Longest inner axis that BLAS may sum by itself: its rounding error grows with the length.
 
-In products of matrices; in those of at most SMALL_MACS multiply-adds, for which OpenBLAS may sum number by number, unless
-both factors are contiguous along the inner axis; in products with such a vector; in products with another vector.
+In products of matrices; in those of at most SMALL_MACS multiply-adds, for which OpenBLAS may sum number by number,
+unless both factors are contiguous along the inner axis; in products with such a vector; with another vector.
 """
 
 SMALL_MACS = 1_000_000
@@ -29,6 +29,9 @@ MAX_TERMS = 1 << 22
 
 MIN_PART_MACS = 8_000_000
 """Minimum multiply-adds for which it pays to give a part of a product to another thread."""
+
+ROWS = 48
+"""A product is cut at multiples of this many rows. OpenBLAS then computes the same bits as for the whole product."""
 
 
 def map_features(x: Array, w: Array) -> Array:
@@ -44,15 +47,15 @@ def matmul(a: Array, b: Array) -> Array:
         return outer
     if inner > MAX_INNER_SUM and inner > _max_inner(a, b):
         return sum_products(a[None], b[None])
-    parts = min(idle_threads(), rows * inner * columns // MIN_PART_MACS)
-    if parts < 2 or 1 in (rows, columns):
+    parts = min(idle_threads(), rows // ROWS, rows * inner * columns // MIN_PART_MACS)
+    if parts < 2 or columns == 1:
         whole: Array = np.dot(a, b)  # a little faster than np.matmul
         return whole
     y = np.empty((rows, columns), a.dtype)
-    ends = [columns * i // parts // 64 * 64 for i in range(parts)] + [columns]  # whole registers: the same bits
+    ends = [rows * i // parts // ROWS * ROWS for i in range(parts)] + [rows]
 
     def fill(i: int) -> None:
-        np.matmul(a, b[:, ends[i] : ends[i + 1]], out=y[:, ends[i] : ends[i + 1]])
+        np.matmul(a[ends[i] : ends[i + 1]], b, out=y[ends[i] : ends[i + 1]])
 
     parallel_map(fill, parts, parts)
     return y

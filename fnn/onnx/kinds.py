@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import fnn
+from fnn.inspection.rebuild import construct_again
 from fnn.onnx.graph import Context, Graph, Translate
 from fnn.onnx.layers import LAYERS
-from fnn.op import Op, OpError, Params, Shape, construct_again
+from fnn.op import Op, OpError, Params, Shape
 
 
 def check_kinds(op: Op, path: tuple[str, ...] = ()) -> None:

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fnn.inspection.rebuild import find_paths, intercept, rebuild
 from fnn.losses import Loss
 from fnn.mpi import spread
-from fnn.op import Array, Op, OpError, Params, Vjp, intercept, rebuild
+from fnn.op import Array, Op, OpError, Params, Vjp
 from fnn.random import Key
-from fnn.summaries import find_paths
 from fnn.transforms import check_finite, shard
 from fnn.tree import Tree, tree_items, tree_leaves
 

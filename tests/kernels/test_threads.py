@@ -150,13 +150,13 @@ def in_python(code: str) -> str:
 
 def test_python_ends_after_the_threads_have_finished_their_work() -> None:
     code = """
-import threading, time
+import sys, threading, time
 from fnn.kernels.threads import parallel_map
 begun = threading.Event()
 def slow(i):
     begun.set()
     time.sleep(0.2)
-    print("done", flush=True)
+    sys.stdout.write("done\\n")
 threading.Thread(target=lambda: parallel_map(slow, 2, 2), daemon=True).start()
 begun.wait()
 time.sleep(0.1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fnn import Op, dense, microbatch, operator, parallel, relu, remat, repeat, residual, serial, shared, tanh, tree_map
-from fnn.op import rebuild
+from fnn.inspection.rebuild import rebuild
 from fnn.testing.compare import check_equal
 from fnn.testing.table import TABLE, Example
 
