@@ -25,6 +25,7 @@ from fnn import (
     softmax,
     tanh,
 )
+from fnn.kernels.process import BLAS_VARIABLES
 from fnn.op import Array, Params, Vjp
 from fnn.testing import PROPERTIES, CheckError, check_loss, check_op
 from fnn.testing import __main__ as main_module
@@ -645,7 +646,7 @@ try:
 except RuntimeWarning as warning:
     print(warning)
 """
-    ran = python("-W", "error", "-c", code, OPENBLAS_NUM_THREADS="2")
+    ran = python("-W", "error", "-c", code, **dict.fromkeys(BLAS_VARIABLES, "2"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("shard: BLAS may use several threads")
 
