@@ -1,4 +1,4 @@
-"""UncalibratedWarning: who predicts with a batch_norm's initial statistics is told, once for each net."""
+"""UncalibratedWarning: predicting with the initial statistics of a batch_norm warns, once for each net."""
 
 import re
 import warnings
@@ -49,7 +49,7 @@ X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
 
 
 def warned(call: Callable[[], object]) -> list[str]:
-    """The messages of the warnings of `call`."""
+    """Returns the messages of the warnings of `call`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
@@ -58,18 +58,18 @@ def warned(call: Callable[[], object]) -> list[str]:
 
 
 def told(*paths: str) -> list[str]:
-    """The message of one warning about these operators."""
+    """Returns the message of one warning about these operators."""
     fix = "after training, call params = calibrate(net, params, batches)"
     return [f"{', '.join(paths)}: predicting with the initial mean 0 and variance 1; {fix}"]
 
 
 def block() -> Op:
-    """A block that nothing has been warned of yet, with a batch_norm at its end."""
+    """Returns a new block that ends with a batch_norm."""
     return serial(dense(4), tanh, batch_norm())
 
 
 def scale(op: Op) -> Op:
-    """A user's combinator, with params in the usual layout: the output of `op`, times a learned number."""
+    """A user's combinator with params in the usual layout: multiplies the output of `op` by a learned number."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         y, vjp = op.apply(params["inner"], x, key)

@@ -1,4 +1,4 @@
-"""Checks of arguments: each message once, and for each class of mistakes a property over all operators."""
+"""Checks of arguments: each message once, and each class of mistakes for all operators."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ def run(op: Op) -> None:
 
 
 def changed(**leaves: Any) -> Params:
-    """PARAMS with these in the place of dense1's."""
+    """Returns PARAMS with other params for dense1."""
     return {**PARAMS, "dense1": {**PARAMS["dense1"], **leaves}}
 
 
@@ -456,7 +456,7 @@ def test_key_and_rng_refuse_what_is_neither_a_seed_nor_a_key(wrong: Any) -> None
 
 
 def random_parts(op: Op, path: str = "") -> Iterator[str]:
-    """The paths of the operators in the library that take a key in training."""
+    """Returns the paths of the operators that take a key in training."""
     if op.kind in ("dropout", "batch_norm"):
         yield path
     for names, part in op.inside():
@@ -507,7 +507,7 @@ def test_value_and_grad_names_the_part_of_a_users_operators_that_needs_a_key() -
 
 
 def jitter(**options: Any) -> Op:
-    """A user's combinator that draws by itself."""
+    """A user's combinator that uses random numbers itself."""
     inner = dense(3)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -533,7 +533,7 @@ def test_check_op_finds_a_random_operator_without_needs_key() -> None:
 
 
 def dicts(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all dicts in the tree."""
+    """Returns the paths of all dicts in the tree."""
     if isinstance(tree, dict):
         yield path
         for name, child in tree.items():
@@ -541,12 +541,12 @@ def dicts(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def at(tree: Tree, path: tuple[str, ...]) -> Tree:
-    """What is at the path."""
+    """Returns the subtree at the path."""
     return at(tree[path[0]], path[1:]) if path else tree
 
 
 def put(tree: Tree, path: tuple[str, ...], value: Tree) -> Tree:
-    """The tree with `value` in the place of what is at the path."""
+    """Replaces the subtree at the path by `value`."""
     return {**tree, path[0]: put(tree[path[0]], path[1:], value)} if path else value
 
 
@@ -596,7 +596,7 @@ def test_get_params_returns_arrays_in_order_or_refuses() -> None:
 
 
 def as_numpys(value: Any) -> Any:
-    """The value with NumPy's numbers in the place of Python's."""
+    """Replaces Python numbers by NumPy numbers."""
     if isinstance(value, tuple):
         return tuple(map(as_numpys, value))
     kinds: dict[type, Any] = {bool: np.bool_, int: np.int64, float: np.float32}
@@ -604,12 +604,12 @@ def as_numpys(value: Any) -> Any:
 
 
 def as_float32(value: Any) -> Any:
-    """The value with its floats rounded to those of float32."""
+    """Rounds the floats in the value to float32."""
     return float(np.float32(value)) if type(value) is float else value
 
 
 def construct(op: Op, change: Callable[[Any], Any]) -> Op:
-    """The operator made again, by its constructor, with `change` made to each argument."""
+    """Calls the constructor of the operator again, with `change` applied to each argument."""
     assert op.maker is not None
     several = next((n for n, p in signature(op.maker).parameters.items() if p.kind is p.VAR_POSITIONAL), "")
     arguments = {name: change(value) for name, value in op.config.items()}
@@ -617,7 +617,7 @@ def construct(op: Op, change: Callable[[Any], Any]) -> Op:
 
 
 def plain(value: Any) -> bool:
-    """Whether no number of NumPy's is in the value."""
+    """Returns whether the value contains no NumPy number."""
     return all(map(plain, value)) if isinstance(value, tuple | list) else not isinstance(value, np.generic | np.ndarray)
 
 
@@ -747,7 +747,7 @@ class Mine(np.ndarray):
 
 
 def wrongs(array: Array) -> Iterator[Any]:
-    """The same numbers as arrays that are not plain native float16, float32 or float64."""
+    """Returns the same numbers in arrays that are not plain native float16, float32 or float64."""
     if array.ndim == 2:
         yield np.matrix(array)
     yield np.ma.array(array)
@@ -832,7 +832,7 @@ def test_every_optimizer_refuses_arrays_that_are_not_plain(optimizer: Any) -> No
 
 
 def on_disk(tree: Tree, folder: Path) -> Tree:
-    """The tree with its arrays in files."""
+    """Returns the tree with its arrays as memmaps."""
 
     def mapped(leaf: Array) -> Any:
         path = folder / f"{len(list(folder.iterdir()))}.npy"

@@ -1,4 +1,4 @@
-"""The combinators that name their parts: what they compute, what they call things, and whose fault an error is."""
+"""Combinators with named parts: results, names in params, and paths in errors."""
 
 import re
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def paths(op: Op, shape: Shape) -> list[str]:
 
 
 def recorder(log: list[Any]) -> Op:
-    """The identity, which writes down the keys that it is handed, and need_dx."""
+    """The identity, which records its keys and `need_dx`."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         log.append(key)
@@ -56,7 +56,7 @@ def recorder(log: list[Any]) -> Op:
 
 
 def broken(stage: str) -> Op:
-    """The identity, but for an error at that stage."""
+    """The identity, which raises an error at that stage."""
 
     def fail(here: str) -> None:
         if here == stage:

@@ -1,4 +1,4 @@
-"""`value_and_grad`: one function of params and a batch, exact, pure, and with no input gradient computed."""
+"""`value_and_grad`: exact and pure, and it does not compute the input's gradient."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Initialisers: their distributions, and that every layer takes them."""
+"""Initialisers: their distributions, and operators that take them."""
 
 from collections.abc import Callable
 from math import prod, sqrt
@@ -152,7 +152,7 @@ def test_initialisers_repr_is_their_call() -> None:
 def test_initialisers_get_the_fans_of_dense_conv_and_conv_transpose(
     make: Callable[..., Op], args: tuple[Any, ...], shape: tuple[int, ...]
 ) -> None:
-    """With ones as weights, an output far from the border is its number of inputs, and a cotangent that of outputs."""
+    """With weights of one, an output in the interior is its number of inputs, and a cotangent its number of outputs."""
     fans = []
 
     def record(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:

@@ -1,4 +1,4 @@
-"""Params as files hold them, without empty dicts: nets, optimizers, tables, exports and files take them as they are."""
+"""Params from files have no empty dicts: nets, optimizers, summaries, exports and files take them unchanged."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ FLAT = SUFFIXES[1:]
 
 @pytest.fixture(autouse=True, scope="module")
 def no_sync() -> Iterator[None]:
-    """Files need not be on the disk, which is what takes the time."""
+    """Skips fsync, which takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -82,32 +82,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without_empty(tree: Tree) -> Tree:
-    """The tree without the dicts that hold no leaves."""
+    """Removes dicts without leaves."""
     if not isinstance(tree, dict):
         return tree
     return {name: without_empty(child) for name, child in tree.items() if tree_leaves(child)}
 
 
 def with_leaves(like: Tree, loaded: Tree) -> Tree:
-    """The leaves of `loaded` in the dicts of `like`."""
+    """Puts the leaves of `loaded` into the dicts of `like`."""
     leaves = dict(tree_items(loaded))
     paths = iter([path for path, _ in tree_items(like)])
     return tree_map(lambda _: leaves[next(paths)], like)
 
 
 def structure(tree: Tree) -> Tree:
-    """The tree with a number in the place of each leaf."""
+    """Replaces each leaf by a number."""
     return tree_map(lambda _: 0, tree)
 
 
 def moved(params: Params) -> Params:
-    """The params away from zeros and ones, as calibrated ones are."""
+    """Adds 0.1 to the params, so that batch_norm counts as calibrated."""
     added: Params = tree_map(lambda a: a + np.asarray(0.1, a.dtype), params)
     return added
 
 
 def assert_loads(op: Op, shape: Shape, x: Array, key: Key | None, folder: Path) -> None:
-    """Asserts that `op` computes the same bits with params from files as with the complete ones."""
+    """Asserts that `op` gives the same bits with loaded params and with complete ones."""
     params = moved(op.init(0, shape))
     for suffix in SUFFIXES:
         save(folder / f"params{suffix}", params)
@@ -261,7 +261,7 @@ def test_export_takes_loaded_params(tmp_path: Path, suffix: str) -> None:
 
 
 def _both(first: Op, second: Op) -> Op:
-    """A user's combinator, which looks up its parts' params by their names: the product of two operators."""
+    """A user's combinator that looks up params by name: the product of two operators."""
     parts = {"first": first, "second": second}
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:

@@ -1,4 +1,4 @@
-"""Losses: their values and exact gradients for the mean, at any size of the numbers, and what they refuse."""
+"""Losses: their values and gradients, also of very large and small numbers, and their errors."""
 
 from collections.abc import Callable
 from typing import Any

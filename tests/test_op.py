@@ -1,4 +1,4 @@
-"""The operator's type: what it refuses and in which words, how it prints, and how a user makes one."""
+"""`Op`: its errors, its repr, and operators written by users."""
 
 import weakref
 from collections.abc import Callable
@@ -34,7 +34,7 @@ PARAMS = NET.init(0, (3, 8, 8))
 
 
 def scale(params: Params, x: Array) -> tuple[Array, Vjp]:
-    """A user's operator: x times a learned number for each feature."""
+    """A user's operator: multiplies each feature by a learned number."""
     s = params["s"]
     return x * s, lambda dy, need_dx=True: ({"s": accurate_sum(x * dy, 0)}, dy * s)
 

@@ -1,4 +1,4 @@
-"""The properties of every operator: of each example in the library's own table, and of any that hypothesis draws."""
+"""`check_op` of every operator: of each example in the table, and of random ones."""
 
 import inspect
 import re

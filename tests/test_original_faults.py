@@ -1,4 +1,4 @@
-"""The faults of the program that this library re-imagines, each with a test that it would fail."""
+"""The faults of the original program; it would fail each of these tests."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ IMAGES = RNG.standard_normal((2, 2, 7, 7))
 
 
 def test_conv_input_gradient_uses_the_flipped_kernel() -> None:
-    """One bright pixel in the cotangent paints the kernel itself, as it is, on the input's gradient."""
+    """For a cotangent with a single one, the input's gradient is the kernel itself."""
     w = np.arange(1.0, 10.0).reshape(1, 1, 3, 3)
     y, vjp = conv(1, 3, bias=False).apply({"w": w}, np.zeros((1, 1, 5, 5)))
     dy = np.zeros_like(y)

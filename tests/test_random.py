@@ -1,4 +1,4 @@
-"""Keys: values that draw the same numbers for ever, and never the same ones for two names."""
+"""`Key`: always the same numbers for the same key, and different numbers for different names."""
 
 import pickle
 from itertools import pairwise

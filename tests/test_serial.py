@@ -1,4 +1,4 @@
-"""The chain: what its parts are called, what these draw, and which work it leaves out."""
+"""`serial`: names of parts, random numbers, and the work that it skips."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from fnn.op import Array, Params, Vjp
 
 
 def spy(log: list[tuple[str, Any]], name: str, draws: bool = False, params: bool = False) -> Op:
-    """The identity, which notes the keys it is given and the `need_dx` it is asked."""
+    """The identity, which records its keys and `need_dx`."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         log.append((f"{name} key", key))

@@ -87,7 +87,7 @@ def test_shard_has_the_params_of_its_operator() -> None:
 
 
 def failing(at: float) -> Op:
-    """The identity, which fails for a batch whose first number is at least `at`."""
+    """The identity, which raises an error if the first number of the batch is at least `at`."""
 
     def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
         if len(x) and x[0, 0] >= at:

@@ -54,7 +54,7 @@ def identity(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
 
 @operator
 def scaled() -> Op:
-    """An operator that the library knows nothing of."""
+    """A user's operator."""
     init = lambda key, shape: {"s": np.ones((), np.float32)}  # noqa: E731
     return Op(init, lambda params, x: (x * params["s"], lambda dy, need_dx=True: ({"s": (dy * x).sum()}, dy)))
 

@@ -1,4 +1,4 @@
-"""The operators that compute what another one computes, in another way; gradients by example; sums of trees."""
+"""Wrappers that compute the same in another way, gradients per example, and sums of trees."""
 
 import re
 import tracemalloc
@@ -52,7 +52,7 @@ def equal(a: Tree, b: Tree) -> None:
 
 
 def noise(log: list[Any]) -> Op:
-    """Adds numbers drawn from its key, and writes down each batch that it is applied to."""
+    """Adds random numbers, and records each batch."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         log.append(x)
@@ -67,7 +67,7 @@ def noise(log: list[Any]) -> Op:
 
 
 def peak(f: Callable[[], Any]) -> int:
-    """How many bytes `f` holds at most, beyond what is there before."""
+    """Returns the peak memory of `f` in bytes."""
     f()
     tracemalloc.start()
     try:
@@ -180,7 +180,7 @@ def test_freeze_skips_the_vjp_without_need_dx() -> None:
 
 
 def faulty(output: float = 0, grad: float = 0, dx: float = 0) -> Op:
-    """The identity with a parameter, and with a number put into what it returns."""
+    """The identity with a parameter, which puts a number into its results."""
 
     def put(number: float, array: Array) -> Array:
         array = array.copy()

@@ -1,4 +1,4 @@
-"""Memory orders: views where the order is right already, copies where it is not, and always the same numbers."""
+"""Memory orders: functions return views if the order is already right, else copies, with the same numbers."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_to_features_keeps_rows_and_else_makes_columns(shape: tuple[int, ...], o
 
 
 def columns(x: Array) -> Array:
-    """The batch as features whose columns are contiguous."""
+    """Returns features with contiguous columns."""
     return np.asfortranarray(x.reshape(len(x), -1))
 
 

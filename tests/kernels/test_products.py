@@ -85,7 +85,7 @@ def test_matmul_on_idle_threads_gives_the_same_bits(
 
 
 def record_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of parts into which products are cut from now on."""
+    """Records into how many parts products are split."""
     parts: list[int] = []
 
     def recorded(f: Any, n: int, workers: int) -> list[Any]:

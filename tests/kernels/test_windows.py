@@ -1,4 +1,4 @@
-"""Windows along an axis: how many there are, what each tap reads, and what an input pixel sees of them."""
+"""Windows along an axis: their number, the pixel that each tap reads, and the windows that read each pixel."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def axes(draw: st.DrawFn) -> Axis:
 
 
 def reads(axis: Axis) -> set[tuple[int, int, int]]:
-    """(window, tap, pixel) for all that lies inside, by the definition."""
+    """Returns (window, tap, pixel) for all taps inside the image, by definition."""
     found = set()
     for window in range(axis.out):
         for tap in range(axis.taps):

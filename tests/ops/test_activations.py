@@ -1,4 +1,4 @@
-"""Activations: right where a careless formula overflows, and without a warning, which is an error here."""
+"""Activations: exact where a simple formula overflows, and without warnings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ FLOATS = [np.float32, np.float64]
 
 
 def value_and_slope(op: Op, numbers: list[float], dtype: type) -> tuple[Array, Array]:
-    """The outputs, one number an example, and the derivatives."""
+    """Returns the outputs and the derivatives; each example is one number."""
     y, vjp = op.apply({}, np.array(numbers, dtype)[:, None])
     return y[:, 0], vjp(np.ones_like(y))[1][:, 0]
 

@@ -1,4 +1,4 @@
-"""Attention against its formula, and what it must not read."""
+"""Attention compared with its formula, and which positions it reads."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SEQUENCES = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float3
 
 
 def drawn(op: Op, features: int) -> Params:
-    """Params whose biases are not zero."""
+    """Returns params with biases other than zero."""
     rng = np.random.default_rng(0)
     params: Params = tree_map(lambda a: rng.standard_normal(a.shape), op.init(0, (1, features)))
     return params

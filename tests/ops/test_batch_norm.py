@@ -1,4 +1,4 @@
-"""batch_norm's two forms, and the calibration of nets of any nesting."""
+"""batch_norm in training and prediction, and `calibrate` for nested nets."""
 
 from collections.abc import Callable
 from typing import Any

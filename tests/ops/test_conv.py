@@ -1,4 +1,4 @@
-"""The convolution against its definition, and what it refuses."""
+"""`conv` compared with its definition, and its errors."""
 
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 7)).astype(np.float3
 
 
 def by_definition(x: Array, w: Array, b: Array, low: tuple[int, int], size: tuple[int, int], config: Any) -> Array:
-    """Each output number as the sum that the definition says, a number at a time."""
+    """Computes each output number by the definition."""
     stride, dilation, groups = both(config["stride"]), both(config["dilation"]), config["groups"]
     batch, _, height, width = x.shape
     out, channels, kh, kw = w.shape

@@ -1,4 +1,4 @@
-"""The transposed convolution is the adjoint of the convolution, and refuses what it cannot take."""
+"""`conv_transpose` is the adjoint of `conv`; and its errors."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ IMAGES = np.zeros((2, 3, 4, 5), np.float32)
 
 @st.composite
 def transposed(draw: st.DrawFn) -> tuple[Op, Shape]:
-    """Any transposed convolution, padding beyond the kernel's reach included."""
+    """Draws any transposed convolution, also with padding larger than the kernel."""
     groups = draw(st.integers(1, 3))
     kernel, stride, dilation, padding = draw(sizes(1, 4)), draw(sizes(1, 4)), draw(sizes(1, 3)), draw(sizes(0, 3))
     most = [max(s, d) - 1 for s, d in zip(both(stride), both(dilation), strict=True)]

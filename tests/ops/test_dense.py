@@ -1,4 +1,4 @@
-"""The fully connected layer against its formula, and what it refuses."""
+"""`dense` compared with its formula, and its errors."""
 
 from typing import Any
 

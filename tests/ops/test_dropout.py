@@ -1,4 +1,4 @@
-"""Dropout: what it drops, and that the key alone decides."""
+"""`dropout`: its rate and scale, and that its mask depends only on the key."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
 
 def mask(op: Op, shape: tuple[int, ...], key: Key | int) -> Array:
-    """What `op` makes of ones."""
+    """Applies `op` to ones."""
     y, _ = op.apply(op.init(0, shape[1:]), np.ones(shape, np.float32), key)
     return y
 

@@ -1,4 +1,4 @@
-"""The mean of each channel."""
+"""`global_avgpool`: the mean of each channel."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The normalising operators against their formulas, and what they refuse."""
+"""`layer_norm` and `group_norm` compared with their formulas, and their errors."""
 
 from collections.abc import Callable
 from functools import partial

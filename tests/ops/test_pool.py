@@ -1,4 +1,4 @@
-"""Pooling against its definition, where the gradient of a tie goes, and what is refused."""
+"""`maxpool` and `avgpool` compared with their definitions, the gradients of ties, and errors."""
 
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.strategies import Example, both, numbers, poolings, seeds
 
 
 def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:
-    """The output, and the input's cotangent when every output's is its value in `dy`, a window at a time."""
+    """Computes the output and the input's cotangent for the output's cotangent `dy`, window by window."""
     kernel, padding = both(config["kernel_size"]), both(config["padding"])
     stride = kernel if config["stride"] is None else both(config["stride"])
     blank = -np.inf if kind == "maxpool" else 0.0

@@ -1,4 +1,4 @@
-"""An operator at every position of a sequence."""
+"""`positionwise`: an operator at every position of a sequence."""
 
 from typing import Any
 

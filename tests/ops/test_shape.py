@@ -1,4 +1,4 @@
-"""Flattening and reshaping list the numbers in the order of reading, whatever the memory order."""
+"""`flatten` and `reshape` keep the order of the numbers, in any memory order."""
 
 from itertools import permutations
 from typing import Any

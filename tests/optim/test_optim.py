@@ -63,7 +63,7 @@ def read_only(tree: Tree) -> Tree:
 
 
 def random_params(dtype: type = np.float64, seed: int = 0) -> Tree:
-    """A tree of arrays in all sorts of memory order."""
+    """Returns a tree of arrays in several memory orders."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Any:
@@ -78,7 +78,7 @@ def random_params(dtype: type = np.float64, seed: int = 0) -> Tree:
 
 
 def gradient(params: Tree) -> Tree:
-    """A gradient that depends on the params, in another memory order than theirs."""
+    """Returns a gradient that depends on the params, in another memory order."""
     return tree_map(lambda p: np.asarray(np.sin(3 * p) + p, order="C"), params)
 
 
@@ -124,7 +124,7 @@ def test_optimizers_keep_dtypes_and_float32_state_for_float16(make: Make, dtype:
 
 @every_optimizer
 def test_optimizers_compute_float16_in_float32_and_round_once(make: Make) -> None:
-    """Zero gradients, tiny ones and such as overflow when squared give finite steps, rounded once."""
+    """Gradients that are zero, tiny, or too large to square give finite steps, rounded once."""
     optimizer = make(0.01)
     given = {"w": np.array([0.0, 1e-7, -6e-5, 1e-3, -1.0, 300.0, -6e4], np.float16)}
     half = {"w": np.linspace(1, 2, 7).astype(np.float16)}
@@ -163,7 +163,7 @@ def test_optimizers_keep_float32_with_float64_gradients(make: Make) -> None:
 
 
 def axes(array: Any) -> list[int]:
-    """The axes from the outermost in memory to the innermost."""
+    """Returns the axes from the outermost in memory to the innermost."""
     return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
 
 
@@ -247,19 +247,19 @@ def test_optimizers_update_arrays_of_any_shape(p: Any) -> None:
 
 
 def quadratic(params: Tree) -> Tree:
-    """Of (p - answer) A (p - answer) / 2, A having the eigenvalues 1 and 4 along the diagonals."""
+    """The gradient of (p - answer) A (p - answer) / 2, where A has the eigenvalues 1 and 4."""
     a, away = np.array([[2.5, 1.5], [1.5, 2.5]]), params["x"] - [1.0, -2.0]
     return {"x": a @ away}
 
 
 def rosenbrock(params: Tree) -> Tree:
-    """Of (1 - x)^2 + 100 (y - x^2)^2, whose valley bends towards (1, 1)."""
+    """The gradient of (1 - x)^2 + 100 (y - x^2)^2, with the minimum at (1, 1)."""
     x, y = params["x"], params["y"]
     return {"x": -2 * (1 - x) - 400 * x * (y - x * x), "y": 200 * (y - x * x)}
 
 
 def logistic(params: Tree) -> Tree:
-    """Of the cross-entropy of 10 examples with x = 0, 3 of them positive, and 10 with x = 1, 8 of them positive."""
+    """The gradient of the cross-entropy for 10 examples with x = 0 (3 positive) and 10 with x = 1 (8 positive)."""
     x, share = np.array([0.0, 1.0]), np.array([0.3, 0.8])
     away = (1 / (1 + np.exp(-(params["w"] * x + params["b"]))) - share) / 2
     return {"w": np.asarray(away @ x), "b": np.asarray(away.sum())}
@@ -346,7 +346,7 @@ def test_adamw_decays_params_and_adam_decays_the_gradient() -> None:
 
 
 def clipped_gradient(grads: Tree, max_norm: float) -> Tree:
-    """What an optimizer inside of the clipping is given."""
+    """Returns the gradients that the optimizer inside `clip_by_global_norm` gets."""
     params = tree_map(np.zeros_like, grads)
     optimizer = clip_by_global_norm(sgd(1.0), max_norm)
     return tree_map(np.negative, optimizer.update(params, grads, optimizer.init(params))[0])

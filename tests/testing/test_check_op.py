@@ -1,4 +1,4 @@
-"""The checks are checked: what is wrong with each operator here must be found, and named."""
+"""`check_op` and `check_loss` find and name the faults of wrong operators and losses."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -34,7 +34,7 @@ from tests.support.programs import python
 
 
 def with_vjp(op: Op, change: Callable[[Params, Any], tuple[Params, Any]]) -> Op:
-    """`op` with `change` made to what its vjp returns."""
+    """Returns `op` with `change` applied to the results of its vjp."""
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = op.apply(params, x)
@@ -44,7 +44,7 @@ def with_vjp(op: Op, change: Callable[[Params, Any], tuple[Params, Any]]) -> Op:
 
 
 def elementwise(f: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Op:
-    """An operator without parameters."""
+    """Returns an elementwise operator."""
     return Op(lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy * slope(x))))
 
 
@@ -53,7 +53,7 @@ def scaled(dparams: Params, dx: Any, factor: float = 1.001) -> tuple[Params, Any
 
 
 def lacks(name: str, op: Op, shape: tuple[int, ...] = (4,), message: str = ": ", **options: Any) -> None:
-    """Asserts that `check_op` finds that `op` lacks that property, and no other."""
+    """Asserts that `check_op` fails in that property."""
     with pytest.raises(CheckError, match=message) as caught:
         check_op(op, shape, **options)
     assert caught.value.property == name
@@ -125,7 +125,7 @@ def test_check_op_finds_a_mean_over_the_batch_instead_of_a_sum(op: Op) -> None:
 
 
 def largest_of_pairs(share: Callable[[Array], Array]) -> Op:
-    """The larger number of each two neighbours, the gradient going to where `share(pairs)` is not zero."""
+    """Returns an operator: the maximum of each two neighbours. `share(pairs)` splits the gradient between them."""
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         pairs = x.reshape(len(x), x.shape[1] // 2, 2)
@@ -544,7 +544,7 @@ def test_check_op_finds_dependence_on_the_memory_order_of_the_cotangent() -> Non
 
 @operator
 def noise(careless: bool = False) -> Op:
-    """Adds noise where there is a key; with the same key the same, unless `careless`."""
+    """Multiplies by noise if there is a key; with the same key the same noise, unless `careless`."""
     careless_rng = np.random.default_rng(0)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -658,7 +658,7 @@ LOGITS = np.random.default_rng(0).standard_normal((5, 3))
 
 
 def loss_with(change: Callable[[Any, Array], tuple[Any, Array]]) -> Callable[..., Any]:
-    """mse, with `change` made to its value and its gradient."""
+    """Returns mse with `change` applied to its value and its gradient."""
 
     def wrong(outputs: Array, targets: Array) -> tuple[Any, Callable[[], Array]]:
         value, vjp = mse(outputs, targets)

@@ -1,4 +1,4 @@
-"""Every combinator against PyTorch in float64: outputs, and gradients in params and input, to 1e-9 relative."""
+"""Every combinator compared with PyTorch in float64: outputs and gradients, with a tolerance of 1e-9."""
 
 from collections.abc import Callable
 from typing import Any

@@ -23,7 +23,7 @@ PEERS = {
     "leaky_relu": "LeakyReLU",
     "maxpool": "MaxPool2d",
 }
-"""PyTorch's layer for each of our functions that make an operator or a loss and have defaults."""
+"""PyTorch's layer for each of our constructors with defaults."""
 
 RENAMED = {"slope": "negative_slope"}
 

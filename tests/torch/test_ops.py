@@ -1,4 +1,4 @@
-"""Every operator, combinator and loss against PyTorch in float64: outputs and gradients, to 1e-9 relative."""
+"""Every operator and loss compared with PyTorch in float64: outputs and gradients, with a tolerance of 1e-9."""
 
 import inspect
 from collections.abc import Callable
@@ -104,7 +104,7 @@ Drawn = tuple[Loss, Any, Array, Array]
 
 
 def classified(rng: np.random.Generator, shape: Shape) -> tuple[Array, Array]:
-    """Logits, for classes as many as the last number says, and labels."""
+    """Returns logits and labels; the last size is the number of classes."""
     return 10 * rng.standard_normal(shape), rng.integers(0, shape[-1], shape[:-1])
 
 
@@ -114,7 +114,7 @@ def smoothed(rng: np.random.Generator, shape: Shape) -> Drawn:
 
 
 def in_rows(**options: Any) -> Callable[[Any, Any], Any]:
-    """PyTorch's cross-entropy, of each position of a sequence by itself."""
+    """Returns PyTorch's cross-entropy, with positions of a sequence as examples."""
     return lambda logits, labels: F.cross_entropy(logits.flatten(0, -2), labels.flatten(), **options)
 
 

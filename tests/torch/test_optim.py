@@ -1,4 +1,4 @@
-"""Every optimizer beside PyTorch's, in float64, on the same gradients."""
+"""Every optimizer compared with PyTorch's in float64, on the same gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ CASES: dict[str, Case] = {
 
 
 def random_tree(rng: np.random.Generator) -> Tree:
-    """A tree whose shapes and depth are drawn, of arrays in Fortran order."""
+    """Returns a tree of random shapes and depth, with arrays in Fortran order."""
 
     def leaf() -> Any:
         return np.asfortranarray(rng.standard_normal(rng.integers(1, 6, rng.integers(0, 4))))
@@ -99,7 +99,7 @@ def assert_equal(params: Tree, tensors: list[Any]) -> None:
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> tuple[Tree, list[Tree]]:
-    """Random params, and 200 random gradients of sizes that differ from step to step."""
+    """Returns random params and 200 random gradients of very different sizes."""
     rng = np.random.default_rng([len(request.node.name), *request.node.name.encode()])
     params = random_tree(rng)
     return params, [

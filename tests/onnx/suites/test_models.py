@@ -1,4 +1,4 @@
-"""The PyTorch layer models of the onnx package: each has a net that gives its outputs, or stands in the ledger."""
+"""The PyTorch layer models of the onnx package: a net gives the same outputs, or the ledger lists the model."""
 
 from __future__ import annotations
 

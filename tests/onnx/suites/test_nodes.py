@@ -1,4 +1,4 @@
-"""The node cases of the onnx package: each agrees with fnn and keeps `check_op`, or stands in the ledger."""
+"""The node cases of the onnx package: fnn agrees and its net passes `check_op`, or the ledger lists the case."""
 
 import pytest
 
