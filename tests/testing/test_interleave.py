@@ -281,7 +281,7 @@ def test_check_op_finds_shared_state_inside_of_a_shard_each_time(net: Callable[[
 
     op: Op = Op(lambda key, shape: {}, apply)
     others = PROPERTIES.keys() - {"threads"}  # which may meet two threads of the same shard by chance
-    for seed in range(20):
+    for seed in range(10):
         with pytest.raises(CheckError, match="while another thread calls the operator"):
             check_op(net(op), (3,), seed, batch=5, exempt=others)
 
