@@ -13,7 +13,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_blocks_say_what_happens() -> None:
+def test_readme_python_blocks_print_what_they_say() -> None:
     names: dict[str, Any] = {}
     runner = doctest.DocTestRunner()
     for number, block in enumerate(blocks("python")):
@@ -29,11 +29,11 @@ def test_the_python_blocks_say_what_happens() -> None:
 
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:fnn|benchmarks)/[\w/.]*|\w+\.py)`", README))
-def test_what_the_map_names_is_there(path: str) -> None:
+def test_readme_map_names_existing_files(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-def test_the_map_names_every_module_of_the_library() -> None:
+def test_readme_map_names_every_module() -> None:
     named = {path.rstrip("/") for path in re.findall(r"`(fnn/[\w/.]*)`", README)}
     modules = {f"fnn/{path.name}" for path in (ROOT / "fnn").iterdir() if re.match(r"[a-z]\w*(\.py)?$", path.name)}
     assert modules <= named

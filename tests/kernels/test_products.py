@@ -22,7 +22,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
-def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int, int, int], turned: str) -> None:
+def test_matmul_in_any_memory_order(shape: tuple[int, int, int], turned: str) -> None:
     (rows, inner, columns), rng = shape, np.random.default_rng(0)
     a = ordered(rng.standard_normal((rows, inner)), "a" in turned)
     b = ordered(rng.standard_normal((inner, columns)), "b" in turned)
@@ -32,7 +32,7 @@ def test_a_product_is_the_matrices_product_in_any_memory_order(shape: tuple[int,
 
 
 @given(st.integers(1, 200), st.integers(100, 400), st.integers(1, 300), st.booleans(), st.booleans(), st.booleans())
-def test_a_stack_of_products_is_the_matrices_products(
+def test_batched_matmul_equals_each_product(
     rows: int, inner: int, columns: int, a_turned: bool, b_turned: bool, one: bool
 ) -> None:
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_matmul_on_idle_threads_gives_the_same_bits(
 
 
 def record_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of parts into which products are cut from now on."""
+    """Records into how many parts products are split."""
     parts: list[int] = []
 
     def recorded(f: Any, n: int, workers: int) -> list[Any]:

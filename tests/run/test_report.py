@@ -310,6 +310,7 @@ def test_no_mistake_is_said(tmp_path: Path) -> None:
     assert pixels(figure, tmp_path).min() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "shown"), [(1, 1), (6, 6), (100, 64)])
 def test_filters_are_drawn_on_one_scale_with_0_in_the_middle(n: int, shown: int, tmp_path: Path) -> None:
     images = np.random.default_rng(n).standard_normal((n, 3, 5))
