@@ -16,7 +16,7 @@ from fnn.kernels.reductions import wide_sum
 from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 
-MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 384, 1024, 128
+MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 256, 1024, 128
 """Longest inner axis that BLAS may sum by itself: its rounding error grows with the length.
 
 In products of matrices; in those of at most SMALL_MACS multiply-adds, for which OpenBLAS may sum number by number,

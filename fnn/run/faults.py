@@ -75,7 +75,7 @@ def watch(net: Op) -> Op:
         y, vjp = record(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
         return y, lambda dy, need_dx=True: record(vjp, dy, need_dx)
 
-    watching = intercept(_on_this_rank(net), around)
+    watching = intercept(on_this_rank(net), around)
 
     def locate(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
         try:
@@ -93,13 +93,13 @@ def watch(net: Op) -> Op:
     return Op(net.init, apply, kind=net.kind, wraps=net, takes_key=True)
 
 
-def _on_this_rank(op: Op) -> Op:
+def on_this_rank(op: Op) -> Op:
     """`op` with `shard` in place of each `spread`, which has the same results."""
     if op.maker is inspect.unwrap(spread):
-        alone = shard(_on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
+        alone = shard(on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
         alone.kind = op.kind
         return alone
-    return rebuild(op, _on_this_rank)
+    return rebuild(op, on_this_rank)
 
 
 def describe_non_finite(what: str, tree: Tree) -> str | None:

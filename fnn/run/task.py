@@ -20,7 +20,7 @@ from fnn.ops import calibrate
 from fnn.optim import Optimizer, average
 from fnn.optim.schedules import Schedule
 from fnn.random import Key
-from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault
+from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault, on_this_rank
 from fnn.run.ranks import Ranks
 from fnn.transforms import shard_slices
 
@@ -109,6 +109,7 @@ def calibrate_state(task: Task, state: State) -> State:
     """
     if not task.net.statistics:
         return state
+    task = task._replace(net=on_this_rank(task.net), ranks=Ranks())  # all ranks compute the same statistics
     epoch, batch_size = state["epoch"], min(task.batch_size, len(task.data.train.labels))
     order = [batch for batch in _order(task, epoch) if len(batch) == batch_size][: -(-CALIBRATION // batch_size)]
     some = (inputs(task, epoch, number, batch) for number, batch in enumerate(order))

@@ -104,7 +104,7 @@ def test_map_features_keeps_the_memory_order_of_its_input(order: Any) -> None:
     assert (y.flags.c_contiguous, y.flags.f_contiguous) == (x.flags.c_contiguous, x.flags.f_contiguous)
 
 
-@pytest.mark.parametrize("inner", [384, 512, 1000, 4000, 9000])
+@pytest.mark.parametrize("inner", [256, 384, 512, 1000, 4000, 9000])
 @pytest.mark.parametrize("sizes", [(6, 4), (12, 54), (64, 64), (1, 5), (5, 1)])
 @pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
 def test_matmul_of_equal_numbers_is_exact(inner: int, sizes: tuple[int, int], turned: str) -> None:
