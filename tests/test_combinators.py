@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Key, Op, OpError, conv, dense, flatten, maxpool, relu, serial, softmax, tanh, tree_items, tree_map
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual, shared
+from fnn.combinators import named, parallel, repeat, residual, shared
 from fnn.op import Array, Params, Shape, Vjp
 from fnn.testing import check_op
 from fnn.transforms import check_finite, freeze, microbatch, remat, shard

@@ -30,12 +30,10 @@ from fnn import (
     tree_size,
     value_and_grad,
 )
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual
-from fnn.grad import per_example
+from fnn.combinators import named, parallel, repeat, residual
 from fnn.op import Array, Params, Vjp
 from fnn.testing import check_op
-from fnn.transforms import check_finite, freeze, microbatch, remat
+from fnn.transforms import check_finite, freeze, microbatch, per_example, remat
 from fnn.tree import Tree, tree_leaves, tree_sum
 
 IMAGES = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(5), relu, dense(4))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fnn import ops
-from fnn.chain import repeat, serial
-from fnn.combinators import named, parallel, positionwise, residual, shared
+from fnn.chain import serial
+from fnn.combinators import named, parallel, positionwise, repeat, residual, shared
 from fnn.op import Array, Op, Shape
 from fnn.ops import conv, conv_transpose, dense, dropout, embedding, flatten, layer_norm, maxpool, reshape, tanh
 from fnn.random import Rng

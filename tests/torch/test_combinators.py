@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Op, conv, cross_entropy, dense, maxpool, serial, sigmoid, tanh, tree_items, tree_map
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual, shared
-from fnn.grad import per_example
-from fnn.transforms import check_finite, freeze, microbatch, remat, shard
+from fnn.combinators import named, parallel, repeat, residual, shared
+from fnn.transforms import check_finite, freeze, microbatch, per_example, remat, shard
 from tests.support.in_torch import agrees, close, in_torch, moved, torch
 
 F = torch.nn.functional
