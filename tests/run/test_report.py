@@ -359,6 +359,7 @@ def test_a_report_is_the_same_each_time_and_another_of_other_params(seed: int, d
     assert same == [True, seed == 0, seed == 0, seed == 0]
 
 
+@pytest.mark.slow
 def test_a_net_without_first_filters_has_the_other_pictures(tmp_path: Path) -> None:
     net = serial(maxpool(2), dense(10))
     folder = run_in(tmp_path / "run", line(1), net=net)
