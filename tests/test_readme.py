@@ -10,30 +10,27 @@ import pytest
 
 import train
 from benchmarks import __main__ as benchmarks
+from tests.support.documents import ROOT, code_blocks, paths_in, read
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = read("README.md")
 MAP = README.partition("## Map of the repository")[2]
 LOCAL = {"runs", "build", "dist"}  # folders that Git ignores
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DOCTESTS = [block for block in code_blocks(README) if block.startswith(">>>")]
+PROGRAMS = [block for block in code_blocks(README) if not block.startswith(">>>")]
 
 
 def test_the_doctests_print_what_the_readme_shows() -> None:
     names: dict[str, Any] = {}
     runner = doctest.DocTestRunner()
-    for number, block in enumerate(block for block in blocks("python") if block.startswith(">>>")):
+    for number, block in enumerate(DOCTESTS):
         output: list[str] = []
         test = doctest.DocTestParser().get_doctest(block, names, f"block {number}", "README.md", 0)
         runner.run(test, out=output.append, clear_globs=False)
         assert not output, "".join(output)
         names.update(test.globs)
     assert runner.tries > 10
-
-
-PROGRAMS = [block for block in blocks("python") if not block.startswith(">>>")]
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
@@ -60,14 +57,8 @@ def test_the_flags_of_each_command_exist(command: str, monkeypatch: pytest.Monke
         benchmarks.arguments(arguments[2:])
 
 
-def named_in(text: str) -> set[str]:
-    """The paths in backticks."""
-    return set(re.findall(r"`([\w/]+/|[\w/]+\.(?:py|md))`", text))
-
-
-@pytest.mark.parametrize("path", sorted(named_in(README)))
-def test_each_path_in_the_readme_exists(path: str) -> None:
-    assert (ROOT / path).exists()
+def test_its_paths_exist() -> None:
+    assert [path for path in paths_in(README) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("folder", ["", "fnn/"])
@@ -77,4 +68,4 @@ def test_the_map_names_every_module_and_package(folder: str) -> None:
         for path in (ROOT / folder).iterdir()
         if re.fullmatch(r"[a-zA-Z]\w*(\.py|\.md)?", path.name) and path.name not in LOCAL | {"LICENSE"}
     }
-    assert modules - named_in(MAP) - {"fnn/"} == set()
+    assert modules - {*paths_in(MAP), "fnn/"} == set()
