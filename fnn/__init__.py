@@ -64,6 +64,8 @@ from fnn.torch.weights import from_torch, to_torch
 from fnn.transforms import check_finite, finite, freeze, microbatch, per_example, remat, shard
 from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Array",
     "CheckpointError",
