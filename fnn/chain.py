@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from fnn.checks.arrays import params_error
+from fnn.checks.arrays import check_part_names
 from fnn.checks.errors import prepend_path
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, check_operator, operator
 from fnn.random import Key
@@ -94,11 +94,3 @@ def find_name(op: Op) -> tuple[str, bool]:
     while op.kind != "named" and op.wraps is not None:
         op = op.wraps
     return (op.config["name"], True) if op.kind == "named" else (op.kind, False)
-
-
-def check_part_names(params: Params, parts: dict[str, Op]) -> None:
-    """Raises OpError unless `params` are a dict of the parts' params."""
-    if type(params) is dict and len(params) == len(parts) > 0:
-        return  # a wrong name is a KeyError in the caller, which `Op` explains
-    if not isinstance(params, dict) or any(name not in parts for name in params):
-        raise params_error(params, parts)

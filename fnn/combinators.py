@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from fnn.chain import call_part, chain_parts, check_part_names, find_name, name_parts
+from fnn.chain import call_part, chain_parts, find_name, name_parts
+from fnn.checks.arrays import check_part_names
 from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_int
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, check_operator, operator
