@@ -13,32 +13,7 @@ from fnn.ops.shapes import flatten, reshape
 from fnn.ops.softmaxes import log_softmax, softmax
 from fnn.ops.transposed_convolution import conv_transpose
 
-__all__ = [
-    "attention",
-    "avgpool",
-    "batch_norm",
-    "calibrate",
-    "conv",
-    "conv_transpose",
-    "dense",
-    "dropout",
-    "elu",
-    "embedding",
-    "flatten",
-    "gelu",
-    "global_avgpool",
-    "group_norm",
-    "layer_norm",
-    "leaky_relu",
-    "log_softmax",
-    "maxpool",
-    "position_embedding",
-    "positionwise",
-    "relu",
-    "reshape",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]
+__all__ = ["attention", "avgpool", "batch_norm", "calibrate", "conv", "conv_transpose", "dense", "dropout", "elu"]
+__all__ += ["embedding", "flatten", "gelu", "global_avgpool", "group_norm", "layer_norm", "leaky_relu", "log_softmax"]
+__all__ += ["maxpool", "position_embedding", "positionwise", "relu", "reshape", "sigmoid", "silu", "softmax"]
+__all__ += ["softplus", "tanh"]
