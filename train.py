@@ -15,18 +15,19 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import wrap
-from typing import Any
+from typing import Any, TypeVar
 
 import fnn
 from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
 from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
-from fnn.run.flags import integer, nonempty, path, rate, seconds
 from fnn.run.report import report
 from fnn.summaries import summary
 from fnn.transforms import shard_slices
@@ -89,6 +90,8 @@ FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "
 CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "net": NETS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
 SHAPE = (1, 28, 28)
 
+T = TypeVar("T")
+
 log = partial(print, flush=True)  # a pipe, too, gets each line at once
 
 
@@ -107,7 +110,7 @@ def train(args: argparse.Namespace) -> int:
         config = run.add_data(config, data, folder) if folder else config
         task = build_task(config, data, args.workers)
         state = run.read_state(args.resume, task) if args.resume else run.start(task)
-        with run.deferred_signals() as signals:
+        with run.catch_signals(defer=True) as signals:
             log_setup(task, state["params"])
             if args.export and comm.rank == 0:  # if the export fails, it fails before training
                 with TemporaryDirectory(dir=args.export.parent) as temporary:
@@ -168,17 +171,19 @@ def build_task(config: run.Config, data: Dataset, workers: int | None) -> run.Ta
     rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
     changes = [shift(config["shift"])] if config["shift"] else []
     changes += [affine(*config["affine"])] if any(config["affine"]) else []
-    net, ranks = run.distribute(NETS[config["net"]], mpi.world(), workers, config["shard_size"])
+    net, comm, size = NETS[config["net"]], mpi.world(), config["shard_size"]
     return run.Task(
-        net=net,
+        net=fnn.shard(net, workers, size) if comm.size == 1 else mpi.spread(net, comm, workers, size),
         loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
         optimizer=OPTIMIZERS[config["optimizer"]](rate, config["momentum"], config["weight_decay"]),
         rate=rate,
         data=data,
         augment=compose(*changes),
         key=fnn.Key(config["seed"]),
-        ranks=ranks,
-        **{name: config[name] for name in ("epochs", "batch_size", "shard_size")},
+        comm=comm,
+        shard_size=size,
+        epochs=config["epochs"],
+        batch_size=config["batch_size"],
     )
 
 
@@ -187,6 +192,35 @@ def log_setup(task: run.Task, params: fnn.Params) -> None:
     data = task.data
     log(f"data: {data.source}: {len(data.train.labels)} training images, {len(data.test.labels)} test images")
     log(summary(task.net, SHAPE, params))
+
+
+def checked(convert: Callable[[str], T], valid: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    """Returns a type for argparse: it converts a text and raises ArgumentTypeError unless the value is valid."""
+
+    def convert_checked(text: str) -> T:
+        try:
+            if valid(value := convert(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return convert_checked
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns the type of integers of at least `minimum` that fit in 64 bits."""
+    return checked(int, lambda n: minimum <= n < 1 << 63, f"an integer of at least {minimum}")
+
+
+nonempty = checked(str, bool, "a path")  # an unset shell variable gives an empty text
+rate = checked(float, lambda x: 0 < x < inf, "a number above 0")
+seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more")
+
+
+def path(text: str) -> Path:
+    """Converts a text to a path."""
+    return Path(nonempty(text))
 
 
 def parse() -> argparse.Namespace:

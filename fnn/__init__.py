@@ -4,13 +4,13 @@ An operator is a pair of pure functions, `init(rng, shape) -> params` and `apply
 operator made of operators; training is a fold of a pure function over batches.
 """
 
-from fnn.chain import repeat, serial
+from fnn.chain import serial
 from fnn.checks.arrays import Array
 from fnn.checks.errors import OpError
 from fnn.checks.results import UncalibratedWarning
-from fnn.combinators import named, parallel, positionwise, residual, shared
+from fnn.combinators import named, parallel, positionwise, repeat, residual, shared
 from fnn.files.checkpoint import CheckpointError, load, save
-from fnn.grad import per_example, value_and_grad
+from fnn.grad import value_and_grad
 from fnn.kernels.process import keep_pages as _keep_pages
 from fnn.kernels.reductions import accurate_mean, accurate_sum
 from fnn.kernels.threads import cores
@@ -61,7 +61,7 @@ from fnn.optim.schedules import constant, cosine, exponential, linear, one_cycle
 from fnn.random import Key
 from fnn.summaries import summary
 from fnn.torch.weights import from_torch, to_torch
-from fnn.transforms import check_finite, finite, freeze, microbatch, remat, shard
+from fnn.transforms import check_finite, finite, freeze, microbatch, per_example, remat, shard
 from fnn.tree import TreeError, tree_items, tree_leaves, tree_map, tree_size, tree_sum
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ DOCTESTS = [block for block in code_blocks(README) if block.startswith(">>>")]
 PROGRAMS = [block for block in code_blocks(README) if not block.startswith(">>>")]
 
 
-def test_the_doctests_print_what_the_readme_shows() -> None:
+def test_readme_doctests_print_what_the_readme_shows() -> None:
     names: dict[str, Any] = {}
     runner = doctest.DocTestRunner()
     for number, block in enumerate(DOCTESTS):
@@ -34,12 +34,12 @@ def test_the_doctests_print_what_the_readme_shows() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_each_program_runs_by_itself(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_programs_run_by_itself(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some blocks write files
     exec(compile(PROGRAMS[number], f"README.md, program {number}", "exec"), {})
 
 
-def test_it_has_a_program_for_each_subject() -> None:
+def test_readme_has_a_program_for_each_subject() -> None:
     for call in ("calibrate(", "np.float64", "fnn.mse", "check_op(", "check_loss(", "fnn.save(", "fnn.to_torch("):
         assert any(call in program for program in PROGRAMS), call
 
@@ -48,7 +48,7 @@ COMMANDS = re.findall(r"python train\.py[^`#\n&]*|python -m benchmarks [^`#\n]*"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_flags_of_each_command_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_flags_of_each_command_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *arguments = shlex.split(command)
     if arguments[0] == "train.py" and "--help" not in arguments:
         monkeypatch.setattr("sys.argv", arguments)

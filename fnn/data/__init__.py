@@ -6,21 +6,7 @@ You can understand the rest of the library without reading this package: operato
 from fnn.data.augment import affine, compose, elastic, erase, shift
 from fnn.data.examples import Dataset, Examples, as_float, batches
 from fnn.data.generated import digits
-from fnn.data.idx import DataError
-from fnn.data.mnist_files import MissingDataError, mnist
+from fnn.data.mnist_files import DataError, MissingDataError, mnist
 
-__all__ = [
-    "DataError",
-    "Dataset",
-    "Examples",
-    "MissingDataError",
-    "affine",
-    "as_float",
-    "batches",
-    "compose",
-    "digits",
-    "elastic",
-    "erase",
-    "mnist",
-    "shift",
-]
+__all__ = ["DataError", "Dataset", "Examples", "MissingDataError"]
+__all__ += ["affine", "as_float", "batches", "compose", "digits", "elastic", "erase", "mnist", "shift"]

@@ -147,7 +147,7 @@ def _lerp(a: Images, b: Images, weight: Images) -> Images:
 
 def _pad(images: Images, before: int, after: int) -> Images:
     """Returns the images as (W, C, H, N) with that many pixels of background before and after each row and column."""
-    memory = to_wchn(_check_images(images))
+    memory = to_wchn(images)
     width, channels, height, n = memory.shape
     padded = np.full((before + width + after, channels, before + height + after, n), BACKGROUND)
     padded[before : before + width, :, before : before + height] = memory
@@ -182,11 +182,9 @@ def _uniform(rng: Rng, *shape: int) -> Images:
 
 def _check_images(images: Images, minimum: int = 0) -> Images:
     """Returns the images as a plain ndarray. Raises ValueError for anything but float32 (N, C, H, W)."""
-    fault = array_fault("images", images)
-    if not fault and (images.ndim != 4 or images.dtype != np.float32):
-        fault = f"expected float32 (N, C, H, W) as returned by as_float, got {describe(images)}"
-    if not fault and minimum > min(images.shape[2:]):
-        fault = f"expected at least {minimum} x {minimum} pixels, got {images.shape[2]} x {images.shape[3]}"
-    if fault:
-        raise ValueError(f"images: {fault}")
+    if array_fault("images", images) or images.ndim != 4 or images.dtype != np.float32:
+        raise ValueError(f"images: expected float32 (N, C, H, W) as returned by as_float, got {describe(images)}")
+    if minimum > min(images.shape[2:]):
+        size = f"{images.shape[2]} x {images.shape[3]}"
+        raise ValueError(f"images: expected at least {minimum} x {minimum} pixels, got {size}")
     return np.asarray(images)

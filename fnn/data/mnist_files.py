@@ -1,11 +1,13 @@
-"""MNIST: read from a folder, or downloaded once to the user's cache."""
+"""MNIST: read from a folder, or downloaded once to the user's cache. Its files are in the IDX format."""
 
 import os
-import sys
+from math import prod
 from pathlib import Path
 
-from fnn.data.examples import Dataset
-from fnn.data.idx import DataError, read_examples
+import numpy as np
+from numpy.typing import NDArray
+
+from fnn.data.examples import Dataset, Examples
 from fnn.files.disk import atomic_write
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
@@ -23,6 +25,10 @@ TIMEOUT = 4.0
 """Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer."""
 
 
+class DataError(ValueError):
+    """A data file is missing, damaged or of the wrong kind; the message names it."""
+
+
 class MissingDataError(DataError):
     """MNIST was not found: the message lists where it was searched for, what failed and how to provide it."""
 
@@ -34,9 +40,9 @@ def mnist(path: str | os.PathLike[str] | None = None) -> Dataset:
     damaged file, or if the folder `path` or `$FNN_DATA` lacks a file: another source would silently train on other
     data. Raises MissingDataError if the cache lacks a file and the download fails.
     """
-    given = path if path is not None else os.environ.get("FNN_DATA") or None
-    folder = _cache_folder() if given is None else Path(given)
-    files = _find_files(folder, download=given is None)
+    path = path if path is not None else os.environ.get("FNN_DATA") or None
+    folder = _cache_folder() if path is None else Path(path)
+    files = _find_files(folder, download=path is None)
     train, test = (
         read_examples(files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"])
         for part in ("train", "t10k")
@@ -45,15 +51,9 @@ def mnist(path: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def _cache_folder() -> Path:
-    """Returns the system's folder for data that can be downloaded again."""
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    base = xdg if os.path.isabs(xdg) else "~/.cache"  # the XDG specification ignores relative paths
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
+    base = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return Path(base, "fnn").expanduser()
+        return Path(base if os.path.isabs(base) else "~/.cache", "fnn").expanduser()
     except RuntimeError as error:
         raise _missing(f"no home folder for the cache: {error}") from error
 
@@ -113,3 +113,43 @@ def _missing(*reasons: str) -> MissingDataError:
     files = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
     fix = f"put {files} into a folder and pass its path, or set FNN_DATA to it"
     return MissingDataError("MNIST not found: " + "; ".join((*reasons, fix)))
+
+
+def read_examples(images: Path, labels: Path) -> Examples:
+    """Reads a file of 28 x 28 images and a file of labels from 0 to 9, gzipped or not.
+
+    Raises DataError, which names the file, if a file cannot be read, is damaged, or holds anything else.
+    """
+    pixels, classes = _read_idx(images, 28, 28), _read_idx(labels)
+    if len(pixels) != len(classes):
+        raise DataError(f"{labels}: expected {len(pixels)} labels, one for each image in {images}, got {len(classes)}")
+    if len(wrong := np.flatnonzero(classes > 9)):
+        raise DataError(f"{labels}: expected labels from 0 to 9, got {classes[wrong[0]]} at index {wrong[0]}")
+    return Examples(pixels, classes.astype(np.int64))
+
+
+def _read_idx(path: Path, *sides: int) -> NDArray[np.uint8]:
+    """Reads an array (N, *sides): a magic number, the size of each axis, then one byte per number."""
+    import gzip
+    import zlib
+
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):  # gzipped, whatever the name is
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged gzip: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    axes, start = 1 + len(sides), 4 * (2 + len(sides))
+    if len(content) < start:
+        raise DataError(f"{path}: expected an IDX header of {start} bytes, got {len(content) or 'nothing'}")
+    magic, length, *shape = np.frombuffer(content[:start], ">u4").tolist()
+    if magic != 0x800 + axes:
+        raise DataError(f"{path}: expected the magic number {0x800 + axes:#010x}, got {magic:#010x}")
+    if shape != list(sides):
+        raise DataError(f"{path}: expected images of 28 x 28, got {shape[0]} x {shape[1]}")
+    expected, got = length * prod(sides), len(content) - start
+    if got != expected:
+        raise DataError(f"{path}: expected {expected} bytes after the header, got {got}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(length, *sides).copy()

@@ -32,8 +32,7 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
     Scalars become arrays and dicts without leaves are dropped. `load` restores these and memory orders from a template.
     `.safetensors`: the same in C order, without complex numbers and longdouble. Needs the extra `safetensors`.
 
-    Raises CheckpointError, before the disk is touched, for another suffix, or a leaf (named by its path) that the
-    format cannot hold. Raises OSError that names `path` for a missing folder, denied access or a full disk.
+    Raises CheckpointError for another suffix or a leaf that the format cannot hold, and OSError as files do.
     """
     path, form = _find_format(path)
     with _name_errors(path):
@@ -48,15 +47,13 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
 
     With a template `like`, such as a net's initial params, the tree gets its dicts, scalar types, byte orders and,
     except from a pickle, memory orders. Raises CheckpointError that lists all leaves that are missing, unexpected, or
-    of another shape or dtype. Not detected: a layer of another kind with the same path and shapes, for example
-    `named("up", conv(...))` for `named("up", conv_transpose(...))`.
-
+    of another shape or dtype. Not detected: a layer of another kind with the same path and shapes.
     Without a template, paths in .npz and .safetensors become nested dicts, split at slashes. All leaves are arrays, and
     dicts without leaves are missing; nets, optimizers and exports accept such params.
 
     Loading never executes code, so files from strangers are safe. It reads pickles of protocols 2 to 5 by NumPy 1 or 2,
     and compressed arrays of at most 10 times the file's size. Raises CheckpointError that names the file if it is
-    damaged, foreign, not a regular file, or contains what `save` does not take; OSError if it cannot be read.
+    damaged or not of the kind that `save` writes, and OSError if it cannot be read.
     """
     path, form = _find_format(path)
     data = path.read_bytes()

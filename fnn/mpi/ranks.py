@@ -31,10 +31,9 @@ class Comm(Protocol):
     `rank` is this process's number, from 0, and `size` is the number of processes.
     """
 
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
+    rank: int
+    size: int
+
     def Allgather(self, sendbuf: Any, recvbuf: Any, /) -> None: ...
     def Sendrecv(self, sendbuf: Any, dest: int, *, recvbuf: Any, source: int) -> None: ...
     def allgather(self, sendobj: Any, /) -> list[Any]: ...
@@ -61,6 +60,9 @@ class _SingleProcess:
         pass
 
 
+ALONE = cast(Comm, _SingleProcess())
+
+
 def launched() -> bool:
     """Whether an MPI launcher such as mpiexec started this process, or the program has imported mpi4py.MPI."""
     return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in RANKS)
@@ -72,7 +74,7 @@ def world() -> Comm:
     Raises MPIError if there is a launcher, but mpi4py or its MPI is missing or belongs to another launcher.
     """
     if not launched():
-        return cast(Comm, _SingleProcess())
+        return ALONE
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py finds no MPI

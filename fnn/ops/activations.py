@@ -1,4 +1,4 @@
-"""Activations: elementwise functions, each defined by one short rule, and two that work along the last axis."""
+"""Activations: elementwise functions, each defined by one short rule."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fnn.checks.arrays import Array, check_no_params, input_error
-from fnn.checks.errors import OpError
+from fnn.checks.arrays import check_no_params
 from fnn.checks.values import check_real
-from fnn.kernels.elementwise import accurate_sum, keep, wide_sum
-from fnn.op import Op, Params, Vjp, operator
+from fnn.kernels.masks import keep
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
@@ -128,51 +127,3 @@ def elu(alpha: float = 1.0) -> Op:
         return np.maximum(x, 0) + alpha * np.expm1(low), lambda: np.where(x > 0, 1, alpha * np.exp(low))
 
     return elementwise("elu", rule)
-
-
-def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(params, x)
-    y = np.exp(x - x.max(-1, keepdims=True))
-    y /= accurate_sum(y, -1, True)
-
-    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        dx = y * dy
-        dx -= y * accurate_sum(dx, -1, True)
-        return {}, dx
-
-    return y, vjp
-
-
-def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(params, x)
-    y = x - x.max(-1, keepdims=True)
-    e = np.exp(y)
-    total = wide_sum(e, -1, True)
-    y -= np.log(total).astype(y.dtype)
-
-    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        return {}, dy - e * (wide_sum(dy, -1, True) / total).astype(e.dtype)
-
-    return y, vjp
-
-
-def _check_classes(params: Params, x: Array) -> None:
-    check_no_params(params)
-    if x.ndim < 2:
-        raise input_error(x, None, {"...": None, "classes": None})
-    if not x.shape[-1]:
-        raise OpError(f"expected at least one class, got {x.shape}")
-
-
-softmax = Op(
-    lambda key, shape: {},
-    _softmax,
-    kind="softmax",
-    doc="exp(x) divided by its sum along the last axis of (batch, ..., classes).",
-)
-log_softmax = Op(
-    lambda key, shape: {},
-    _log_softmax,
-    kind="log_softmax",
-    doc="The logarithm of `softmax`, exact even if the softmax itself rounds to 0.",
-)

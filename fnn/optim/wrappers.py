@@ -9,7 +9,8 @@ from fnn.checks.calls import named_by_call
 from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_fraction, check_positive
 from fnn.kernels.reductions import allow_underflow, square_sum
-from fnn.optim.base import Array, Optimizer, State, lerp
+from fnn.optim.arithmetic import Array, lerp
+from fnn.optim.base import Optimizer, State
 from fnn.optim.checks import check_matches, check_optimizer, check_params, check_state
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map, widen
 

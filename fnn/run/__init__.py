@@ -4,49 +4,14 @@ You can understand the rest of the library without reading this package; `train.
 """
 
 from fnn.run.data import add_data, read_data
-from fnn.run.exits import deferred_signals, exit_status
+from fnn.run.exits import catch_signals, exit_status
 from fnn.run.faults import NotFiniteError
-from fnn.run.folder import (
-    BEST,
-    Config,
-    RunError,
-    check_config,
-    locked,
-    read_config,
-    read_metrics,
-    read_state,
-    write_config,
-)
+from fnn.run.folder import BEST, Config, RunError, check_config, locked, read_metrics, read_state, write_config
 from fnn.run.loop import train
 from fnn.run.progress import describe_progress, format_accuracy
-from fnn.run.ranks import Ranks, distribute
 from fnn.run.task import Metrics, State, Task, evaluate, final, start, steps
 
-__all__ = [
-    "BEST",
-    "Config",
-    "Metrics",
-    "NotFiniteError",
-    "Ranks",
-    "RunError",
-    "State",
-    "Task",
-    "add_data",
-    "check_config",
-    "deferred_signals",
-    "describe_progress",
-    "distribute",
-    "evaluate",
-    "exit_status",
-    "final",
-    "format_accuracy",
-    "locked",
-    "read_config",
-    "read_data",
-    "read_metrics",
-    "read_state",
-    "start",
-    "steps",
-    "train",
-    "write_config",
-]
+__all__ = ["BEST", "Config", "Metrics", "NotFiniteError", "RunError", "State", "Task"]
+__all__ += ["add_data", "catch_signals", "check_config", "describe_progress", "evaluate", "exit_status", "final"]
+__all__ += ["format_accuracy", "locked", "read_data", "read_metrics", "read_state", "start", "steps", "train"]
+__all__ += ["write_config"]

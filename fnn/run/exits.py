@@ -17,11 +17,7 @@ EXPECTED_ERRORS = (CheckpointError, DataError, ImportError, MPIError, NotFiniteE
 
 
 class Interrupted(BaseException):
-    """A signal arrived: `number`. Like KeyboardInterrupt, this is not an Exception."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal arrived; the argument is its number. Like KeyboardInterrupt, this is not an Exception."""
 
 
 def exit_status(name: str, main: Callable[[], int]) -> int:
@@ -30,45 +26,35 @@ def exit_status(name: str, main: Callable[[], int]) -> int:
     The error and its notes are printed to stderr in one line, after the program's name.
     """
     try:
-        with signals_as_exceptions():
+        with catch_signals(defer=False):
             return main()
     except EXPECTED_ERRORS as error:
         print(f"{name}: error:", "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
     except Interrupted as interrupt:
         print("stopped", flush=True)
-        return 128 + interrupt.number
+        return 128 + int(interrupt.args[0])
 
 
 @contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """In the block, the first SIGINT or SIGTERM raises Interrupted. Later ones are ignored, so clean-up can finish."""
+def catch_signals(defer: bool) -> Iterator[list[int]]:
+    """In the block, SIGINT and SIGTERM only append their numbers to the list. Ignored signals stay ignored.
+
+    Unless `defer`, the first signal raises Interrupted; clean-up then finishes undisturbed by later ones.
+    """
     received: list[int] = []
 
-    def handle(number: int) -> None:
+    def handle(number: int, frame: object) -> None:
         received.append(number)
-        if len(received) == 1:
+        if not defer and len(received) == 1:
             raise Interrupted(number)
 
-    with _handle_signals(handle):
-        yield
-
-
-@contextmanager
-def deferred_signals() -> Iterator[list[int]]:
-    """In the block, SIGINT and SIGTERM only append their numbers to the list."""
-    received: list[int] = []
-    with _handle_signals(received.append):
-        yield received
-
-
-@contextmanager
-def _handle_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """In the block, signals call `handle` with their numbers. Ignored ones, as in background jobs, stay ignored."""
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = [signal.signal(number, lambda number, frame: handle(number)) for number in numbers]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, handle)
     try:
-        yield
+        yield received
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in handlers.items():
             signal.signal(number, handler)

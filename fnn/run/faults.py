@@ -23,15 +23,12 @@ class NotFiniteError(ValueError):
 
 
 def all_finite(loss: Any, params: Tree) -> bool:
-    """Whether the loss of a step and the updated parameters are finite.
-
-    This also detects gradients that are not finite, unless their parameters are frozen. A finite sum of squares proves
-    that an array is finite; if the sum overflows, its elements are checked.
-    """
+    """Whether the loss of a step and the updated parameters are finite; they are not if a gradient was not."""
     if not isfinite(loss):
         return False
     flat = [np.ravel(leaf, "K") for leaf in tree_leaves(params)]
-    return all(isfinite(leaf.dot(leaf)) for leaf in flat) or all(np.isfinite(leaf).all() for leaf in flat)
+    # A finite sum of squares proves that an array is finite, and is fast; a sum that overflows proves nothing.
+    return all(isfinite(leaf.dot(leaf)) or np.isfinite(leaf).all() for leaf in flat)
 
 
 def find_fault(net: Op, loss: Loss, params: Params, x: Array, y: Array, key: Key) -> str | None:
@@ -75,7 +72,7 @@ def watch(net: Op) -> Op:
         y, vjp = record(check_finite(Op(op.init, apply, kind=op.kind, wraps=op, takes_key=True)).apply, params, x, key)
         return y, lambda dy, need_dx=True: record(vjp, dy, need_dx)
 
-    watching = intercept(_on_this_rank(net), around)
+    watching = intercept(on_this_rank(net), around)
 
     def locate(f: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Any, Any]:
         try:
@@ -93,13 +90,13 @@ def watch(net: Op) -> Op:
     return Op(net.init, apply, kind=net.kind, wraps=net, takes_key=True)
 
 
-def _on_this_rank(op: Op) -> Op:
+def on_this_rank(op: Op) -> Op:
     """`op` with `shard` in place of each `spread`, which has the same results."""
     if op.maker is inspect.unwrap(spread):
-        alone = shard(_on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
+        alone = shard(on_this_rank(op.config["op"]), op.config["workers"], op.config["size"])
         alone.kind = op.kind
         return alone
-    return rebuild(op, _on_this_rank)
+    return rebuild(op, on_this_rank)
 
 
 def describe_non_finite(what: str, tree: Tree) -> str | None:

@@ -51,7 +51,7 @@ def train(
             error.add_note(f"the state before it is in {folder}")
             _save_state(folder, state)
             saved = state
-        task.ranks.gather(None)  # the first rank to exit ends all ranks, so it waits until the state is saved
+        task.comm.allgather(None)  # the first rank to exit ends all ranks, so it waits until the state is saved
         raise
     finally:
         if folder and state is not saved:

@@ -40,24 +40,19 @@ def plot_curves(metrics: Mapping[str, NDArray[np.float64]]) -> Figure:
     """Plots the loss, the accuracy and the learning rate by epoch: 1200 x 800 pixels."""
     figure = _figure(12, 8)
     panels = figure.subplot_mosaic([["loss", "accuracy"], ["rate", "rate"]], height_ratios=[3, 1])
-    values = {name: np.where(np.isfinite(column), column, np.nan) for name, column in metrics.items()}
-    epochs, accuracies = values["epoch"], values["test_accuracy"]
-    size = max(2, min(6, 150 / len(epochs)))
+    epochs, accuracies = metrics["epoch"], 100 * metrics["test_accuracy"]
+    size, best = max(2, min(6, 150 / len(epochs))), accuracies.argmax()
     for name, style in STYLES.items():
-        panels["loss"].plot(epochs, values[f"{name}_loss"], label=name, markersize=size, **style)
-        panels["accuracy"].plot(epochs, 100 * values[f"{name}_accuracy"], label=name, markersize=size, **style)
-    panels["rate"].plot(epochs, values["rate"], color="0.4", marker=".")
-    titles = {"loss": "Loss", "accuracy": "Accuracy, %", "rate": "Learning rate at the end of the epoch"}
-    if not np.isnan(accuracies).all():
-        best = int(np.nanargmax(accuracies))
-        titles["accuracy"] += f" (best test: {100 * accuracies[best]:.2f}, epoch {epochs[best]:.0f})"
-    _set_log_scale(panels["loss"], np.concatenate([values["train_loss"], values["test_loss"]]))
+        panels["loss"].plot(epochs, metrics[f"{name}_loss"], label=name, markersize=size, **style)
+        panels["accuracy"].plot(epochs, 100 * metrics[f"{name}_accuracy"], label=name, markersize=size, **style)
+    panels["rate"].plot(epochs, metrics["rate"], color="0.4", marker=".")
+    panels["loss"].set_title("Loss")
+    panels["accuracy"].set_title(f"Accuracy, % (best test: {accuracies[best]:.2f}, epoch {epochs[best]:.0f})")
+    panels["rate"].set_title("Learning rate at the end of the epoch")
+    _set_log_scale(panels["loss"], np.concatenate([metrics["train_loss"], metrics["test_loss"]]))
     panels["rate"].set_ylim(bottom=0)
-    for name, panel in panels.items():
-        gaps = {key: np.count_nonzero(np.isnan(values[key])) for key in values if name in key}
-        notes = [f"{key.replace('_', ' ')} not finite in {n} of {len(epochs)}" for key, n in gaps.items() if n]
-        limits = epochs.min() - 0.5, epochs.max() + 0.5
-        panel.set(title=titles[name], xlabel="; ".join(["epoch", *notes]), xlim=limits)
+    for panel in panels.values():
+        panel.set(xlabel="epoch", xlim=(epochs.min() - 0.5, epochs.max() + 0.5))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color=GREY)
     panels["loss"].legend(frameon=False)
@@ -71,9 +66,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _set_log_scale(panel: Axes, values: NDArray[np.float64]) -> None:
     """Makes the y axis logarithmic if all values are positive; it spans at least a factor of 5: noise looks small."""
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0:
-        low, high = values.min(), values.max()
+    low, high = values.min(), values.max()
+    if low > 0:
         margin = max(1.2, sqrt(5 * low / high))
         panel.set_yscale("log")
         panel.set_ylim(low / margin, high * margin)

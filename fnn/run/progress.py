@@ -14,9 +14,9 @@ LOG_EVERY = 2500
 
 @contextmanager
 def show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[State], None]]:
-    """Yields the function to call with each state, for epochs of n images.
+    """Yields a function that shows a state: as a bar on a terminal with tqdm, else as a logged line now and then.
 
-    On a terminal with tqdm installed it updates a bar, else it logs a line now and then. Both log each epoch's end.
+    Epochs have n images. The end of each epoch is logged in any case.
     """
     make_bar, bar, seen = _get_tqdm(), None, 0
 
@@ -26,13 +26,12 @@ def show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Stat
         if not seen:  # a new epoch
             return
         means = f"loss: {state['loss_sum'] / seen:.4f} acc: {state['hits'] / seen:.3f}"
-        if make_bar and bar is None and seen < n:
+        if make_bar and seen < n:
             title = f"epoch {state['epoch']}"
-            bar = make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
-        if bar is not None:
+            bar = bar or make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
             bar.update(seen - bar.n)
             bar.set_postfix_str(means, refresh=False)
-        if bar is not None and seen == n:
+        elif bar:
             bar.close()
             bar = None
         if seen == n or (not make_bar and seen // LOG_EVERY > before // LOG_EVERY):
@@ -41,7 +40,7 @@ def show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Stat
     try:
         yield show
     finally:
-        if bar is not None:
+        if bar:
             bar.close()
 
 
@@ -57,9 +56,8 @@ def describe_progress(state: State) -> str:
 
 def _get_tqdm() -> Any:
     """Returns tqdm if it is installed and the output is a terminal that can show a bar, else None."""
-    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return None
-    if os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # a terminal of unknown width
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not is_terminal or os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # 0: the width is unknown
         return None
     try:
         from tqdm import tqdm

@@ -1,5 +1,6 @@
 """The report of a run: pictures of its curves, and of the predictions and weights of its best params."""
 
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
 from fnn.ops import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
-from fnn.tree import tree_leaves
+from fnn.tree import tree_items
 
 CURVES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "rate")
 """The metrics that are plotted, by epoch."""
@@ -23,8 +24,8 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     They show the metrics of all epochs, the confusion matrix of the test images, the 25 mistakes with the highest loss,
     and the first layer's weights, unless `first_filters` returns None. `net` is the run's net. Needs the extra `plot`.
 
-    Raises RunError if matplotlib is missing, if no epoch is finished, for damaged metrics, and if the net's outputs are
-    not class scores. Raises CheckpointError for damaged params or another net's, and OSError as files do.
+    Raises RunError if matplotlib is missing, if no epoch is finished, and for damaged metrics. Raises CheckpointError
+    for damaged params or another net's, and OSError as files do.
     """
     try:
         from fnn.run import pictures
@@ -38,7 +39,7 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
         "confusion.png": pictures.plot_confusion(confusion(scores, test.labels)),
         "mistakes.png": pictures.plot_mistakes(test, scores, worst(scores, test.labels)),
     }
-    if filters := first_filters(net, params):
+    if filters := first_filters(params):
         figures["filters.png"] = pictures.plot_filters(*filters)
     for name, figure in figures.items():
         with atomic_write(folder / name) as file:
@@ -53,23 +54,16 @@ def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
     if not lines:
         raise RunError(f"{folder}: expected a finished epoch, got none, so there is nothing to draw yet")
     for number, line in enumerate(lines, 1):
-        if not {type(line.get(name)) for name in CURVES} <= {int, float}:
-            raise RunError(f"{folder / METRICS}: line {number}: expected numbers for {', '.join(CURVES)}")
+        if not all(isinstance(line.get(name), int | float) and isfinite(line[name]) for name in CURVES):
+            raise RunError(f"{folder / METRICS}: line {number}: expected finite numbers for {', '.join(CURVES)}")
     return {name: np.array([line[name] for line in lines], np.float64) for name in CURVES}
 
 
 def log_probabilities(net: Op, params: Params, examples: Examples) -> Array:
-    """Returns the log-probability of each class for each image, (N, classes).
-
-    Raises RunError if the net's outputs are not finite, or not one score per class.
-    """
-    starts = range(0, max(1, len(examples.labels)), 500)
-    outs = np.concatenate([net.apply(params, as_float(examples.images[i : i + 500]))[0] for i in starts])
-    if outs.ndim != 2 or outs.shape[1] <= examples.labels.max(initial=0):
-        raise RunError(f"the net's output: expected one score per class, got shape {outs.shape[1:]}")
-    if wrong := int(np.count_nonzero(~np.isfinite(outs).all(1))):
-        raise RunError(f"the net's output: expected finite scores, got nan or infinity for {wrong} test images")
-    return log_softmax.apply({}, outs)[0]
+    """Returns the log-probability of each class for each image, (N, classes)."""
+    starts = range(0, len(examples.labels), 500)
+    outs = [net.apply(params, as_float(examples.images[i : i + 500]))[0] for i in starts]
+    return log_softmax.apply({}, np.concatenate(outs))[0]
 
 
 def confusion(scores: Array, labels: Array) -> NDArray[np.int64]:
@@ -84,24 +78,15 @@ def worst(scores: Array, labels: Array, most: int = 25) -> NDArray[np.int64]:
     return wrong[np.argsort(scores[wrong, labels[wrong]], kind="stable")][:most]
 
 
-def first_filters(net: Op, params: Params) -> tuple[str, Array] | None:
-    """Returns the path of the first layer's weights, and these weights as images (N, height, width).
+def first_filters(params: Params) -> tuple[str, Array] | None:
+    """Returns the path of the net's first array, and these weights as images (N, height, width).
 
-    Each channel of a kernel is an image. Returns None unless the first layer with params is a convolution, or a dense
-    layer on 28 x 28 pixels.
+    Each channel of a kernel is an image. Returns None unless the array belongs to a convolution, or to a dense layer on
+    28 x 28 pixels.
     """
-    path: list[str] = []
-    while net.is_composite:
-        for names, part in net.inside():
-            own = params.get(names[0], {}) if names else params
-            if tree_leaves(own):
-                net, params, path = part, own, [*path, *names]
-                break
-        else:
-            return None
-    w = params.get("w")
-    if net.kind == "conv" and isinstance(w, np.ndarray):
-        return "/".join([*path, "w"]), w.reshape(-1, *w.shape[2:])
-    if net.kind == "dense" and isinstance(w, np.ndarray) and len(w) == 28 * 28:
-        return "/".join([*path, "w"]), w.T.reshape(-1, 28, 28)
+    path, w = next(tree_items(params), ("", np.empty(0)))
+    if w.ndim == 4:
+        return path, w.reshape(-1, *w.shape[2:])
+    if w.ndim == 2 and len(w) == 28 * 28:
+        return path, w.T.reshape(-1, 28, 28)
     return None

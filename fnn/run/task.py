@@ -15,13 +15,14 @@ from fnn.data import Dataset, as_float, batches
 from fnn.data.augment import Augmentation
 from fnn.grad import value_and_grad
 from fnn.losses import Loss
+from fnn.mpi import Comm, part, spread_loss
+from fnn.mpi.ranks import ALONE
 from fnn.op import Array, Op, Params
 from fnn.ops import calibrate
 from fnn.optim import Optimizer, average
 from fnn.optim.schedules import Schedule
 from fnn.random import Key
-from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault
-from fnn.run.ranks import Ranks
+from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault, on_this_rank
 from fnn.transforms import shard_slices
 
 CALIBRATION = 2000
@@ -39,7 +40,7 @@ the last step, images_per_second in training, and seconds since the run began, w
 
 
 class Task(NamedTuple):
-    """Everything that determines the result, plus `ranks`, which does not. `rate` is used for metrics only."""
+    """Everything that determines the result, plus the ranks (`comm`), which do not. `rate` is used for metrics only."""
 
     net: Op
     loss: Loss
@@ -51,7 +52,7 @@ class Task(NamedTuple):
     batch_size: int
     shard_size: int
     key: Key
-    ranks: Ranks = Ranks()
+    comm: Comm = ALONE
 
 
 def start(task: Task) -> State:
@@ -66,7 +67,7 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 
     Raises NotFiniteError on nan or infinity.
     """
-    gradient = value_and_grad(task.net, task.ranks.spread_loss(task.loss))
+    gradient = value_and_grad(task.net, spread_loss(task.loss, task.comm))
     for epoch in range(state["epoch"], task.epochs + 1):
         for batch in _order(task, epoch)[state["batch"] :]:
             state = _step(task, gradient, state, batch)
@@ -78,7 +79,7 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
     """Returns this rank's part of the batch's images, augmented; each shard has its own key, whichever rank has it."""
     key, images = task.key.fold("augment", epoch, number), task.data.train.images
-    own, parts = task.ranks.part(len(batch)), []
+    own, parts = part(len(batch), task.shard_size, task.comm), []
     for i, shard in enumerate(shard_slices(len(batch), task.shard_size)):
         begin, end = max(own.start, shard.start), min(own.stop, shard.stop)
         if begin < end:
@@ -89,26 +90,26 @@ def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
 
 def evaluate(task: Task, params: Params) -> tuple[float, int]:
     """Returns the mean loss over the test examples, and how many of them are predicted correctly."""
-    (images, labels), loss, loss_sum, correct = task.data.test, task.ranks.spread_loss(task.loss), 0.0, 0
+    (images, labels), loss, loss_sum, correct = task.data.test, spread_loss(task.loss, task.comm), 0.0, 0
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(labels), 500):
             rows = np.arange(start, min(start + 500, len(labels)))
-            own = rows[task.ranks.part(len(rows))]
+            own = rows[part(len(rows), task.shard_size, task.comm)]
             out, _ = task.net.apply(params, as_float(images[own]))
             loss_sum += float(loss(out, labels[own])[0]) * len(rows)
             correct += _count_correct(out, labels[own])
-    return loss_sum / len(labels), sum(task.ranks.gather(correct))
+    return loss_sum / len(labels), sum(task.comm.allgather(correct))
 
 
 def calibrate_state(task: Task, state: State) -> State:
     """Returns the state at an epoch's end with calibrated `final` params, for nets with batch_norm.
 
-    Statistics come from the first batches of that epoch, with the order and augmentation of training: at least
-    CALIBRATION examples if there are that many, without a smaller last batch unless it is the only one. They replace
-    the old ones in the state's params, or in their average if the optimizer keeps one. Training does not use them.
+    Statistics come from that epoch's first batches of full size, augmented, with at least CALIBRATION examples if there
+    are that many. Training does not use them.
     """
     if not task.net.statistics:
         return state
+    task = task._replace(net=on_this_rank(task.net), comm=ALONE)  # all ranks do the same instead of communicating
     epoch, batch_size = state["epoch"], min(task.batch_size, len(task.data.train.labels))
     order = [batch for batch in _order(task, epoch) if len(batch) == batch_size][: -(-CALIBRATION // batch_size)]
     some = (inputs(task, epoch, number, batch) for number, batch in enumerate(order))
@@ -120,7 +121,7 @@ def calibrate_state(task: Task, state: State) -> State:
 
 
 def final(state: State) -> Params:
-    """Returns the params to predict with: the average if the optimizer keeps one. They are calibrated every epoch."""
+    """Returns the params to predict with: their average if the optimizer keeps one, calibrated at each epoch's end."""
     params: Params = average(state["optimizer"]) if "average" in state["optimizer"] else state["params"]
     return params
 
@@ -135,27 +136,28 @@ def _count_correct(out: Array, labels: Array) -> int:
 
 def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) -> State:
     began, epoch, number = perf_counter(), state["epoch"], state["batch"]
-    x, y = inputs(task, epoch, number, batch), task.data.train.labels[batch[task.ranks.part(len(batch))]]
+    x = inputs(task, epoch, number, batch)
+    y = task.data.train.labels[batch[part(len(batch), task.shard_size, task.comm)]]
     key = task.key.fold("draw", epoch, number)
     with np.errstate(over="ignore", invalid="ignore"):  # the error below is clearer than NumPy's warnings
         (loss, out), grads = gradient(state["params"], x, y, key)
         params, optimizer = task.optimizer.update(state["params"], grads, state["optimizer"])
         if not all_finite(loss, params):
-            found = task.ranks.gather(find_fault(task.net, task.loss, state["params"], x, y, key))
+            found = task.comm.allgather(find_fault(task.net, task.loss, state["params"], x, y, key))
             reason = next(filter(None, found), describe_non_finite("the updated ", params) or f"the loss is {loss}")
             raise NotFiniteError(f"step {state['step'] + 1} (epoch {epoch}, batch {number + 1}): {reason}")
     seconds = perf_counter() - began
-    increments = {
-        "seconds": seconds,
-        "step": 1,
-        "batch": 1,
-        "seen": len(batch),
-        "loss_sum": float(loss) * len(batch),
-        "hits": sum(task.ranks.gather(_count_correct(out, y))),
-        "epoch_seconds": seconds,
+    return state | {
+        "params": params,
+        "optimizer": optimizer,
+        "seconds": state["seconds"] + seconds,
+        "step": state["step"] + 1,
+        "batch": number + 1,
+        "seen": state["seen"] + len(batch),
+        "loss_sum": state["loss_sum"] + float(loss) * len(batch),
+        "hits": state["hits"] + sum(task.comm.allgather(_count_correct(out, y))),
+        "epoch_seconds": state["epoch_seconds"] + seconds,
     }
-    sums = {name: state[name] + increment for name, increment in increments.items()}
-    return state | {"params": params, "optimizer": optimizer} | sums
 
 
 def _end_epoch(task: Task, state: State) -> tuple[State, Metrics]:

@@ -317,37 +317,54 @@ def mine(kind: str) -> Op:
     return Op(lambda key, shape: {}, lambda params, x: (2 * x, lambda dy, need_dx=True: ({}, 2 * dy)), kind=kind)
 
 
-@operator
-def block(features: int) -> Op:
-    return serial(dense(features), mine("relu"))
-
-
 def impostors() -> list[Op]:
-    """Operators that bear the names of the library's and compute something else."""
+    """Operators with the names of the library's that compute something else."""
 
     def leaky_relu(slope: float = 0.01) -> Op:
         return mine("leaky_relu")
 
+    return [mine("tanh"), operator(leaky_relu)()]
+
+
+@operator
+def block(features: int, last: Op = relu) -> Op:
+    """A user's block of operators of the library."""
+    return serial(dense(features), last)
+
+
+def renamed() -> list[Op]:
+    """Blocks with the names of the library's operators."""
+
     def dense(features: int) -> Op:
         return fnn.dense(features, bias=False)
 
-    def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: object = None, b_init: object = None) -> Op:
+    def layer_norm(axes: int = 1) -> Op:
         return serial(fnn.layer_norm())
 
     def elu(alpha: float = 1.0) -> Op:
         return fnn.elu(2 * alpha)
 
-    return [mine("tanh"), *(operator(make)() for make in (leaky_relu, layer_norm, elu)), operator(dense)(4)]
+    return [operator(dense)(4), operator(layer_norm)(), operator(elu)()]
 
 
-@pytest.mark.parametrize("op", [mine("scale"), block(4), *impostors()], ids=lambda op: op.kind)
-def test_an_operator_that_is_not_the_librarys_is_refused_by_its_path(op: Op, tmp_path: Path) -> None:
+@pytest.mark.parametrize("op", [block(4), block(4, block(4)), *renamed()], ids=repr)
+def test_export_of_a_users_block_runs_the_same_in_onnxruntime(op: Op) -> None:
+    agrees(serial(dense(4), residual(serial(named("own", op)))), (4,))
+
+
+@pytest.mark.parametrize("op", [mine("scale"), *impostors()], ids=lambda op: op.kind)
+def test_export_refuses_other_operators_and_names_their_path(op: Op, tmp_path: Path) -> None:
     net = serial(dense(4), residual(serial(named("own", op))))
     with pytest.raises(OpError) as caught:
-        export(net, {}, (4,), tmp_path / "net.onnx")  # before any params are looked at
+        export(net, {}, (4,), tmp_path / "net.onnx")  # before any params are read
     message = f"expected an operator of fnn.__all__, got another one of kind {op.kind!r}"
     assert str(caught.value) == f"residual1/serial1/own: {message}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_refuses_a_foreign_operator_inside_a_block(tmp_path: Path) -> None:
+    with pytest.raises(OpError, match=r"^block1/relu1: expected an operator of fnn\.__all__, got another"):
+        export(serial(block(4, mine("relu"))), {}, (4,), tmp_path / "net.onnx")
 
 
 def test_a_net_that_is_no_operator_or_not_the_librarys_is_refused(tmp_path: Path) -> None:

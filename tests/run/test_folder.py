@@ -10,6 +10,7 @@ import pytest
 import fnn
 from fnn import dense, run, serial
 from fnn.data import Dataset, Examples
+from fnn.run.folder import read_config
 from tests.support.runs import DATA, after, silent, task_of
 
 CONFIG: dict[str, Any] = {"net": "cnn", "epochs": 3, "lr": 0.1, "limit": None}
@@ -18,7 +19,7 @@ CHOICES = {"net": {"cnn": 1, "fc": 2}}
 
 def test_a_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
-    assert run.read_config(tmp_path) == CONFIG
+    assert read_config(tmp_path) == CONFIG
     assert run.check_config(tmp_path, CONFIG, {"epochs": 3, "lr": 0.1}, CHOICES) == CONFIG
     assert run.check_config(tmp_path, CONFIG | {"lr": 7}, {}, CHOICES) == CONFIG
 
@@ -51,7 +52,7 @@ def test_a_damaged_configuration_is_told(tmp_path: Path, text: str | bytes, mess
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(run.RunError, match=r"a: expected a run, got a folder without config\.json$"):
-        run.read_config(tmp_path / "a")
+        read_config(tmp_path / "a")
 
 
 @pytest.mark.parametrize("text", ['{"epoch": 1}\n{"epo', '{"epoch": 1}\n{"epoch": 3}\n', "[]\n", "7\n", "{}\n", "\n"])

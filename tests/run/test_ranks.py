@@ -5,7 +5,7 @@ import pytest
 
 import fnn
 from fnn import batch_norm, conv, dense, dropout, maxpool, relu, run, serial
-from fnn.mpi import Comm
+from fnn.mpi import Comm, spread
 from fnn.random import Rng, as_key
 from fnn.run.task import inputs
 from tests.mpi.test_mpi import together
@@ -13,8 +13,7 @@ from tests.support.runs import NET, after, bits, silent, task_of
 
 
 def spread_task(comm: Comm) -> run.Task:
-    net, ranks = run.distribute(NET, comm, 1, 4)
-    return task_of(net=net, ranks=ranks, epochs=2)
+    return task_of(net=spread(NET, comm, 1, 4), comm=comm, epochs=2)
 
 
 def state_bits(state: run.State) -> list[object]:
@@ -70,8 +69,7 @@ def test_the_rank_that_has_the_fault_names_the_operator_by_its_path_without_the_
     net = fnn.serial(fnn.named("inner", fnn.residual(square)), fnn.flatten, fnn.dense(10))
 
     def part(comm: Comm) -> str:
-        spread_net, ranks = run.distribute(net, comm, 1, 4)
-        task = task_of(net=spread_net, ranks=ranks, augment=spoil)
+        task = task_of(net=spread(net, comm, 1, 4), comm=comm, augment=spoil)
         with pytest.raises(run.NotFiniteError) as error:
             run.train(task, run.start(task), log=silent)
         return str(error.value)
@@ -87,8 +85,7 @@ def test_ranks_calibrate_as_one_process_does(count: int, tmp_path: Path) -> None
     whole = run.train(alone, run.start(alone), log=silent)
 
     def part(comm: Comm) -> run.State:
-        spread, ranks = run.distribute(net, comm, 1, 5)
-        task = alone._replace(net=spread, ranks=ranks)
+        task = alone._replace(net=spread(net, comm, 1, 5), comm=comm)
         return run.train(task, run.start(task), tmp_path if comm.rank == 0 else None, log=silent)
 
     states = together(count, part)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fnn.run.exits import Interrupted, deferred_signals, exit_status, signals_as_exceptions
+from fnn.run.exits import Interrupted, catch_signals, exit_status
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has it")
 
@@ -29,7 +29,7 @@ def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) 
     before = [signal.getsignal(n) for n in NUMBERS]
     cleaned = []
 
-    @signals_as_exceptions()
+    @catch_signals(defer=False)
     def disturbed() -> None:
         try:
             send(number)
@@ -41,12 +41,12 @@ def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) 
 
     with pytest.raises(Interrupted) as error:
         disturbed()
-    assert (error.value.number, cleaned) == (number, NUMBERS)
+    assert (error.value.args[0], cleaned) == (number, NUMBERS)
     assert [signal.getsignal(n) for n in NUMBERS] == before
 
 
 def test_signals_are_noted_in_their_order_while_there_is_something_to_keep() -> None:
-    with signals_as_exceptions(), deferred_signals() as received:
+    with catch_signals(defer=False), catch_signals(defer=True) as received:
         send(signal.SIGTERM)
         send(signal.SIGINT)
         assert received == [signal.SIGTERM, signal.SIGINT]
@@ -54,7 +54,7 @@ def test_signals_are_noted_in_their_order_while_there_is_something_to_keep() -> 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with signals_as_exceptions(), deferred_signals() as received:
+    with catch_signals(defer=False), catch_signals(defer=True) as received:
         send(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert received == []
