@@ -1,4 +1,7 @@
-"""What the tests of the documents share: code blocks, paths and names in Markdown."""
+"""What the tests of the documents share: code blocks, paths, names and line counts in Markdown.
+
+`python -m tests.support.documents` writes the right line counts into ARCHITECTURE.md.
+"""
 
 import ast
 import re
@@ -41,3 +44,21 @@ def defined_in(path: str) -> set[str]:
 def undefined_in(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Returns the pairs of a name and a file that does not define it."""
     return [(name, path) for name, path in pairs if name not in defined_in(path)]
+
+
+def count_lines(text: str) -> dict[str, int]:
+    """Returns the numbers of lines of the files in the table of the reading order."""
+    paths = re.findall(r"^\| \d+ \| `(.*?)` \| \d+ \|", text, re.MULTILINE)
+    return {path: len(read(path).splitlines()) for path in paths}
+
+
+def with_line_counts(text: str) -> str:
+    """Returns the text with the right line counts, and their total, in the table of the reading order."""
+    counts = count_lines(text)
+    for path, count in counts.items():
+        text = re.sub(rf"^(\| \d+ \| `{path}` \|) \d+ \|", rf"\1 {count} |", text, flags=re.MULTILINE)
+    return re.sub(r"^(\| \| total \|) \d+ \|", rf"\1 {sum(counts.values())} |", text, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    (ROOT / "ARCHITECTURE.md").write_text(with_line_counts(read("ARCHITECTURE.md")), encoding="utf-8")
