@@ -1,4 +1,4 @@
-"""Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is its gradient by the outputs.
+"""Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is its gradient with respect to the outputs.
 
 The value is a scalar with the dtype of the outputs. All raise LossError for an empty batch, which has no mean, and for
 targets of another shape or dtype.
