@@ -55,10 +55,19 @@ def parallel_map(f: Callable[[int], T], n: int, workers: int) -> list[T]:
 
 def run_both(f: Callable[[], S], g: Callable[[], T], macs: int) -> tuple[S, T]:
     """Returns `(f(), g())`. Runs both at the same time if a thread is idle and `f` is long enough, in multiply-adds."""
-    if macs < MIN_SHARED_MACS or idle_threads() == 1:
+    idle = idle_threads()
+    if macs < MIN_SHARED_MACS or idle == 1:
         return f(), g()
-    both: list[Any] = parallel_map(lambda i: g() if i else f(), 2, idle_threads())
-    return both[0], both[1]
+    before = _idle.set(idle // 2)
+    future = _submit(f)
+    try:
+        second = g()
+        return f() if future is None or future.cancel() else future.result(), second
+    finally:
+        if future and not future.cancel():
+            future.exception()  # waits; the error of `g` comes first
+        del future  # it refers to its error, whose traceback refers to this function
+        _idle.reset(before)
 
 
 def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
@@ -92,7 +101,7 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
     return results
 
 
-def _submit(work: Callable[[], None]) -> Future[None] | None:
+def _submit(work: Callable[[], T]) -> Future[T] | None:
     """Starts `work` on another thread, in the context of the caller. None if threads can no longer start."""
     if not _has_helpers.get():
         return None
