@@ -63,10 +63,11 @@ def nest(flat: dict[str, Array]) -> Tree:
 def nest_like(flat: dict[str, Array], like: Tree) -> Tree:
     """The arrays in the dicts of `like`, {} for a missing one. Others are added at the top, under their full paths."""
     rest = dict(flat)
+    return _take(rest, like, "") | rest if isinstance(like, dict) else rest
 
-    def take(like: Tree, path: str) -> Tree:
-        if isinstance(like, dict):
-            return {name: take(child, f"{path}/{name}") for name, child in like.items()}
-        return rest.pop(path[1:], {})
 
-    return take(like, "") | rest if isinstance(like, dict) else rest
+def _take(flat: dict[str, Array], like: Tree, path: str) -> Tree:
+    """Removes the arrays of `like`, a template's part at `path`, from `flat` and returns them in its dicts."""
+    if isinstance(like, dict):
+        return {name: _take(flat, child, f"{path}/{name}") for name, child in like.items()}
+    return flat.pop(path[1:], {})

@@ -23,16 +23,13 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 """Colours from the colour-blind safe palette of Okabe & Ito, 2008."""
 
-GREY = "0.85"
-"""The grey of grids and frames."""
-
+GREY = "0.85"  # of grids and frames
 MAX_FILTERS = 64
 
 
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the content of a PNG file."""
-    file = BytesIO()
-    FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
+    FigureCanvasAgg(figure).print_png(file := BytesIO())  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 
@@ -95,14 +92,11 @@ def plot_confusion(counts: NDArray[np.int64]) -> Figure:
     panel.grid(which="minor", color=GREY)
     panel.tick_params(which="minor", length=0)
     recall = panel.secondary_yaxis("right")
-    recall.set_yticks(range(classes), [_percent(n, of) for n, of in zip(correct, counts.sum(1), strict=True)])
+    shares = zip(correct, counts.sum(1), strict=True)
+    recall.set_yticks(range(classes), [f"{100 * n / of:.1f} %" if of else "-" for n, of in shares])
     recall.set_ylabel("recall")
-    panel.set_title(f"{correct.sum():,} of {total:,} test images correct: {_percent(correct.sum(), total, 2)}")
+    panel.set_title(f"{correct.sum():,} of {total:,} test images correct: {100 * correct.sum() / total:.2f} %")
     return figure
-
-
-def _percent(n: float, of: float, digits: int = 1) -> str:
-    return f"{100 * n / of:.{digits}f} %" if of else "-"
 
 
 def plot_mistakes(test: Examples, scores: Array, indices: NDArray[np.int64]) -> Figure:
@@ -113,19 +107,17 @@ def plot_mistakes(test: Examples, scores: Array, indices: NDArray[np.int64]) -> 
     if not wrong:
         figure.text(0.5, 0.5, f"No mistake in {total:,} test images", ha="center", va="center", fontsize="large")
         return figure
-    figure.suptitle(
-        f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images (true label → prediction), highest loss first"
-    )
-    confidences = [_percent(np.exp(scores[i, predicted[i]]), 1, 0) for i in indices]
-    captions = [f"{test.labels[i]} → {predicted[i]} ({p} confident)" for i, p in zip(indices, confidences, strict=True)]
+    title = f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images"
+    figure.suptitle(f"{title} (true label → prediction), highest loss first")
+    percent = 100 * np.exp(scores.max(1))
+    captions = [f"{test.labels[i]} → {predicted[i]} ({percent[i]:.0f} % confident)" for i in indices]
     _draw_tiles(figure.subplots(), 5, test.images[indices], captions, "gray_r", (0, 255))
     return figure
 
 
 def plot_filters(path: str, images: Array) -> Figure:
     """Shows at most 64 images on one scale; zero is grey, black is negative: 1200 x 800 pixels."""
-    figure = _figure(12, 8)
-    images, n = images[:MAX_FILTERS], len(images)
+    figure, n, images = _figure(12, 8), len(images), images[:MAX_FILTERS]
     panel, limit = figure.subplots(), np.abs(images).max() or 1
     _draw_tiles(panel, ceil(sqrt(1.5 * len(images))), images, [*map(str, range(len(images)))], "gray", (-limit, limit))
     figure.colorbar(panel.images[0], ax=panel, label="weight", aspect=40)
