@@ -13,8 +13,8 @@ from fnn.files.flat import nest, nest_like
 from fnn.files.template import match_template
 from fnn.tree import Tree
 
+# Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path.
 FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
-"""Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path."""
 
 
 class CheckpointError(ValueError):

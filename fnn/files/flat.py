@@ -10,8 +10,7 @@ from fnn.checks.errors import describe
 from fnn.files.allowed import MAX_DEPTH, describe_path
 from fnn.tree import Tree
 
-MAX_PATH = 1 << 15
-"""How many bytes a path may have in UTF-8: half of what a zip file allows."""
+MAX_PATH = 1 << 15  # how many bytes a path may have in UTF-8: half of what a zip file allows
 
 
 def flatten(tree: Tree, codes: Collection[str]) -> dict[str, Array]:

@@ -10,16 +10,14 @@ from fnn.checks.errors import describe
 from fnn.files.allowed import describe_path
 from fnn.tree import Tree
 
-MAX_FAULTS = 50
-"""How many faults an error lists."""
+MAX_FAULTS = 50  # how many an error lists
 
 
 def match_template(tree: Tree, like: Tree, reorder: bool) -> Tree:
-    """The leaves of `tree` in the dicts of `like`, with its scalar types and byte orders.
+    """The leaves of `tree` in the dicts of `like`, with its scalar types, byte orders and (`reorder`) memory orders.
 
-    With `reorder`, arrays get the memory orders of `like` as well. A scalar matches an array without axes, and a dict
-    without leaves may be missing. Raises ValueError that lists all leaves that are missing, unexpected, or of another
-    shape or dtype.
+    A scalar matches an array without axes, and a dict without leaves may be missing. Raises ValueError that lists all
+    leaves that are missing, unexpected, or of another shape or dtype.
     """
     if faults := list(islice(_find_faults(tree, like, ()), MAX_FAULTS + 1)):
         raise ValueError(list_faults("does not match like", faults))

@@ -18,10 +18,9 @@ def gather_numbers(numbers: Sequence[float], comm: Comm) -> Array:
 
 
 def totals(*numbers: float, comm: Comm | None = None) -> list[float]:
-    """Returns each number's sum over the ranks of `comm` (default: all), identical on every rank.
+    """Returns each number's sum over the ranks of `comm` (default: all). All ranks must call it together.
 
-    All ranks must call it together. Use it for metrics and for decisions: `totals(stop)[0] > 0` is true on all ranks if
-    one of them wants to stop.
+    Use it for metrics and for decisions: `totals(stop)[0] > 0` is true on all ranks if one of them wants to stop.
     """
     sums: list[float] = gather_numbers(numbers, world() if comm is None else comm).sum(0).tolist()
     return sums
@@ -54,12 +53,12 @@ def sum_gradients(grads: Params, params: Params, comm: Comm) -> Params:
 
 
 def _allreduce(message: Array, comm: Comm) -> None:
-    """Replaces the message, a flat array, with its sum over all ranks.
+    """Replaces the message, a flat array, with its sum over all ranks, added up as in a binary tree.
 
     Pairs of ranks split the message, and each adds up one half; the next level splits that half with the rank at twice
-    the distance. On the way back, the halves are exchanged. So each rank sends at most twice the message, and sums are
-    those of a binary tree (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in
-    MPICH", 2005). Ranks after the last power of two first send their message to another rank.
+    the distance. On the way back, the halves are exchanged. So each rank sends at most twice the message (Thakur et
+    al., "Optimization of collective communication operations in MPICH", 2005). Ranks after the last power of two first
+    send their message to another rank.
     """
     power, buffer = 1 << (comm.size.bit_length() - 1), np.empty_like(message)
 
