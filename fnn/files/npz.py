@@ -9,7 +9,7 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.files.allowed import CODES, describe_start, make_array
-from fnn.files.flat import flatten
+from fnn.files.trees import flatten
 from fnn.tree import Tree
 
 # Arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom halve.

@@ -7,7 +7,7 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.files.allowed import make_array
-from fnn.files.flat import flatten
+from fnn.files.trees import flatten
 from fnn.tree import Tree
 
 # The format's names of the dtypes that NumPy has too, with NumPy's names.

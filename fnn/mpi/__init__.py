@@ -6,8 +6,7 @@ Everything else, such as the optimizer, runs in every process with identical res
 You can understand the rest of the library without reading this package.
 """
 
-from fnn.mpi.exchange import totals
 from fnn.mpi.ranks import Comm, MPIError, launched, program, world
-from fnn.mpi.spreading import part, shards, spread, spread_loss
+from fnn.mpi.spreading import part, shards, spread, spread_loss, totals
 
 __all__ = ["Comm", "MPIError", "launched", "part", "program", "shards", "spread", "spread_loss", "totals", "world"]

@@ -11,7 +11,7 @@ from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
 from fnn.files.allowed import MAX_DEPTH
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.template import list_faults
+from fnn.files.trees import list_faults
 
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)  # a name that ends with a number
 
