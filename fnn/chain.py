@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from fnn.checks.arrays import Array, params_error
-from fnn.checks.errors import OpError, prepend_path
-from fnn.checks.values import check_int
-from fnn.op import Op, Params, Shape, Vjp, check_operator, operator
+from fnn.checks.arrays import check_part_names
+from fnn.checks.errors import prepend_path
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, check_operator, operator
 from fnn.random import Key
 
 P = ParamSpec("P")
@@ -22,17 +21,12 @@ def serial(*ops: Op) -> Op:
     Params are a dict with the params of each part, named by kind and ordinal: `conv1`, `tanh1`, `conv2`... A part's
     random numbers, initial values included, depend on its name, not on its position.
     """
-    return _chain(name_parts(*ops))
+    return chain_parts(name_parts(*ops))
 
 
-@operator
-def repeat(op: Op, n: int) -> Op:
-    """Applies `op` n times, one after the other, each time with its own params: `dense1`, `dense2`..."""
-    name, _ = _label(op)
-    return _chain({f"{name}{i}": op for i in range(1, check_int("n", n, 1, OpError) + 1)})
+def chain_parts(parts: dict[str, Op]) -> Op:
+    """The operators one after the other, by their names in params."""
 
-
-def _chain(parts: dict[str, Op]) -> Op:
     def init(key: Key, shape: Shape) -> Params:
         params = {}
         for name, op in parts.items():
@@ -84,7 +78,7 @@ def name_parts(*ops: Op) -> dict[str, Op]:
     counts: dict[str, int] = {}
     parts = {}
     for op in ops:
-        name, is_given = _label(op)
+        name, is_given = find_name(op)
         if not is_given:
             counts[name] = counts.get(name, 0) + 1
             name = f"{name}{counts[name]}"
@@ -94,17 +88,9 @@ def name_parts(*ops: Op) -> dict[str, Op]:
     return parts
 
 
-def _label(op: Op) -> tuple[str, bool]:
+def find_name(op: Op) -> tuple[str, bool]:
     """The name from `named` and True, or the kind and False. A wrapper is named like the operator that it wraps."""
     check_operator(op)
     while op.kind != "named" and op.wraps is not None:
         op = op.wraps
     return (op.config["name"], True) if op.kind == "named" else (op.kind, False)
-
-
-def check_part_names(params: Params, parts: dict[str, Op]) -> None:
-    """Raises OpError unless `params` are a dict of the parts' params."""
-    if type(params) is dict and len(params) == len(parts) > 0:
-        return  # a wrong name is a KeyError in the caller, which `Op` explains
-    if not isinstance(params, dict) or any(name not in parts for name in params):
-        raise params_error(params, parts)

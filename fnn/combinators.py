@@ -8,15 +8,22 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from fnn.chain import call_part, check_part_names, name_parts
-from fnn.checks.arrays import Array
-from fnn.checks.errors import OpError, describe, describe_value
+from fnn.chain import call_part, chain_parts, find_name, name_parts
+from fnn.checks.arrays import check_part_names
+from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_int
-from fnn.op import Op, Params, Shape, Vjp, check_operator, operator
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, check_operator, operator
 from fnn.random import Key
 from fnn.tree import tree_sum
 
 Split: TypeAlias = Callable[[Array], list[Array]]
+
+
+@operator
+def repeat(op: Op, n: int) -> Op:
+    """Applies `op` n times, one after the other, each time with its own params: `dense1`, `dense2`..."""
+    name, _ = find_name(op)
+    return chain_parts({f"{name}{i}": op for i in range(1, check_int("n", n, 1, OpError) + 1)})
 
 
 @operator

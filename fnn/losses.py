@@ -1,4 +1,8 @@
-"""Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is its gradient by the outputs."""
+"""Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is its gradient with respect to the outputs.
+
+The value is a scalar with the dtype of the outputs. All raise LossError for an empty batch, which has no mean, and for
+targets of another shape or dtype.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +49,7 @@ def _loss(name: str, check: Callable[[str, Any, Any], tuple[Array, Array]]) -> C
 
 @_loss("cross_entropy", check_labels)
 def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
-    """The mean of -log softmax(logits)[label] over logits (batch, ..., classes) and integer labels (batch, ...).
-
-    The value is a scalar of the logits' dtype. Raises LossError unless labels are integers from 0 to classes - 1, one
-    for each row of logits, and for an empty batch, which has no mean.
-    """
+    """The mean of -log softmax(logits)[label] over logits (batch, ..., classes) and integer labels (batch, ...)."""
     count, classes = labels.size, logits.shape[-1]
     columns = np.ascontiguousarray(logits.reshape(count, classes).T)  # sums over classes then add long rows
     at_label = labels.ravel() * count + np.arange(count)  # positions in the memory of (classes, batch)
@@ -98,11 +98,7 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
 
 @_loss("binary_cross_entropy", check_probabilities)
 def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
-    """The mean of -t log p - (1 - t) log(1 - p) over all numbers, where p = sigmoid(logit) and targets t are 0 to 1.
-
-    The value is a scalar of the logits' dtype. Raises LossError for targets of another shape or dtype or not from 0 to
-    1, and for an empty batch.
-    """
+    """The mean of -t log p - (1 - t) log(1 - p) over all numbers, where p = sigmoid(logit) and targets t are 0 to 1."""
     e = np.exp(-np.abs(logits))
     # -log p = log1p(e) + max(-logit, 0). A weight of 0 times an infinite logit is 0.
     against, towards = (
@@ -122,11 +118,7 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Any, LossVjp]:
 
 @_loss("mse", check_targets)
 def mse(predictions: Array, targets: Array) -> tuple[Any, LossVjp]:
-    """The mean of (predictions - targets)² over all numbers of a batch of any shape.
-
-    The value is a scalar of the predictions' dtype. Raises LossError for targets of another shape or dtype, and for an
-    empty batch.
-    """
+    """The mean of (predictions - targets)² over all numbers of a batch of any shape."""
     error = predictions - targets
     return wide_mean(error, times=error), lambda: np.multiply(error, 2 / error.size)
 

@@ -1,8 +1,6 @@
 """The one type of the library: an operator, which is a pair of pure functions that knows its name and arguments."""
 
-# Also used in all modules whose functions create functions at each step: without it, Python evaluates the annotations
-# of a vjp at each step, which takes 0.7 µs.
-from __future__ import annotations
+from __future__ import annotations  # without it, Python evaluates the annotations of each vjp, which takes 0.7 µs
 
 import functools
 import inspect
@@ -14,19 +12,11 @@ from typing import Any, NoReturn, ParamSpec, Protocol, TypeAlias
 import numpy as np
 from numpy import ndarray
 
+from fnn.checks import results
 from fnn.checks.arrays import FLOATS, INTEGERS, check_batch, check_cotangent
 from fnn.checks.arrays import Array as Array
-from fnn.checks.calls import bind_arguments, format_arguments, format_call
+from fnn.checks.calls import bind_arguments, repr_call
 from fnn.checks.errors import OpError as OpError
-from fnn.checks.errors import describe
-from fnn.checks.results import (
-    apply_completed,
-    check_gradients,
-    check_result,
-    explain,
-    operator_error,
-    warn_uncalibrated,
-)
 from fnn.checks.values import check_shape
 from fnn.kernels.numerics import allow_underflow, apply_in_float32, is_inside
 from fnn.random import Key, Rng, as_key
@@ -102,15 +92,10 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises OpError, which says what to write instead."""
-        if any(isinstance(value, ndarray | dict) for value in (*args, *kwargs.values())):
-            raise OpError("expected op.apply(params, x), got op(...)", self.kind)
-        raise OpError(f"expected {self!r}, got a call of it; it is already an operator, remove the ()", self.kind)
+        raise results.call_error(self, [*args, *kwargs.values()])
 
     def __repr__(self) -> str:
-        if self.maker is None:
-            return self.kind
-        arguments = format_arguments(inspect.signature(self.maker), self.config)
-        return format_call(self.kind, arguments, 100 if self.parts else inf)
+        return repr_call(self.kind, self.maker, self.config, 100 if self.parts else inf)
 
     def init(self, rng: Rng, shape: Shape) -> Params:
         """Returns the initial parameters, float32, for inputs of `shape` (one example, without the batch axis).
@@ -121,11 +106,9 @@ class Op:
             if isinstance(rng, tuple) and not isinstance(rng, Key):
                 raise OpError("expected init(rng, shape), got init(shape, rng); swap the arguments")
             key, shape = as_key(rng), check_shape(shape)
-            params = self._init(key, shape)
-            if not isinstance(params, dict):
-                raise OpError(f"expected init to return a dict of arrays, got {describe(params)}")
+            params = results.check_initial(self._init(key, shape))
         except (OpError, TypeError) as error:
-            explain(error, self.kind, "init(key, shape)", self._init, rng, shape)
+            results.explain(error, self.kind, "init(key, shape)", self._init, rng, shape)
             raise
         self.output_shape(params, shape)
         return params
@@ -149,11 +132,11 @@ class Op:
         """
         if not is_inside.get():
             applied: tuple[Array, Vjp] = allow_underflow(self.apply, params, x, key)
-            warn_uncalibrated(self, params, x, key)
+            results.warn_uncalibrated(self, params, x, key)
             return applied
         try:
             if self.parts and type(params) is dict and len(params) < len(self.parts):
-                return apply_completed(self, params, x, key)
+                return results.apply_completed(self, params, x, key)
             if type(x) is not ndarray or x.dtype not in self._dtypes or not x.ndim:
                 x = check_batch(x, self.integers, params)
             key = None if key is None else as_key(key, "key")
@@ -162,10 +145,9 @@ class Op:
                 result = self._apply(*arguments)
             else:
                 result = apply_in_float32(self._apply, *arguments)
-            y, vjp = check_result(result)
+            y, vjp = results.check_result(result)
         except (OpError, KeyError, TypeError, IndexError) as error:
-            expected = "apply(params, x, key)" if self.takes_key else "apply(params, x)"
-            explain(error, self.kind, expected, self._apply, params, x, *[key] * self.takes_key, parts=self.parts)
+            results.explain_apply(error, self, params, x, key)
             raise
         shape, dtype = y.shape, y.dtype  # `y` itself would stay in memory until the vjp is dropped
 
@@ -173,9 +155,9 @@ class Op:
             try:
                 if type(dy) is not ndarray or dy.shape != shape or dy.dtype != dtype:
                     dy = check_cotangent(dy, shape, dtype)
-                return check_gradients(vjp(dy, need_dx))
+                return results.check_gradients(vjp(dy, need_dx))
             except (OpError, TypeError) as error:
-                explain(error, self.kind, "vjp(dy, need_dx=True)", vjp, dy, need_dx)
+                results.explain(error, self.kind, "vjp(dy, need_dx=True)", vjp, dy, need_dx)
                 raise
 
         return y, lambda dy, need_dx=True: allow_underflow(checked_vjp, dy, need_dx)
@@ -209,4 +191,4 @@ def check_operator(value: Any, where: str = "") -> Op:
     """Returns `value` if it is an operator. Otherwise raises an OpError that starts with `where` and says the fix."""
     if isinstance(value, Op):
         return value
-    raise operator_error(value, where, Op)
+    raise results.operator_error(value, where, Op)

@@ -1,24 +1,26 @@
-"""Operators that compute the same as another one, but in another way: with less memory, checks, or several threads.
+"""Other ways to compute the same: with less memory, checks or several threads; and gradients of each example.
 
-They have the params of the operator that they wrap, and its name as a part of another operator.
+The operators here have the params of the operator that they wrap, and its name as a part of another operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from fnn.checks.arrays import Array
-from fnn.checks.errors import OpError
-from fnn.checks.values import check_int
+from fnn.checks.errors import describe
+from fnn.checks.losses import LossError, check_needs_no_key
+from fnn.checks.values import MISSING, check_int
 from fnn.combinators import wrap
+from fnn.grad import value_and_grad
 from fnn.kernels.process import cores, limited_blas, parallel_map, warn_if_blas_is_unlimited
-from fnn.op import Op, Params, Vjp, operator
+from fnn.losses import Loss
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.ops.normalisation import keep_statistics
-from fnn.random import Key
-from fnn.tree import Tree, tree_items, tree_map, tree_sum
+from fnn.random import Key, Rng, as_key
+from fnn.tree import Tree, tree_items, tree_leaves, tree_map, tree_sum
 
 SHARD_SIZE = 128
 """Default maximum of examples in a shard."""
@@ -135,6 +137,39 @@ def _check_finite(what: str, tree: Tree) -> None:
             nans, infinities = np.count_nonzero(np.isnan(leaf)), np.count_nonzero(np.isinf(leaf))
             where = f"{what} {path}".strip()
             raise OpError(f"{where}: expected finite numbers, got {nans} nan and {infinities} infinite of {leaf.size}")
+
+
+def per_example(net: Op, loss: Loss) -> Callable[..., tuple[tuple[Array, Array], Params]]:
+    """Returns the function `(params, x, y[, key]) -> ((values, outs), grads)`: `value_and_grad` for each example.
+
+    `values` are the losses of the examples, `outs` the outputs. `grads` is a tree like `params`; its arrays have the
+    batch as first axis, and the mean over that axis is the gradient of `value_and_grad`. A batch of n takes as long as
+    n batches of one. Each example folds its number into the key. Raises OpError if a key is missing, and LossError
+    unless there is a target for each example, at least one. A use: Abadi et al., "Deep learning with differential
+    privacy", 2016.
+    """
+    gradient = value_and_grad(net, loss)
+
+    def gradients(params: Params, x: Array, y: Array, key: Rng | None = MISSING) -> tuple[tuple[Array, Array], Params]:
+        if key is MISSING:
+            check_needs_no_key(net)
+            key = None
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape[:1] == y.shape[:1] > (0,)):
+            came = f"{describe(y)} for {describe(x)}"
+            raise LossError(f"per_example: expected a target for each example, at least one, got {came}")
+        rng = None if key is None else as_key(key, "key")
+        values, outs = [], []
+        grads: Params = {}
+        for i in range(len(x)):
+            (value, out), own = gradient(params, x[i : i + 1], y[i : i + 1], rng and rng.fold(i))
+            values.append(value)
+            outs.append(out)
+            grads = grads or tree_map(lambda g: np.empty((len(x), *g.shape), g.dtype), own)
+            for whole, g in zip(tree_leaves(grads), tree_leaves(own), strict=True):
+                whole[i] = g
+        return (np.stack(values), np.concatenate(outs)), grads
+
+    return gradients
 
 
 @operator

@@ -1,4 +1,4 @@
-"""Long sums in operators and losses: float32 against float64, in the memory orders that the operators produce."""
+"""Long sums in operators and losses: float32 compared with float64, in the memory orders that operators produce."""
 
 from collections.abc import Callable
 from typing import Any
@@ -188,7 +188,7 @@ def test_norm_layers_are_exact_for_means_far_from_zero(norm: Op, offset: float) 
 
 
 def naive_norm(params: Params, x: Array) -> tuple[Array, Vjp]:
-    """group_norm(1) without scale and shift, as it was: with NumPy's sums over outer axes."""
+    """A group_norm(1) without scale and shift that uses NumPy's sums over outer axes."""
     axes = tuple(range(1, x.ndim))
     count = np.prod(x.shape[1:], dtype=x.dtype)
     z = x - x.sum(axes, keepdims=True) / count
@@ -216,7 +216,7 @@ def naive_mean(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 def naive_bias(params: Params, x: Array) -> tuple[Array, Vjp]:
-    """An operator of several layers, one of whose gradients is a naive sum."""
+    """An operator of several layers; one of its gradients is a naive sum."""
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
         exact = {name: accurate_sum(dy * x, 0) for name in ("a", "b", "c", "d")}

@@ -1,4 +1,4 @@
-"""UncalibratedWarning: who predicts with a batch_norm's initial statistics is told, once for each net."""
+"""UncalibratedWarning: predicting with the initial statistics of a batch_norm warns, once for each net."""
 
 import re
 import warnings
@@ -49,7 +49,7 @@ X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
 
 
 def warned(call: Callable[[], object]) -> list[str]:
-    """The messages of the warnings of `call`."""
+    """Returns the messages of the warnings of `call`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
@@ -58,18 +58,18 @@ def warned(call: Callable[[], object]) -> list[str]:
 
 
 def told(*paths: str) -> list[str]:
-    """The message of one warning about these operators."""
+    """Returns the message of one warning about these operators."""
     fix = "after training, call params = calibrate(net, params, batches)"
     return [f"{', '.join(paths)}: predicting with the initial mean 0 and variance 1; {fix}"]
 
 
 def block() -> Op:
-    """A block that nothing has been warned of yet, with a batch_norm at its end."""
+    """Returns a new block that ends with a batch_norm."""
     return serial(dense(4), tanh, batch_norm())
 
 
 def scale(op: Op) -> Op:
-    """A user's combinator, with params in the usual layout: the output of `op`, times a learned number."""
+    """A user's combinator with params in the usual layout: multiplies the output of `op` by a learned number."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         y, vjp = op.apply(params["inner"], x, key)
@@ -147,7 +147,7 @@ def test_apply_does_not_warn_about_calibrated_params(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_init_and_empty_batches_do_not_warn(name: str) -> None:
+def test_apply_does_not_warn_in_init_and_for_empty_batches(name: str) -> None:
     net = NETS[name][0]()
     shape = batch_for(net).shape[1:]
     params = net.init(0, shape)
@@ -156,14 +156,14 @@ def test_init_and_empty_batches_do_not_warn(name: str) -> None:
     assert warned(lambda: summary(net, shape, params)) == []
 
 
-def test_only_the_batch_norms_that_are_uncalibrated_are_named() -> None:
+def test_uncalibrated_warning_names_only_uncalibrated_batch_norms() -> None:
     net = serial(block(), block())
     params = net.init(0, (4,))
     calibrated = calibrate(net, params, [X])
     assert warned(lambda: net.apply({**calibrated, "serial2": params["serial2"]}, X)) == told("serial2/batch_norm1")
 
 
-def test_many_paths_are_cut() -> None:
+def test_uncalibrated_warning_shortens_many_paths() -> None:
     net = repeat(batch_norm(), 6)
     assert warned(lambda: net.apply(net.init(0, (4,)), X)) == told(
         "batch_norm1", "batch_norm2", "batch_norm3", "batch_norm4 and 2 more"
@@ -171,14 +171,14 @@ def test_many_paths_are_cut() -> None:
 
 
 @pytest.mark.parametrize("name", ["mean", "var"])
-def test_statistics_are_calibrated_if_one_of_them_differs(name: str) -> None:
+def test_uncalibrated_warning_needs_both_initial_statistics(name: str) -> None:
     net = batch_norm()
     params = net.init(0, (4,))
     params[name][3] = 0.5
     assert warned(lambda: net.apply(params, X)) == []
 
 
-def test_a_batch_norm_of_two_nets_warns_for_each() -> None:
+def test_uncalibrated_warning_comes_for_each_net() -> None:
     norm = batch_norm()
     one, other = serial(norm, tanh), residual(serial(dense(4), norm))
     assert warned(lambda: one.apply(one.init(0, (4,)), X)) == told("batch_norm1")
@@ -186,7 +186,7 @@ def test_a_batch_norm_of_two_nets_warns_for_each() -> None:
     assert warned(lambda: serial(one).apply({"serial1": one.init(0, (4,))}, X)) == told("serial1/batch_norm1")
 
 
-def test_a_part_warns_before_the_net_and_both_are_told() -> None:
+def test_uncalibrated_warning_of_a_part_and_then_of_its_net() -> None:
     inner = block()
     net = serial(inner, dense(3))
     params = net.init(0, (4,))
@@ -194,7 +194,7 @@ def test_a_part_warns_before_the_net_and_both_are_told() -> None:
     assert warned(lambda: net.apply(params, X)) == told("serial1/batch_norm1")
 
 
-def test_an_operator_made_again_from_one_that_warned_warns_again() -> None:
+def test_uncalibrated_warning_comes_again_for_a_rebuilt_operator() -> None:
     net = block()
     params = net.init(0, (4,))
     assert warned(lambda: net.apply(params, X)) == told("batch_norm1")
@@ -207,7 +207,7 @@ def test_an_operator_made_again_from_one_that_warned_warns_again() -> None:
     assert warned(lambda: net.apply(params, X)) == []
 
 
-def test_the_warning_is_where_apply_was_called() -> None:
+def test_uncalibrated_warning_points_at_the_call_of_apply() -> None:
     net = block()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -224,14 +224,14 @@ def test_the_warning_is_where_apply_was_called() -> None:
     ],
     ids=["value_and_grad", "per_example"],
 )
-def test_training_without_a_key_warns_once(call: Callable[..., object]) -> None:
+def test_uncalibrated_warning_comes_once_in_training_without_a_key(call: Callable[..., object]) -> None:
     net = block()
     params = net.init(0, (4,))
     assert warned(lambda: call(net, params, np.arange(8) % 4)) == told("batch_norm1")
     assert warned(lambda: call(net, params, np.arange(8) % 4)) == []
 
 
-def test_a_warning_that_is_an_error_comes_each_time() -> None:
+def test_uncalibrated_warning_as_an_error_comes_each_time() -> None:
     net = serial(block())
     params = net.init(0, (4,))
     for _ in range(2):
@@ -242,7 +242,7 @@ def test_a_warning_that_is_an_error_comes_each_time() -> None:
     assert warned(lambda: net.apply(params, X)) == told("serial1/batch_norm1")
 
 
-def test_an_error_comes_without_the_warning_which_comes_later() -> None:
+def test_uncalibrated_warning_comes_after_a_failed_apply() -> None:
     net = serial(block())
     params = net.init(0, (4,))
 
@@ -255,7 +255,7 @@ def test_an_error_comes_without_the_warning_which_comes_later() -> None:
 
 
 @pytest.mark.parametrize("params", [None, {}, {"serial1": 3}, {"serial1": {"batch_norm1": {"mean": [0], "var": None}}}])
-def test_params_that_do_not_fit_are_an_error_and_no_warning(params: Any) -> None:
+def test_uncalibrated_warning_does_not_hide_bad_params(params: Any) -> None:
     def fail() -> None:
         with pytest.raises(OpError):
             serial(block()).apply(params, X)
@@ -263,13 +263,13 @@ def test_params_that_do_not_fit_are_an_error_and_no_warning(params: Any) -> None
     assert warned(fail) == []
 
 
-def test_params_from_files_are_warned_about(tmp_path: Path) -> None:
+def test_uncalibrated_warning_for_params_from_files(tmp_path: Path) -> None:
     net = serial(tanh, block())
     save(tmp_path / "params.npz", net.init(0, (4,)))
     assert warned(lambda: net.apply(load(tmp_path / "params.npz"), X)) == told("serial1/batch_norm1")
 
 
-def test_warning_changes_no_result() -> None:
+def test_uncalibrated_warning_changes_no_result() -> None:
     net = serial(conv(3, 2), batch_norm(), relu, dense(2))
     params, x = net.init(0, (1, 5, 5)), np.random.default_rng(0).standard_normal((4, 1, 5, 5)).astype(np.float32)
 
@@ -282,7 +282,7 @@ def test_warning_changes_no_result() -> None:
     tree_map(np.testing.assert_array_equal, first, outcome())
 
 
-def test_nets_without_batch_norm_have_no_statistics() -> None:
+def test_op_statistics_are_empty_without_batch_norm() -> None:
     assert serial(dense(3), tanh, residual(dropout(0.5))).statistics == {}
     initial = {"mean": 0.0, "var": 1.0}
     assert serial(shard(block(), 1), tanh).statistics == {("serial1", "batch_norm1"): initial}

@@ -1,4 +1,4 @@
-"""Checks of arguments: each message once, and for each class of mistakes a property over all operators."""
+"""Checks of arguments: each message once, and each class of mistakes for all operators."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ def run(op: Op) -> None:
 
 
 def changed(**leaves: Any) -> Params:
-    """PARAMS with these in the place of dense1's."""
+    """Returns PARAMS with other params for dense1."""
     return {**PARAMS, "dense1": {**PARAMS["dense1"], **leaves}}
 
 
@@ -400,7 +400,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # NumPy's, for its matrix
 @pytest.mark.parametrize(("call", "message"), MESSAGES.values(), ids=MESSAGES)
-def test_each_message_says_what_was_expected_and_what_came(call: Callable[[], Any], message: str) -> None:
+def test_errors_say_expected_and_got(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
 
@@ -437,7 +437,7 @@ def test_key_and_rng_refuse_bools(use: Callable[[Any], Any], wrong: Any) -> None
 
 
 @pytest.mark.parametrize("wrong", BOOLS, ids=repr)
-def test_key_of_a_bool_is_refused_where_it_is_used(wrong: Any) -> None:
+def test_key_of_a_bool_is_refused_when_used(wrong: Any) -> None:
     key = Key(wrong)
     for use in (lambda: NET.apply(PARAMS, X, key), lambda: NET.init(key, (4,)), lambda: key.fold("a").generator()):
         with pytest.raises(ValueError, match=f"{SEED} {wrong!r}"):
@@ -456,7 +456,7 @@ def test_key_and_rng_refuse_what_is_neither_a_seed_nor_a_key(wrong: Any) -> None
 
 
 def random_parts(op: Op, path: str = "") -> Iterator[str]:
-    """The paths of the operators in the library that take a key in training."""
+    """Returns the paths of the operators that take a key in training."""
     if op.kind in ("dropout", "batch_norm"):
         yield path
     for names, part in op.inside():
@@ -464,7 +464,7 @@ def random_parts(op: Op, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_value_and_grad_refuses_a_missing_key_of_each_net_that_needs_one_and_of_no_other(row: Example) -> None:
+def test_value_and_grad_refuses_a_missing_key_only_if_needed(row: Example) -> None:
     wrapped = serial(row.op, freeze(check_finite(remat(residual(row.op)))))
     net = wrapped if row.op.kind == "dropout" else serial(row.op)
     params = net.init(0, row.shape)
@@ -483,7 +483,7 @@ def test_value_and_grad_refuses_a_missing_key_of_each_net_that_needs_one_and_of_
     value_and_grad(net, mse)(params, x, y, 0)
 
 
-def test_value_and_grad_without_a_key_names_an_operator_that_is_the_whole_net() -> None:
+def test_value_and_grad_without_a_key_names_a_single_operator() -> None:
     with pytest.raises(OpError, match=f"^{re.escape(f'dropout: {KEY}')}$"):
         value_and_grad(shard(dropout(0.5), 1), mse)({}, X, X)
 
@@ -507,7 +507,7 @@ def test_value_and_grad_names_the_part_of_a_users_operators_that_needs_a_key() -
 
 
 def jitter(**options: Any) -> Op:
-    """A user's combinator that draws by itself."""
+    """A user's combinator that uses random numbers itself."""
     inner = dense(3)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -522,7 +522,7 @@ def jitter(**options: Any) -> Op:
     return Op(inner.init, apply, kind="jitter", wraps=inner, takes_key=True, **options)
 
 
-def test_check_op_finds_an_operator_that_draws_and_does_not_say_that_it_needs_a_key() -> None:
+def test_check_op_finds_a_random_operator_without_needs_key() -> None:
     check_op(jitter(needs_key=True), (4,), exempt=["batch independence"])
     with pytest.raises(CheckError, match=r"^jitter: key: .* with a key, though needs_key is False") as caught:
         check_op(jitter(), (4,))
@@ -533,7 +533,7 @@ def test_check_op_finds_an_operator_that_draws_and_does_not_say_that_it_needs_a_
 
 
 def dicts(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all dicts in the tree."""
+    """Returns the paths of all dicts in the tree."""
     if isinstance(tree, dict):
         yield path
         for name, child in tree.items():
@@ -541,12 +541,12 @@ def dicts(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def at(tree: Tree, path: tuple[str, ...]) -> Tree:
-    """What is at the path."""
+    """Returns the subtree at the path."""
     return at(tree[path[0]], path[1:]) if path else tree
 
 
 def put(tree: Tree, path: tuple[str, ...], value: Tree) -> Tree:
-    """The tree with `value` in the place of what is at the path."""
+    """Replaces the subtree at the path by `value`."""
     return {**tree, path[0]: put(tree[path[0]], path[1:], value)} if path else value
 
 
@@ -580,7 +580,7 @@ def test_every_operator_names_missing_params(row: Example) -> None:
             row.op.apply(wrong, inputs(row), row.key)
 
 
-def test_get_params_gives_what_fits_in_order_and_refuses_the_rest() -> None:
+def test_get_params_returns_arrays_in_order_or_refuses() -> None:
     w, b = np.zeros((2, 3), np.float32), np.zeros(3, np.float32)
     assert [a is c for a, c in zip(get_params({"b": b, "w": w}, {"w": (2, None), "b": ("n",)}), [w, b], strict=True)]
     came = get_params({"w": w}, {"w": (2, 3), "b": None})
@@ -596,7 +596,7 @@ def test_get_params_gives_what_fits_in_order_and_refuses_the_rest() -> None:
 
 
 def as_numpys(value: Any) -> Any:
-    """The value with NumPy's numbers in the place of Python's."""
+    """Replaces Python numbers by NumPy numbers."""
     if isinstance(value, tuple):
         return tuple(map(as_numpys, value))
     kinds: dict[type, Any] = {bool: np.bool_, int: np.int64, float: np.float32}
@@ -604,12 +604,12 @@ def as_numpys(value: Any) -> Any:
 
 
 def as_float32(value: Any) -> Any:
-    """The value with its floats rounded to those of float32."""
+    """Rounds the floats in the value to float32."""
     return float(np.float32(value)) if type(value) is float else value
 
 
 def construct(op: Op, change: Callable[[Any], Any]) -> Op:
-    """The operator made again, by its constructor, with `change` made to each argument."""
+    """Calls the constructor of the operator again, with `change` applied to each argument."""
     assert op.maker is not None
     several = next((n for n, p in signature(op.maker).parameters.items() if p.kind is p.VAR_POSITIONAL), "")
     arguments = {name: change(value) for name, value in op.config.items()}
@@ -617,12 +617,12 @@ def construct(op: Op, change: Callable[[Any], Any]) -> Op:
 
 
 def plain(value: Any) -> bool:
-    """Whether no number of NumPy's is in the value."""
+    """Returns whether the value contains no NumPy number."""
     return all(map(plain, value)) if isinstance(value, tuple | list) else not isinstance(value, np.generic | np.ndarray)
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_constructor_takes_numpys_numbers_and_config_and_repr_show_pythons(row: Example) -> None:
+def test_constructors_convert_numpy_numbers_for_config_and_repr(row: Example) -> None:
     if row.op.maker is None:
         return
     same, other = construct(row.op, as_float32), construct(row.op, as_numpys)
@@ -634,7 +634,7 @@ def test_every_constructor_takes_numpys_numbers_and_config_and_repr_show_pythons
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.int64, np.uint64, np.intp])
-def test_check_int_gives_pythons_int(kind: Any) -> None:
+def test_check_int_returns_a_python_int(kind: Any) -> None:
     assert repr(check_int("n", kind(3), 1)) == "3"
     assert repr(check_int("n", np.array(3, kind), 1)) == "3"
 
@@ -682,7 +682,7 @@ SIZES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
 @pytest.mark.parametrize("use", SIZES.values(), ids=SIZES)
-def test_sizes_may_be_numpys_ints_and_never_bools_or_floats(use: Callable[[Any], Any]) -> None:
+def test_constructors_take_numpy_ints_but_no_bools_or_floats(use: Callable[[Any], Any]) -> None:
     for kind in (np.int64, np.uint8, lambda n: np.array(n)):
         use(kind(1))
     for wrong in (True, np.True_, 1.0, "1", None):
@@ -712,7 +712,7 @@ REALS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("use", REALS.values(), ids=REALS)
-def test_numbers_may_be_numpys_and_never_bools_or_texts(use: Callable[[Any], Any]) -> None:
+def test_constructors_take_numpy_numbers_but_no_bools_or_texts(use: Callable[[Any], Any]) -> None:
     for kind in (np.float16, np.float32, np.float64, np.longdouble):
         made = use(kind(0.5))
         assert not isinstance(made, Op) or plain(list(made.config.values()))
@@ -721,12 +721,12 @@ def test_numbers_may_be_numpys_and_never_bools_or_texts(use: Callable[[Any], Any
             use(wrong)
 
 
-def test_initialisers_show_pythons_numbers() -> None:
+def test_initialisers_repr_has_python_numbers() -> None:
     op = dense(3, w_init=truncated_normal(np.float32(0.5)), b_init=constant(np.int64(2)))  # type: ignore[arg-type]
     assert repr(op) == "dense(3, w_init=truncated_normal(0.5), b_init=constant(2))"
 
 
-def test_operator_leaves_a_users_arrays_as_they_are() -> None:
+def test_operator_keeps_array_arguments() -> None:
     table, sizes = floats(3, 2), np.array([1, 2])
 
     @operator
@@ -747,7 +747,7 @@ class Mine(np.ndarray):
 
 
 def wrongs(array: Array) -> Iterator[Any]:
-    """The same numbers as arrays that are not plain native float16, float32 or float64."""
+    """Returns the same numbers in arrays that are not plain native float16, float32 or float64."""
     if array.ndim == 2:
         yield np.matrix(array)
     yield np.ma.array(array)
@@ -832,7 +832,7 @@ def test_every_optimizer_refuses_arrays_that_are_not_plain(optimizer: Any) -> No
 
 
 def on_disk(tree: Tree, folder: Path) -> Tree:
-    """The tree with its arrays in files."""
+    """Returns the tree with its arrays as memmaps."""
 
     def mapped(leaf: Array) -> Any:
         path = folder / f"{len(list(folder.iterdir()))}.npy"
@@ -866,7 +866,7 @@ def test_losses_and_optimizers_take_memmaps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(moved["w"], SGD.update({"w": TARGETS}, {"w": TARGETS}, SGD.init(params))[0]["w"])
 
 
-def test_metadata_and_unpickled_dtypes_are_plain() -> None:
+def test_operators_take_dtypes_with_metadata_and_from_pickle() -> None:
     dtype = np.dtype(np.float32, metadata={"unit": "m"})
     y, _ = NET.apply(tree_map(lambda leaf: leaf.astype(dtype), PARAMS), X.astype(dtype))
     np.testing.assert_array_equal(y, NET.apply(PARAMS, X)[0])
@@ -884,7 +884,7 @@ def test_embedding_and_labels_take_integers_of_any_byte_order() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_float64_input_for_float32_params_says_astype(row: Example) -> None:
+def test_operators_suggest_astype_for_float64_input(row: Example) -> None:
     params = row.op.init(0, row.shape)
     if not tree_leaves(params) or row.x is not None:
         return
@@ -912,7 +912,7 @@ def test_float64_input_for_float32_params_says_astype(row: Example) -> None:
     ],
     ids=repr,
 )
-def test_a_missing_batch_axis_says_x_none(op: Op, shape: tuple[int, ...]) -> None:
+def test_operators_suggest_x_none_for_a_missing_batch_axis(op: Op, shape: tuple[int, ...]) -> None:
     params = op.init(0, shape)
     example = floats(*shape)
     op.apply(params, example[None])
@@ -942,7 +942,7 @@ WRAPPERS: dict[str, Callable[[Any], Op]] = {
 
 
 @pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
-def test_whatever_takes_an_operator_says_what_else_came(make: Callable[[Any], Op]) -> None:
+def test_combinators_refuse_what_is_no_operator(make: Callable[[Any], Op]) -> None:
     for wrong, came in (
         (dense, DENSE),
         ([tanh, relu], "a list; unpack it with *"),
@@ -957,6 +957,6 @@ def test_whatever_takes_an_operator_says_what_else_came(make: Callable[[Any], Op
 
 @pytest.mark.parametrize("op", [relu, tanh, dense(3), NET], ids=repr)
 @pytest.mark.parametrize("arguments", [(), (0.1,), (X,), (PARAMS, X)], ids=len)
-def test_an_op_that_is_called_says_what_to_write(op: Any, arguments: tuple[Any, ...]) -> None:
+def test_op_called_like_a_function_suggests_a_fix(op: Any, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(OpError, match=f"^{op.kind}: expected .*, got"):
         op(*arguments)

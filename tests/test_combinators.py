@@ -1,4 +1,4 @@
-"""The combinators that name their parts: what they compute, what they call things, and whose fault an error is."""
+"""Combinators with named parts: results, names in params, and paths in errors."""
 
 import re
 from collections.abc import Callable
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Key, Op, OpError, conv, dense, flatten, maxpool, relu, serial, softmax, tanh, tree_items, tree_map
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual, shared
+from fnn.combinators import named, parallel, repeat, residual, shared
 from fnn.op import Array, Params, Shape, Vjp
 from fnn.testing import check_op
 from fnn.transforms import check_finite, freeze, microbatch, remat, shard
@@ -41,7 +40,7 @@ def paths(op: Op, shape: Shape) -> list[str]:
 
 
 def recorder(log: list[Any]) -> Op:
-    """The identity, which writes down the keys that it is handed, and need_dx."""
+    """The identity, which records its keys and `need_dx`."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         log.append(key)
@@ -56,7 +55,7 @@ def recorder(log: list[Any]) -> Op:
 
 
 def broken(stage: str) -> Op:
-    """The identity, but for an error at that stage."""
+    """The identity, which raises an error at that stage."""
 
     def fail(here: str) -> None:
         if here == stage:
@@ -99,7 +98,7 @@ def broken(stage: str) -> Op:
     ],
     ids=repr,
 )
-def test_combinators_pass_what_every_operator_must(op: Op, shape: Shape) -> None:
+def test_check_op_of_combinators(op: Op, shape: Shape) -> None:
     check_op(op, shape)
 
 
@@ -115,7 +114,7 @@ def test_residual_adds_its_input() -> None:
 
 
 @pytest.mark.parametrize("join", ["sum", "concat"])
-def test_parallel_joins_what_its_parts_make_of_one_input(join: Literal["sum", "concat"]) -> None:
+def test_parallel_adds_the_outputs_of_its_parts(join: Literal["sum", "concat"]) -> None:
     op, x = parallel(dense(2), tanh, join=join), numbers(4, 2)
     params = doubles(op, (2,))
     y, _ = op.apply(params, x)
@@ -123,7 +122,7 @@ def test_parallel_joins_what_its_parts_make_of_one_input(join: Literal["sum", "c
     assert np.array_equal(y, first + second if join == "sum" else np.hstack([first, second]))
 
 
-def test_concat_joins_the_channels_of_images() -> None:
+def test_parallel_concat_joins_channels() -> None:
     op = parallel(conv(2, 1), conv(3, 1), join="concat")
     assert op.output_shape(op.init(0, (1, 4, 6)), (1, 4, 6)) == (5, 4, 6)
 
@@ -137,7 +136,7 @@ def test_repeat_is_a_serial_of_parts_with_their_own_params() -> None:
 
 
 @given(st.integers(1, 7))
-def test_shared_adds_up_the_gradients_of_a_repeat_with_equal_params(n: int) -> None:
+def test_shared_adds_the_gradients_of_repeat(n: int) -> None:
     op, other, x = shared(serial(dense(3), tanh), n), repeat(serial(dense(3), tanh), n), numbers(2, 3)
     params = doubles(op, (3,))
     y, vjp = op.apply(params, x)
@@ -149,7 +148,7 @@ def test_shared_adds_up_the_gradients_of_a_repeat_with_equal_params(n: int) -> N
     tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), grads["serial1"], total)
 
 
-def test_params_lie_under_kinds_and_ordinals() -> None:
+def test_combinators_name_params_by_kind_and_ordinal() -> None:
     net = serial(
         residual(dense(4)),
         parallel(dense(2), dense(3), join="concat"),
@@ -169,7 +168,7 @@ def test_params_lie_under_kinds_and_ordinals() -> None:
 
 
 @pytest.mark.parametrize("wrap", TRANSPARENT)
-def test_wrapping_renames_and_reseeds_nothing(wrap: Callable[[Op], Op]) -> None:
+def test_wrappers_do_not_change_names_and_initial_values(wrap: Callable[[Op], Op]) -> None:
     plain = serial(dense(4), residual(dense(4)), repeat(dense(4), 2), dense(3))
     wrapped = wrap(
         serial(wrap(dense(4)), wrap(residual(wrap(dense(4)))), repeat(wrap(dense(4)), 2), wrap(wrap(dense(3))))
@@ -178,20 +177,20 @@ def test_wrapping_renames_and_reseeds_nothing(wrap: Callable[[Op], Op]) -> None:
 
 
 @pytest.mark.parametrize("wrap", TRANSPARENT)
-def test_a_given_name_is_used_as_it_is_also_inside_of_wrappers(wrap: Callable[[Op], Op]) -> None:
+def test_named_keeps_its_name_inside_wrappers(wrap: Callable[[Op], Op]) -> None:
     net = serial(dense(4), wrap(named("head", dense(3))), named("tail", wrap(dense(2))), dense(2))
     assert list(net.init(0, (5,))) == list(net.parts) == ["dense1", "head", "tail", "dense2"]
 
 
-def test_the_outer_of_two_names_counts() -> None:
+def test_named_inside_named_uses_the_outer_name() -> None:
     assert list(serial(named("outer", named("inner", relu))).parts) == ["outer"]
 
 
-def test_repeat_adds_ordinals_to_a_given_name() -> None:
+def test_repeat_of_named_adds_ordinals() -> None:
     assert list(repeat(named("block", dense(2)), 3).init(0, (2,))) == ["block1", "block2", "block3"]
 
 
-def test_all_combinators_take_given_names() -> None:
+def test_combinators_take_named_parts() -> None:
     part = named("a", dense(2))
     nested = parallel(part, named("b", residual(named("c", dense(2)))), shared(part, 2))
     assert paths(nested, (2,)) == ["a/w", "a/b", "b/c/w", "b/c/b", "shared1/a/w", "shared1/a/b"]
@@ -199,27 +198,27 @@ def test_all_combinators_take_given_names() -> None:
 
 @pytest.mark.parametrize("make", [serial, parallel])
 @pytest.mark.parametrize("other", [named("dense1", tanh), named("x", dense(2))])
-def test_two_parts_of_one_name_are_refused(make: Callable[..., Op], other: Op) -> None:
+def test_combinators_refuse_two_parts_of_one_name(make: Callable[..., Op], other: Op) -> None:
     name = other.config["name"]
     with pytest.raises(OpError, match=f"^{make.__name__}: expected a different name for each part, got '{name}' twice"):
         make(dense(3), named("x", dense(3)), other)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", 3, None])
-def test_what_can_be_no_name_is_refused(name: Any) -> None:
+def test_named_refuses_bad_names(name: Any) -> None:
     with pytest.raises(OpError, match=f"^named: name: expected a nonempty string without a slash, got {name!r}"):
         named(name, relu)
 
 
 @pytest.mark.parametrize("stage", ["init", "apply", "vjp"])
-def test_errors_carry_the_whole_path(stage: str) -> None:
+def test_combinators_errors_have_the_whole_path(stage: str) -> None:
     bad = remat(broken(stage))
     net = serial(tanh, residual(parallel(tanh, repeat(shared(serial(tanh, named("bad", bad)), 2), 2))))
     with pytest.raises(OpError, match=r"^residual1/parallel1/repeat1/shared\d/serial1/bad: broken, wanted sound$"):
         net.apply(net.init(0, (2,)), numbers(2, 2))[1](numbers(2, 2))
 
 
-def test_errors_that_are_no_operators_errors_get_the_path_as_notes() -> None:
+def test_combinators_add_the_path_to_other_errors_as_notes() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         raise ZeroDivisionError
 
@@ -229,7 +228,7 @@ def test_errors_that_are_no_operators_errors_get_the_path_as_notes() -> None:
     assert caught.value.__notes__ == ["in op1", "in residual1"]
 
 
-def test_no_two_draws_have_one_key() -> None:
+def test_combinators_give_each_random_operator_its_own_key() -> None:
     log: list[Any] = []
     draw = recorder(log)
     net = serial(
@@ -256,7 +255,7 @@ def test_no_two_draws_have_one_key() -> None:
 
 @pytest.mark.parametrize("wrap", [*TRANSPARENT, residual, parallel, lambda op: repeat(op, 2), lambda op: shared(op, 2)])
 @pytest.mark.parametrize("need_dx", [True, False])
-def test_need_dx_is_handed_to_the_first_and_true_for_the_others(wrap: Callable[[Op], Op], need_dx: bool) -> None:
+def test_combinators_pass_need_dx_to_their_first_part_only(wrap: Callable[[Op], Op], need_dx: bool) -> None:
     log: list[Any] = []
     op = wrap(
         Op(lambda key, shape: {"w": np.ones(1, np.float32)}, recorder(log)._apply, kind="recorder", takes_key=True)
@@ -315,12 +314,12 @@ doubled = Op(lambda key, shape: {}, lambda params, x: (x.astype(float), lambda d
         ),
     ],
 )
-def test_bad_input_is_refused_in_words(make: Callable[[], Op], message: str) -> None:
+def test_combinators_refuse_bad_arguments(make: Callable[[], Op], message: str) -> None:
     with pytest.raises(OpError, match=f"^{re.escape(message)}"):
         make()
 
 
-def test_repr_reads_like_the_code_that_made_the_net() -> None:
+def test_combinators_repr_is_their_call() -> None:
     block = "residual(remat(serial(conv(4, 3, padding=1), relu)))"
     code = f"""serial(
     named('stem', conv(4, 3, padding=1)),

@@ -68,7 +68,7 @@ def test_batch_norm_of_many_float16_numbers_is_finite() -> None:
     assert all(np.isfinite(leaf).all() for leaf in [dx, *tree_leaves(dparams)])
 
 
-def test_a_training_step_in_float16_follows_the_one_in_float32() -> None:
+def test_value_and_grad_in_float16_follows_float32() -> None:
     net = serial(conv(6, 3, padding=1), maxpool(2), tanh, dense(10))
     params, x, labels = net.init(0, (1, 12, 12)), drawn(50, 1, 12, 12), np.arange(50) % 10
     (value, _), grads = value_and_grad(net, cross_entropy)(half(params), x, labels)

@@ -1,4 +1,4 @@
-"""No call leaves reference cycles behind: what it used is freed when it returns, without the garbage collector."""
+"""No call leaves reference cycles: its memory is freed when it returns, without the garbage collector."""
 
 import gc
 import os
@@ -66,7 +66,7 @@ LARGE_PARAMS, LARGE_X = LARGE.init(0, (500,)), np.ones((64, 500), np.float32)
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen_heap() -> Iterator[None]:
-    """Hides what other tests keep from the garbage collector, which otherwise takes 0.1 s for each of its runs."""
+    """Hides the objects of other tests from the garbage collector, which otherwise takes 0.1 s per run."""
     gc.collect()
     gc.freeze()
     yield
@@ -74,7 +74,7 @@ def frozen_heap() -> Iterator[None]:
 
 
 def left_by(call: Callable[[], object]) -> list[str]:
-    """The types of the objects that `call` leaves to the garbage collector."""
+    """Returns the types of the objects that `call` leaves to the garbage collector."""
     call()  # what is made once and kept, such as caches and threads, is made here
     gc.collect()
     gc.disable()
@@ -90,7 +90,7 @@ def left_by(call: Callable[[], object]) -> list[str]:
 
 
 def refused(call: Callable[[], object]) -> Callable[[], None]:
-    """`call`, which must raise an error."""
+    """Returns a function that calls `call` and expects an error."""
 
     def expect() -> None:
         try:

@@ -1,4 +1,4 @@
-"""`value_and_grad`: one function of params and a batch, exact, pure, and with no input gradient computed."""
+"""`value_and_grad`: exact and pure, and it does not compute the input's gradient."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ for array in (X, LABELS, *(leaf for _, leaf in tree_items(PARAMS))):
     array.flags.writeable = False
 
 
-def test_it_gives_the_value_the_output_and_a_gradient_like_params() -> None:
+def test_value_and_grad_returns_value_output_and_gradients() -> None:
     (value, out), grads = value_and_grad(NET, cross_entropy)(PARAMS, X, LABELS)
     assert value == cross_entropy(out, LABELS)[0]
     assert np.array_equal(out, NET.apply(PARAMS, X)[0])
@@ -38,7 +38,7 @@ def test_it_gives_the_value_the_output_and_a_gradient_like_params() -> None:
     assert all(same for _, same in tree_items(shapes))
 
 
-def test_the_gradient_is_that_of_the_value() -> None:
+def test_value_and_grad_equals_central_differences() -> None:
     params = tree_map(lambda p: p.astype(np.float64), PARAMS)
     x, step = X.astype(np.float64), 1e-6
     gradient = value_and_grad(NET, cross_entropy)
@@ -53,7 +53,7 @@ def test_the_gradient_is_that_of_the_value() -> None:
         assert grads[layer][name].flat[0] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
 
 
-def test_it_is_pure() -> None:
+def test_value_and_grad_is_pure() -> None:
     gradient = value_and_grad(NET, cross_entropy)
     (value, out), grads = gradient(PARAMS, X, LABELS)
     (again, out_again), grads_again = gradient(PARAMS, X, LABELS)
@@ -62,7 +62,7 @@ def test_it_is_pure() -> None:
     assert all(same for _, same in tree_items(tree_map(np.array_equal, grads, grads_again)))
 
 
-def test_the_gradient_is_a_mean_over_the_batch() -> None:
+def test_value_and_grad_averages_over_the_batch() -> None:
     gradient = value_and_grad(NET, cross_entropy)
     _, grads = gradient(PARAMS, X, LABELS)
     _, twice = gradient(PARAMS, np.concatenate([X, X]), np.concatenate([LABELS, LABELS]))
@@ -70,7 +70,7 @@ def test_the_gradient_is_a_mean_over_the_batch() -> None:
         np.testing.assert_allclose(other, one, atol=1e-7, err_msg=path)
 
 
-def test_the_inputs_gradient_is_not_asked_for() -> None:
+def test_value_and_grad_does_not_compute_dx() -> None:
     asked = []
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -84,7 +84,7 @@ def test_the_inputs_gradient_is_not_asked_for() -> None:
     assert asked == [False]
 
 
-def test_a_key_goes_to_what_draws() -> None:
+def test_value_and_grad_passes_the_key_on() -> None:
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         shift = x.dtype.type(0 if key is None else key.seed)
         return x + shift, lambda dy, need_dx=True: ({}, dy)
@@ -95,13 +95,13 @@ def test_a_key_goes_to_what_draws() -> None:
     assert gradient({}, X, X, Key(3))[0][0] == pytest.approx(9, rel=1e-6)
 
 
-def test_a_net_without_parameters_has_an_empty_gradient() -> None:
+def test_value_and_grad_of_a_net_without_params_is_empty() -> None:
     (_, out), grads = value_and_grad(serial(relu), mse)({"relu1": {}}, X, X)
     assert out.shape == X.shape
     assert grads == {"relu1": {}}
 
 
-def test_errors_of_net_and_loss_come_as_they_are() -> None:
+def test_value_and_grad_passes_errors_on() -> None:
     gradient = value_and_grad(NET, cross_entropy)
     with pytest.raises(OpError, match=r"^dense1: expected 4 input features, got 3$"):
         gradient(PARAMS, X[:, :3], LABELS)

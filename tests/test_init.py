@@ -1,4 +1,4 @@
-"""Initialisers: their distributions, and that every layer takes them."""
+"""Initialisers: their distributions, and operators that take them."""
 
 from collections.abc import Callable
 from math import prod, sqrt
@@ -49,7 +49,7 @@ VARIANCES: list[tuple[Initialiser, Initialiser, Callable[[int, int], float]]] = 
 
 @pytest.mark.parametrize("init", ALL)
 @given(st.lists(st.integers(0, 4), max_size=4).map(tuple), st.integers(0, 9), st.integers(0, 9))
-def test_it_is_float32_of_the_shape_and_a_function_of_the_key(
+def test_initialisers_return_float32_that_depends_on_the_key(
     init: Initialiser, shape: tuple[int, ...], fan_in: int, fan_out: int
 ) -> None:
     one = init(Key(0), shape, fan_in, fan_out)
@@ -60,13 +60,13 @@ def test_it_is_float32_of_the_shape_and_a_function_of_the_key(
 
 
 @pytest.mark.parametrize("init", [init for pair in VARIANCES for init in pair[:2]] + [orthogonal, truncated_normal(1)])
-def test_another_key_draws_other_numbers(init: Initialiser) -> None:
+def test_initialisers_differ_between_keys(init: Initialiser) -> None:
     assert not np.isclose(init(Key(0), (3, 4), 3, 4), init(Key(1), (3, 4), 3, 4)).any()
 
 
 @pytest.mark.parametrize(("uniform", "normal", "variance"), VARIANCES)
 @pytest.mark.parametrize("fans", [(300, 100), (100, 300)])
-def test_variances_are_those_of_the_papers(
+def test_initialisers_have_the_variances_of_the_papers(
     uniform: Initialiser, normal: Initialiser, variance: Callable[[int, int], float], fans: tuple[int, int]
 ) -> None:
     expected = variance(*fans)
@@ -79,20 +79,20 @@ def test_variances_are_those_of_the_papers(
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), st.integers(0, 99))
-def test_an_orthogonal_matrix_times_its_transpose_is_the_identity(shape: tuple[int, ...], seed: int) -> None:
+def test_orthogonal_times_its_transpose_is_the_identity(shape: tuple[int, ...], seed: int) -> None:
     matrix: Array = orthogonal(Key(seed), shape, 0, 0).reshape(shape[0], prod(shape[1:]))
     if shape[0] > prod(shape[1:]):
         matrix = matrix.T
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-6)
 
 
-def test_orthogonal_matrices_favour_no_sign() -> None:
+def test_orthogonal_has_both_signs_equally_often() -> None:
     numbers = np.array([orthogonal(Key(seed), (2, 2), 0, 0) for seed in range(400)])
     assert np.abs(numbers.mean(0)).max() < 0.15
     assert np.mean(np.linalg.det(numbers) > 0) == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_truncated_normal_ends_at_two_deviations() -> None:
+def test_truncated_normal_ends_at_two_deviations() -> None:
     drawn = truncated_normal(0.5)(Key(0), (300, 100), 0, 0)
     assert 0.99 < np.abs(drawn).max() <= 1
     # Of the normal distribution cut off at 2, the variance is 0.7737 and a share of 0.7153 within 1.
@@ -100,7 +100,7 @@ def test_a_truncated_normal_ends_at_two_deviations() -> None:
     assert np.mean(np.abs(drawn) < 0.5) == pytest.approx(0.7153, abs=0.01)
 
 
-def test_constants() -> None:
+def test_constant_initialisers() -> None:
     assert constant(3)(Key(0), (2,), 1, 1).tolist() == [3, 3]
     assert zeros(Key(0), (2,), 1, 1).tolist() == [0, 0]
     assert ones(Key(0), (2,), 1, 1).tolist() == [1, 1]
@@ -120,7 +120,7 @@ LAYERS: list[tuple[Callable[..., Op], tuple[Any, ...], tuple[int, ...], bool]] =
 
 
 @pytest.mark.parametrize(("make", "args", "shape", "bias"), LAYERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_layer_takes_them(
+def test_operators_take_initialisers(
     make: Callable[..., Op], args: tuple[Any, ...], shape: tuple[int, ...], bias: bool
 ) -> None:
     op = make(*args, w_init=constant(2), **({"b_init": constant(3)} if bias else {}))
@@ -132,7 +132,7 @@ def test_every_layer_takes_them(
     assert len({tuple(numbers) for numbers in drawn}) == len(drawn)
 
 
-def test_they_show_in_a_repr_as_the_code_that_makes_them() -> None:
+def test_initialisers_repr_is_their_call() -> None:
     assert repr(dense(3, w_init=he_normal, b_init=constant(0.5))) == "dense(3, w_init=he_normal, b_init=constant(0.5))"
     assert repr(dense(3, w_init=truncated_normal(0.02))) == "dense(3, w_init=truncated_normal(0.02))"
 
@@ -149,10 +149,10 @@ def test_they_show_in_a_repr_as_the_code_that_makes_them() -> None:
         (conv_transpose, (6, (2, 3), 1, 0, 0, 1, 2), (4, 5, 7)),
     ],
 )
-def test_fans_of_dense_conv_and_conv_transpose_are_the_numbers_of_wires(
+def test_initialisers_get_the_fans_of_dense_conv_and_conv_transpose(
     make: Callable[..., Op], args: tuple[Any, ...], shape: tuple[int, ...]
 ) -> None:
-    """With ones as weights, an output far from the border is its number of inputs, and a cotangent that of outputs."""
+    """With weights of one, an output in the interior is its number of inputs, and a cotangent its number of outputs."""
     fans = []
 
     def record(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:

@@ -1,4 +1,4 @@
-"""Params as files hold them, without empty dicts: nets, optimizers, tables, exports and files take them as they are."""
+"""Params from files have no empty dicts: nets, optimizers, summaries, exports and files take them unchanged."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ FLAT = SUFFIXES[1:]
 
 @pytest.fixture(autouse=True, scope="module")
 def no_sync() -> Iterator[None]:
-    """Files need not be on the disk, which is what takes the time."""
+    """Skips fsync, which takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -82,32 +82,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without_empty(tree: Tree) -> Tree:
-    """The tree without the dicts that hold no leaves."""
+    """Removes dicts without leaves."""
     if not isinstance(tree, dict):
         return tree
     return {name: without_empty(child) for name, child in tree.items() if tree_leaves(child)}
 
 
 def with_leaves(like: Tree, loaded: Tree) -> Tree:
-    """The leaves of `loaded` in the dicts of `like`."""
+    """Puts the leaves of `loaded` into the dicts of `like`."""
     leaves = dict(tree_items(loaded))
     paths = iter([path for path, _ in tree_items(like)])
     return tree_map(lambda _: leaves[next(paths)], like)
 
 
 def structure(tree: Tree) -> Tree:
-    """The tree with a number in the place of each leaf."""
+    """Replaces each leaf by a number."""
     return tree_map(lambda _: 0, tree)
 
 
 def moved(params: Params) -> Params:
-    """The params away from zeros and ones, as calibrated ones are."""
+    """Adds 0.1 to the params, so that batch_norm counts as calibrated."""
     added: Params = tree_map(lambda a: a + np.asarray(0.1, a.dtype), params)
     return added
 
 
 def assert_loads(op: Op, shape: Shape, x: Array, key: Key | None, folder: Path) -> None:
-    """Asserts that `op` computes the same bits with params from files as with the complete ones."""
+    """Asserts that `op` gives the same bits with loaded params and with complete ones."""
     params = moved(op.init(0, shape))
     for suffix in SUFFIXES:
         save(folder / f"params{suffix}", params)
@@ -131,14 +131,14 @@ def assert_loads(op: Op, shape: Shape, x: Array, key: Key | None, folder: Path) 
 
 
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=lambda row: repr(row.op)[:50])
-def test_every_operator_takes_its_params_from_files(row: Row, folder: Path) -> None:
+def test_operators_take_loaded_params(row: Row, folder: Path) -> None:
     shape = (row.batch, *row.shape)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if row.x is None else row.x
     assert_loads(row.op, row.shape, x, None if row.key is None else Key(1), folder)
 
 
 @given(nets(), st.integers(0, 3))
-def test_random_chains_take_their_params_from_files(folder: Path, example: Example, batch: int) -> None:
+def test_random_chains_take_loaded_params(folder: Path, example: Example, batch: int) -> None:
     op, shape = example
     assert_loads(op, shape, np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32), None, folder)
 
@@ -146,7 +146,7 @@ def test_random_chains_take_their_params_from_files(folder: Path, example: Examp
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:shard:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_nets_take_their_params_from_files(folder: Path, kind: str) -> None:
+def test_random_nets_take_loaded_params(folder: Path, kind: str) -> None:
     for one in drawn(kind, 3):
         x = one.x if one.net.op.integers else one.x.astype(np.float32)
         assert_loads(one.net.op, one.shape, x, None if one.key is None else Key(one.key), folder)
@@ -171,7 +171,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Params:
     return load(path)  # type: ignore[no-any-return]
 
 
-def test_load_drops_the_empty_dicts_of_these_nets(loaded: Params) -> None:
+def test_load_drops_empty_dicts(loaded: Params) -> None:
     assert structure(loaded) == structure(without_empty(NET.init(0, SHAPE)))
     assert not loaded.keys() & {"relu1", "maxpool1", "flatten1", "tanh1", "softmax1"}
 
@@ -261,7 +261,7 @@ def test_export_takes_loaded_params(tmp_path: Path, suffix: str) -> None:
 
 
 def _both(first: Op, second: Op) -> Op:
-    """A user's combinator, which looks up its parts' params by their names: the product of two operators."""
+    """A user's combinator that looks up params by name: the product of two operators."""
     parts = {"first": first, "second": second}
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -279,7 +279,7 @@ def _both(first: Op, second: Op) -> Op:
     return Op(init, apply, parts=parts, takes_key=True, kind="both")
 
 
-def test_combinators_of_users_take_params_from_files(folder: Path) -> None:
+def test_user_combinators_take_loaded_params(folder: Path) -> None:
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     assert_loads(serial(_both(dense(3), serial(tanh, dense(3))), relu), (4,), x, None, folder)
     assert_loads(_both(tanh, serial(relu, tanh)), (4,), x, None, folder)
@@ -299,12 +299,12 @@ def test_combinators_of_users_take_params_from_files(folder: Path) -> None:
         ),
     ],
 )
-def test_params_of_operators_that_have_parameters_are_still_missed(params: Params, message: str) -> None:
+def test_serial_names_missing_params_of_parts_that_have_some(params: Params, message: str) -> None:
     net = serial(dense(4), tanh, serial(tanh, dense(2)))
     with pytest.raises(OpError, match=f"^{message}$"):
         net.apply(params, np.ones((2, 4), np.float32))
 
 
-def test_other_errors_of_operators_without_params_are_theirs() -> None:
+def test_serial_with_loaded_params_passes_errors_of_parts_on() -> None:
     with pytest.raises(OpError, match=r"^maxpool1: expected at least 9 pixels for a window of 9"):
         serial(maxpool(9)).apply({}, np.ones((2, 1, 4, 4), np.float32))

@@ -1,4 +1,4 @@
-"""Losses: their values and exact gradients for the mean, at any size of the numbers, and what they refuse."""
+"""Losses: their values and gradients, also of very large and small numbers, and their errors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +19,13 @@ LOGITS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple), seeds)
-def test_mse_is_what_a_loss_must_be(shape: tuple[int, ...], seed: int) -> None:
+def test_check_loss_of_mse(shape: tuple[int, ...], seed: int) -> None:
     rng = np.random.default_rng(seed)
     check_loss(mse, rng.standard_normal(shape), rng.standard_normal(shape), seed)
 
 
 @given(st.integers(1, 6), st.integers(1, 6), seeds)
-def test_cross_entropy_is_the_mean_of_minus_the_log_of_each_labels_probability(
-    batch: int, classes: int, seed: int
-) -> None:
+def test_cross_entropy_equals_its_formula(batch: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.standard_normal((batch, classes)), rng.integers(0, classes, batch)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -53,11 +51,11 @@ def test_cross_entropy_is_right_at_any_size(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint64])
-def test_labels_may_be_integers_of_any_dtype(dtype: type) -> None:
+def test_cross_entropy_takes_labels_of_any_integer_dtype(dtype: type) -> None:
     assert cross_entropy(LOGITS, np.array([0, 3, 1], dtype))[0] == cross_entropy(LOGITS, np.array([0, 3, 1]))[0]
 
 
-def test_what_is_not_a_number_stays_visible() -> None:
+def test_losses_pass_nan_on() -> None:
     value, vjp = cross_entropy(np.full((1, 2), np.nan), np.array([0]))
     assert np.isnan(value)
     assert np.isnan(vjp()).all()
@@ -85,7 +83,7 @@ def test_what_is_not_a_number_stays_visible() -> None:
         ([0, 1, 2], "labels: expected an array of integers, got a list; use np.array(labels, np.int64)"),
     ],
 )
-def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
+def test_cross_entropy_refuses_bad_labels(labels: Any, message: str) -> None:
     with pytest.raises(LossError) as caught:
         cross_entropy(LOGITS, labels)
     assert str(caught.value) == f"cross_entropy: {message}"
@@ -106,7 +104,7 @@ def test_labels_that_are_none_are_refused(labels: Any, message: str) -> None:
         (1.0, "outputs: expected an array of floats, got a float"),
     ],
 )
-def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
+def test_cross_entropy_refuses_bad_logits(logits: Any, message: str) -> None:
     with pytest.raises(LossError) as caught:
         cross_entropy(logits, np.array([0, 1, 2]))
     assert str(caught.value) == f"cross_entropy: {message}"
@@ -137,18 +135,18 @@ def test_logits_that_are_none_are_refused(logits: Any, message: str) -> None:
         (1.0, LOGITS, "outputs: expected an array of floats, got a float"),
     ],
 )
-def test_mse_refuses_what_does_not_match(predictions: Array, targets: Array, message: str) -> None:
+def test_mse_refuses_shapes_that_differ(predictions: Array, targets: Array, message: str) -> None:
     with pytest.raises(LossError) as caught:
         mse(predictions, targets)
     assert str(caught.value) == f"mse: {message}"
 
 
-def test_a_loss_error_is_a_value_error() -> None:
+def test_loss_error_is_a_value_error() -> None:
     assert issubclass(LossError, ValueError)
 
 
 @given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
-def test_cross_entropies_of_sequences_are_what_a_loss_must_be(
+def test_check_loss_of_cross_entropy_and_smoothed_cross_entropy(
     shape: tuple[int, ...], classes: int, smoothing: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -158,21 +156,19 @@ def test_cross_entropies_of_sequences_are_what_a_loss_must_be(
 
 
 @given(shapes, seeds)
-def test_binary_cross_entropy_is_what_a_loss_must_be(shape: tuple[int, ...], seed: int) -> None:
+def test_check_loss_of_binary_cross_entropy(shape: tuple[int, ...], seed: int) -> None:
     rng = np.random.default_rng(seed)
     check_loss(binary_cross_entropy, 5 * rng.standard_normal(shape), rng.random(shape), seed)
 
 
 @given(shapes, st.floats(0.1, 3), seeds)
-def test_huber_is_what_a_loss_must_be(shape: tuple[int, ...], delta: float, seed: int) -> None:
+def test_check_loss_of_huber(shape: tuple[int, ...], delta: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     check_loss(huber(delta), 3 * rng.standard_normal(shape), rng.standard_normal(shape), seed)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds)
-def test_the_cross_entropy_of_a_sequence_is_that_of_its_positions(
-    batch: int, time: int, classes: int, seed: int
-) -> None:
+def test_cross_entropy_of_a_sequence_averages_its_positions(batch: int, time: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.standard_normal((batch, time, classes)), rng.integers(0, classes, (batch, time))
     value, vjp = cross_entropy(logits, labels)
@@ -182,7 +178,7 @@ def test_the_cross_entropy_of_a_sequence_is_that_of_its_positions(
 
 
 @given(shapes, st.integers(1, 5), st.floats(0, 1), seeds)
-def test_smoothing_is_cross_entropy_against_smooth_targets(
+def test_smoothed_cross_entropy_equals_smooth_targets(
     shape: tuple[int, ...], classes: int, smoothing: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -195,7 +191,7 @@ def test_smoothing_is_cross_entropy_against_smooth_targets(
 
 
 @given(shapes, seeds)
-def test_binary_cross_entropy_is_the_mean_of_minus_the_logs_of_probabilities(shape: tuple[int, ...], seed: int) -> None:
+def test_binary_cross_entropy_equals_its_formula(shape: tuple[int, ...], seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits, targets = rng.standard_normal(shape), rng.random(shape)
     p = 1 / (1 + np.exp(-logits))
@@ -214,7 +210,7 @@ def test_binary_cross_entropy_is_right_at_any_size(dtype: type) -> None:
     assert small == pytest.approx(np.exp(-40.0), rel=1e-5, abs=0)
 
 
-def test_huber_is_half_a_square_near_and_straight_beyond() -> None:
+def test_huber_is_quadratic_near_zero_and_linear_beyond() -> None:
     value, vjp = huber(2)(np.array([1.0, -5, 2]), np.zeros(3))
     assert value == pytest.approx((0.5 + 2 * (5 - 1) + 2) / 3)
     np.testing.assert_allclose(vjp(), np.array([1, -2, 2]) / 3)
@@ -227,14 +223,14 @@ def test_huber_of_small_errors_is_half_of_mse(shape: tuple[int, ...], seed: int)
 
 
 @pytest.mark.parametrize("loss", [huber(np.float64(0.5)), smoothed_cross_entropy(np.float64(0.1))])
-def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(loss: Loss) -> None:
+def test_losses_stay_float32_with_numpy_hyper_parameters(loss: Loss) -> None:
     logits = np.ones((2, 3), np.float32)
     value, vjp = loss(logits, np.zeros(2, int) if "smoothed" in loss.__qualname__ else logits)
     assert value.dtype == vjp().dtype == np.float32
 
 
 @pytest.mark.parametrize("loss", [smoothed_cross_entropy(0.1), cross_entropy])
-def test_they_go_where_a_loss_goes(loss: Loss) -> None:
+def test_value_and_grad_takes_cross_entropies(loss: Loss) -> None:
     net = serial(dense(3))
     x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
     (value, out), grads = value_and_grad(net, loss)(net.init(0, (2,)), x, np.array([0, 2, 1, 1]))
@@ -243,14 +239,14 @@ def test_they_go_where_a_loss_goes(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.0])
-def test_smoothing_refuses_what_cross_entropy_refuses(smoothing: float) -> None:
+def test_smoothed_cross_entropy_refuses_what_cross_entropy_refuses(smoothing: float) -> None:
     with pytest.raises(LossError) as caught:
         smoothed_cross_entropy(smoothing)(np.zeros((2, 3)), np.array([0, 3]))
     assert str(caught.value) == "cross_entropy: labels: expected integers from 0 to 2, got 3"
 
 
 @pytest.mark.parametrize("targets", [[0.5, 1.5], [-0.5, 0.5], [0.5, np.nan]])
-def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> None:
+def test_binary_cross_entropy_refuses_targets_outside_0_to_1(targets: list[float]) -> None:
     with pytest.raises(LossError) as caught:
         binary_cross_entropy(np.zeros(2), np.array(targets))
     low, high = np.min(targets), np.max(targets)
@@ -270,14 +266,14 @@ def test_targets_that_are_no_probabilities_are_refused(targets: list[float]) -> 
         ([0, 0], "targets: expected an array of floats, got a list; use np.array(targets, np.float32)"),
     ],
 )
-def test_targets_unlike_the_outputs_are_refused(loss: Loss, name: str, targets: Any, message: str) -> None:
+def test_losses_refuse_targets_unlike_the_outputs(loss: Loss, name: str, targets: Any, message: str) -> None:
     with pytest.raises(LossError) as caught:
         loss(np.zeros(2, np.float32), targets)
     assert str(caught.value) == f"{name}: {message}"
 
 
 @pytest.mark.parametrize("loss", [binary_cross_entropy, huber()])
-def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
+def test_losses_refuse_an_empty_batch(loss: Loss) -> None:
     with pytest.raises(LossError, match="outputs: expected at least one example"):
         loss(np.zeros((0, 3)), np.zeros((0, 3)))
 
@@ -297,7 +293,7 @@ def test_an_empty_batch_has_no_mean(loss: Loss) -> None:
         (smoothed_cross_entropy, np.nan, "smoothed_cross_entropy: smoothing: expected a number from 0 to 1, got nan"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], Loss], value: Any, message: str) -> None:
+def test_losses_refuse_bad_hyper_parameters(make: Callable[[Any], Loss], value: Any, message: str) -> None:
     with pytest.raises(LossError) as caught:
         make(value)
     assert str(caught.value) == message

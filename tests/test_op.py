@@ -1,4 +1,4 @@
-"""The operator's type: what it refuses and in which words, how it prints, and how a user makes one."""
+"""`Op`: its errors, its repr, and operators written by users."""
 
 import weakref
 from collections.abc import Callable
@@ -34,7 +34,7 @@ PARAMS = NET.init(0, (3, 8, 8))
 
 
 def scale(params: Params, x: Array) -> tuple[Array, Vjp]:
-    """A user's operator: x times a learned number for each feature."""
+    """A user's operator: multiplies each feature by a learned number."""
     s = params["s"]
     return x * s, lambda dy, need_dx=True: ({"s": accurate_sum(x * dy, 0)}, dy * s)
 
@@ -48,7 +48,7 @@ def refusal(op: Op, params: Any, x: Any) -> str:
     return str(caught.value)
 
 
-def test_a_users_own_operator_is_one_like_any_other() -> None:
+def test_check_op_of_a_user_operator() -> None:
     assert check_op(scaling, (4,)) < 1e-6
     net = serial(dense(4), scaling, tanh, scaling)
     assert check_op(net, (3,)) < 1e-6
@@ -56,7 +56,7 @@ def test_a_users_own_operator_is_one_like_any_other() -> None:
     assert repr(net) == "serial(dense(4), scaling, tanh, scaling)"
 
 
-def test_an_operator_unpacks_into_its_two_functions() -> None:
+def test_op_unpacks_into_init_and_apply() -> None:
     init, apply = dense(3)
     params = init(0, (4,))
     y, vjp = apply(params, np.ones((2, 4), np.float32))
@@ -80,18 +80,18 @@ def test_an_operator_unpacks_into_its_two_functions() -> None:
         (NET, "serial(conv(4, 3), tanh, serial(maxpool(2), dense(5)), dense(3))"),
     ],
 )
-def test_repr_reads_like_the_code(op: Op, code: str) -> None:
+def test_op_repr_is_its_call(op: Op, code: str) -> None:
     assert repr(op) == code
 
 
-def test_repr_of_a_long_net_has_a_line_for_each_part_and_indents_the_inner_ones() -> None:
+def test_op_repr_of_a_long_net_has_a_line_for_each_part() -> None:
     inner = serial(*[conv(16, 3, padding=1) for _ in range(5)])
     lines = repr(serial(inner, dense(3))).splitlines()
     assert lines[:3] == ["serial(", "    serial(", "        conv(16, 3, padding=1),"]
     assert lines[-3:] == ["    ),", "    dense(3),", ")"]
 
 
-def test_an_operator_knows_its_kind_its_hyper_parameters_and_its_parts() -> None:
+def test_op_has_kind_config_and_parts() -> None:
     op = conv(6, 3, padding=1)
     assert op.kind == "conv"
     assert {**op.config, "w_init": None, "b_init": None} == {
@@ -109,14 +109,14 @@ def test_an_operator_knows_its_kind_its_hyper_parameters_and_its_parts() -> None
     assert repr(NET.parts["serial1"].parts["dense1"]) == "dense(5)"
 
 
-def test_a_constructor_keeps_its_name_and_docstring_and_refuses_unknown_arguments() -> None:
+def test_operator_keeps_name_and_docstring_of_constructors() -> None:
     assert conv.__name__ == "conv"
     assert (conv.__doc__ or "").startswith("Convolution")
     with pytest.raises(TypeError, match="unexpected keyword argument 'pad'"):
         conv(4, 3, pad=1)  # type: ignore[call-arg]
 
 
-def test_an_error_in_a_users_constructor_names_it() -> None:
+def test_operator_errors_name_the_constructor() -> None:
     @operator
     def picky(n: int) -> Op:
         raise OpError(f"n is {n}, wanted another")
@@ -140,7 +140,7 @@ def test_an_error_in_a_users_constructor_names_it() -> None:
         ("338", "'338'"),
     ],
 )
-def test_init_refuses_what_is_not_a_shape(shape: Any, came: str) -> None:
+def test_op_init_refuses_what_is_no_shape(shape: Any, came: str) -> None:
     with pytest.raises(OpError) as caught:
         conv(4, 3).init(0, shape)
     wanted = "expected the shape of one example, a tuple of ints without the batch axis"
@@ -161,7 +161,7 @@ def test_init_refuses_what_is_not_a_shape(shape: Any, came: str) -> None:
     ],
 )
 @pytest.mark.parametrize("op", [conv(4, 3), tanh, softmax, maxpool(2)], ids=repr)
-def test_what_is_no_batch_of_floats_is_refused(op: Op, x: Any, message: str) -> None:
+def test_op_apply_refuses_what_is_no_batch_of_floats(op: Op, x: Any, message: str) -> None:
     assert refusal(op, op.init(0, (3, 8, 8)), x) == f"{op.kind}: {message}"
 
 
@@ -177,11 +177,11 @@ def test_what_is_no_batch_of_floats_is_refused(op: Op, x: Any, message: str) -> 
         (X, "expected params as a dict of 'w', 'b', got float32 (2, 3, 8, 8)"),
     ],
 )
-def test_params_of_another_operator_are_refused(params: Any, message: str) -> None:
+def test_op_apply_refuses_params_of_another_operator(params: Any, message: str) -> None:
     assert refusal(conv(4, 3), params, X) == f"conv: {message}"
 
 
-def test_an_error_deep_in_a_net_names_the_path() -> None:
+def test_op_error_names_the_path_deep_in_a_net() -> None:
     inner: Params = {"serial1": {"maxpool1": {}, "dense1": {}}}
     came = refusal(NET, PARAMS | inner, X)
     assert came == "serial1/dense1: expected params 'w', 'b', got none; 'w', 'b' are missing"
@@ -193,13 +193,13 @@ def test_an_error_deep_in_a_net_names_the_path() -> None:
     assert refusal(NET, PARAMS, X[:, :2]) == "conv1: expected 3 input channels, got 2"
 
 
-def test_a_shape_that_does_not_fit_is_found_at_init_and_names_the_path() -> None:
+def test_op_init_finds_bad_shapes_and_names_the_path() -> None:
     with pytest.raises(OpError) as caught:
         serial(conv(4, 3), serial(maxpool(2), conv(5, 4))).init(0, (1, 8, 8))
     assert str(caught.value) == "serial1/conv1: expected at least 4 pixels for a window of 4, got 3"
 
 
-def test_other_errors_of_a_users_operator_pass_as_they_are_with_the_path_noted() -> None:
+def test_op_apply_passes_other_errors_on_with_the_path_as_note() -> None:
     def broken(params: Params, x: Array) -> tuple[Array, Vjp]:
         raise ZeroDivisionError("mine")
 
@@ -208,7 +208,7 @@ def test_other_errors_of_a_users_operator_pass_as_they_are_with_the_path_noted()
     assert caught.value.__notes__ == ["in broken1", "in serial1"]
 
 
-def test_a_key_error_of_a_users_own_is_not_taken_for_missing_params() -> None:
+def test_op_apply_passes_a_users_key_error_on() -> None:
     def looks_up(params: Params, x: Array) -> tuple[Array, Vjp]:
         return {"a": x}[params["name"]], lambda dy, need_dx=True: ({}, dy)
 
@@ -227,24 +227,24 @@ def test_a_key_error_of_a_users_own_is_not_taken_for_missing_params() -> None:
     ],
 )
 @pytest.mark.parametrize(("op", "params"), [(NET, PARAMS), (dense(3), dense(3).init(0, (3, 8, 8)))], ids=["net", "op"])
-def test_a_cotangent_unlike_the_output_is_refused(op: Op, params: Params, dy: Any, came: str) -> None:
+def test_op_vjp_refuses_a_cotangent_unlike_the_output(op: Op, params: Params, dy: Any, came: str) -> None:
     _, vjp = op.apply(params, X)
     with pytest.raises(OpError) as caught:
         vjp(dy)
     assert str(caught.value) == f"{op.kind}: cotangent: expected {came}"
 
 
-def test_an_op_error_is_a_value_error() -> None:
+def test_op_error_is_a_value_error() -> None:
     assert issubclass(OpError, ValueError)
     assert str(OpError("alone")) == "alone"
 
 
-def test_what_draws_nothing_never_sees_the_key() -> None:
+def test_op_apply_passes_no_key_without_takes_key() -> None:
     y, _ = scaling.apply({"s": np.ones(8, np.float32)}, X, 7)
     assert np.array_equal(y, X)
 
 
-def test_what_draws_is_handed_a_key_or_none() -> None:
+def test_op_apply_passes_a_key_or_none_with_takes_key() -> None:
     keys = []
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -258,23 +258,23 @@ def test_what_draws_is_handed_a_key_or_none() -> None:
     assert keys == [None, Key(7), Key(7, ("a",))]
 
 
-def test_output_shape_is_that_of_one_example() -> None:
+def test_op_output_shape_is_that_of_one_example() -> None:
     assert NET.output_shape(PARAMS, (3, 8, 8)) == (3,)
     assert relu.output_shape({}, (5, 4)) == (5, 4)
 
 
-def test_told_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
+def test_describe_names_arrays_by_dtype_and_shape_and_others_by_type() -> None:
     assert describe(X) == "float32 (2, 3, 8, 8)"
     assert describe("x") == "a str"
 
 
 @pytest.mark.parametrize("make", [lambda: dense(True), lambda: conv(True, 3), lambda: shard(tanh, True)])
-def test_true_is_no_size(make: Callable[[], Op]) -> None:
+def test_constructors_refuse_true_as_a_size(make: Callable[[], Op]) -> None:
     with pytest.raises(OpError, match="True"):
         make()
 
 
-def test_an_operator_that_a_constructor_gives_keeps_its_own_name() -> None:
+def test_operator_keeps_the_kind_of_a_returned_op() -> None:
     @operator
     def activation() -> Op:
         return tanh
@@ -283,7 +283,7 @@ def test_an_operator_that_a_constructor_gives_keeps_its_own_name() -> None:
     assert repr(tanh) == "tanh"
 
 
-def test_an_error_in_a_vjp_names_the_operator_that_is_not_a_part_of_another() -> None:
+def test_op_vjp_errors_name_the_operator() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
             raise OpError("no way back")
@@ -295,7 +295,7 @@ def test_an_error_in_a_vjp_names_the_operator_that_is_not_a_part_of_another() ->
         vjp(y)
 
 
-def test_apply_keeps_no_output_that_the_operator_does_not_keep() -> None:
+def test_op_apply_keeps_no_reference_to_the_output() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         return 2 * x, lambda dy, need_dx=True: ({}, 2 * dy)
 

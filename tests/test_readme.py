@@ -1,39 +1,71 @@
+"""The README: its code runs, its commands exist, and its map is complete."""
+
 import doctest
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+import train
+from benchmarks import __main__ as benchmarks
+from tests.support.documents import ROOT, code_blocks, paths_in, read
+
+README = read("README.md")
+MAP = README.partition("## Map of the repository")[2]
+LOCAL = {"runs", "build", "dist"}  # folders that Git ignores
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DOCTESTS = [block for block in code_blocks(README) if block.startswith(">>>")]
+PROGRAMS = [block for block in code_blocks(README) if not block.startswith(">>>")]
 
 
-def test_the_python_blocks_say_what_happens() -> None:
+def test_readme_doctests_print_what_the_readme_shows() -> None:
     names: dict[str, Any] = {}
     runner = doctest.DocTestRunner()
-    for number, block in enumerate(blocks("python")):
-        if not block.startswith(">>>"):
-            exec(compile(block, f"README.md, block {number}", "exec"), names)
-            continue
-        told: list[str] = []
+    for number, block in enumerate(DOCTESTS):
+        output: list[str] = []
         test = doctest.DocTestParser().get_doctest(block, names, f"block {number}", "README.md", 0)
-        runner.run(test, out=told.append, clear_globs=False)
-        assert not told, "".join(told)
+        runner.run(test, out=output.append, clear_globs=False)
+        assert not output, "".join(output)
         names.update(test.globs)
     assert runner.tries > 10
 
 
-@pytest.mark.parametrize("path", re.findall(r"`((?:fnn|benchmarks)/[\w/.]*|\w+\.py)`", README))
-def test_what_the_map_names_is_there(path: str) -> None:
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_readme_programs_run_by_itself(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some blocks write files
+    exec(compile(PROGRAMS[number], f"README.md, program {number}", "exec"), {})
 
 
-def test_the_map_names_every_module_of_the_library() -> None:
-    named = {path.rstrip("/") for path in re.findall(r"`(fnn/[\w/.]*)`", README)}
-    modules = {f"fnn/{path.name}" for path in (ROOT / "fnn").iterdir() if re.match(r"[a-z]\w*(\.py)?$", path.name)}
-    assert modules <= named
+def test_readme_has_a_program_for_each_subject() -> None:
+    for call in ("calibrate(", "np.float64", "fnn.mse", "check_op(", "check_loss(", "fnn.save(", "fnn.to_torch("):
+        assert any(call in program for program in PROGRAMS), call
+
+
+COMMANDS = re.findall(r"python train\.py[^`#\n&]*|python -m benchmarks [^`#\n]*", README)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_flags_of_each_command_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, *arguments = shlex.split(command)
+    if arguments[0] == "train.py" and "--help" not in arguments:
+        monkeypatch.setattr("sys.argv", arguments)
+        train.parse()
+    elif arguments[0] == "-m":
+        benchmarks.arguments(arguments[2:])
+
+
+def test_its_paths_exist() -> None:
+    assert [path for path in paths_in(README) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("folder", ["", "fnn/"])
+def test_the_map_names_every_module_and_package(folder: str) -> None:
+    modules = {
+        f"{folder}{path.name}{'/' * path.is_dir()}"
+        for path in (ROOT / folder).iterdir()
+        if re.fullmatch(r"[a-zA-Z]\w*(\.py|\.md)?", path.name) and path.name not in LOCAL | {"LICENSE"}
+    }
+    assert modules - {*paths_in(MAP), "fnn/"} == set()

@@ -25,7 +25,7 @@ def batch(n: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
-def test_pieces_are_a_power_of_two_cover_the_batch_and_are_as_few_as_the_size_allows(n: int, size: int) -> None:
+def test_shard_slices_are_a_power_of_two_and_as_few_as_possible(n: int, size: int) -> None:
     slices = shard_slices(n, size)
     lengths = [piece.stop - piece.start for piece in slices]
     assert len(slices).bit_count() == 1
@@ -36,7 +36,7 @@ def test_pieces_are_a_power_of_two_cover_the_batch_and_are_as_few_as_the_size_al
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 8, 21])
-def test_the_bits_do_not_depend_on_the_number_of_workers(n: int) -> None:
+def test_shard_has_the_same_bits_for_any_number_of_workers(n: int) -> None:
     params = NET.init(0, SHAPE)
     x, _ = batch(n)
     results: list[list[bytes]] = []
@@ -72,7 +72,7 @@ def test_an_error_in_a_gradient_on_an_idle_thread_names_the_part(monkeypatch: py
     assert caught.value.__notes__ == ["in conv1", "in inner"]
 
 
-def test_only_the_order_of_the_sums_differs_from_the_operator_itself() -> None:
+def test_shard_equals_its_operator_up_to_rounding() -> None:
     params = fnn.tree_map(lambda a: a.astype(np.float64), NET.init(0, SHAPE))
     x, labels = batch(21, np.float64)
     (loss, out), grads = value_and_grad(NET, cross_entropy)(params, x, labels)
@@ -82,12 +82,12 @@ def test_only_the_order_of_the_sums_differs_from_the_operator_itself() -> None:
     fnn.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), sharded, grads)
 
 
-def test_params_are_those_of_the_operator() -> None:
+def test_shard_has_the_params_of_its_operator() -> None:
     fnn.tree_map(np.testing.assert_array_equal, shard(NET, 2).init(3, SHAPE), NET.init(3, SHAPE))
 
 
 def failing(at: float) -> Op:
-    """The identity, which fails for a batch whose first number is at least `at`."""
+    """The identity, which raises an error if the first number of the batch is at least `at`."""
 
     def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
         if len(x) and x[0, 0] >= at:
@@ -98,14 +98,14 @@ def failing(at: float) -> Op:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_first_shards_exception_comes_as_itself(workers: int) -> None:
+def test_shard_raises_the_error_of_the_first_shard(workers: int) -> None:
     x = np.arange(16, dtype=np.float32)[:, None]
     with pytest.raises(ZeroDivisionError, match=r"^8$"):
         shard(failing(8), workers, size=4).apply({}, x)
     shard(failing(16), workers, size=4).apply({}, x)
 
 
-def test_a_shard_inside_a_shard_cannot_wait_for_itself() -> None:
+def test_shard_inside_a_shard_does_not_deadlock() -> None:
     net = shard(shard(shard(NET, 2, size=2), 2, size=4), 2, size=8)
     params, x = net.init(0, SHAPE), batch(40)[0]
     y, vjp = net.apply(params, x)
@@ -113,7 +113,7 @@ def test_a_shard_inside_a_shard_cannot_wait_for_itself() -> None:
     assert vjp(y)[1].shape == x.shape
 
 
-def test_the_callers_error_state_holds_in_every_shard() -> None:
+def test_shard_uses_the_callers_error_state() -> None:
     square = Op(lambda key, shape: {}, lambda params, x: (x * x, lambda dy, need_dx=True: ({}, dy)))
     x = np.full((8, 1), 1e30, np.float32)
     with np.errstate(over="ignore"):
@@ -135,7 +135,7 @@ def keys_of(n: int) -> Iterator[fnn.Key]:
     return iter(sorted(drawn))
 
 
-def test_each_shard_draws_from_a_key_of_its_own() -> None:
+def test_shard_folds_the_shard_number_into_the_key() -> None:
     assert list(keys_of(16)) == [fnn.Key(7, (i,)) for i in range(4)]
     assert list(keys_of(3)) == [fnn.Key(7, (0,))]
 
@@ -155,7 +155,7 @@ IMAGES, VECTORS, TOKENS = np.zeros((300, 1, 2, 2), np.float32), np.zeros((300, 3
         (VECTORS[:129], [64, 65]),
     ],
 )
-def test_shards_hold_128_at_most_by_default_and_more_than_64_images_make_two(x: np.ndarray, sizes: list[int]) -> None:
+def test_shard_default_size_is_at_most_128(x: np.ndarray, sizes: list[int]) -> None:
     came: list[int] = []
 
     def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
@@ -168,13 +168,13 @@ def test_shards_hold_128_at_most_by_default_and_more_than_64_images_make_two(x: 
 
 
 @pytest.mark.parametrize("numbers", [{"workers": 0}, {"size": 0}, {"size": 2.5}])
-def test_numbers_that_cannot_be_are_refused(numbers: dict[str, int]) -> None:
+def test_shard_refuses_bad_workers_and_sizes(numbers: dict[str, int]) -> None:
     with pytest.raises(OpError, match=r"^shard: (workers|size): expected an int of at least 1, got"):
         shard(NET, **numbers)
 
 
 @pytest.mark.parametrize(("threads", "workers", "told"), [("", "2, 2", 1), ("", "1, 1", 0), ("1", "2, 2", 0)])
-def test_a_user_whose_blas_has_threads_of_its_own_is_told(threads: str, workers: str, told: int) -> None:
+def test_shard_warns_if_blas_uses_several_threads(threads: str, workers: str, told: int) -> None:
     code = f"import sys; sys.modules['threadpoolctl'] = None; import fnn; [fnn.shard(fnn.tanh, n) for n in ({workers})]"
     done = python("-c", code, **dict.fromkeys(BLAS_VARIABLES, threads))
     assert done.returncode == 0, done.stderr

@@ -54,12 +54,12 @@ def identity(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
 
 @operator
 def scaled() -> Op:
-    """An operator that the library knows nothing of."""
+    """A user's operator."""
     init = lambda key, shape: {"s": np.ones((), np.float32)}  # noqa: E731
     return Op(init, lambda params, x: (x * params["s"], lambda dy, need_dx=True: ({"s": (dy * x).sum()}, dy)))
 
 
-def test_a_chain_is_told_part_by_part_with_shapes_params_and_products() -> None:
+def test_layers_of_serial_has_shapes_params_and_multiply_adds() -> None:
     net = serial(conv(6, 3, padding=1), maxpool(2), tanh, dense(10))
     assert layers(net, (1, 28, 28)) == [
         Layer("", "serial", (10,), None, None),
@@ -71,7 +71,7 @@ def test_a_chain_is_told_part_by_part_with_shapes_params_and_products() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_operator_of_the_library_is_known_and_no_parameter_is_lost_or_counted_twice(row: Row) -> None:
+def test_layers_counts_every_parameter_of_the_table_once(row: Row) -> None:
     params = row.op.init(0, row.shape)
     found = layers(row.op, row.shape, params)
     assert (found[0].path, found[0].shape) == ("", row.op.output_shape(params, row.shape))
@@ -80,7 +80,7 @@ def test_every_operator_of_the_library_is_known_and_no_parameter_is_lost_or_coun
 
 
 @given(nets())
-def test_a_layers_path_is_that_of_its_params(example: Example) -> None:
+def test_layers_paths_are_those_of_the_params(example: Example) -> None:
     op, shape = example
     params = op.init(0, shape)
     for layer in layers(op, shape, params):
@@ -90,7 +90,7 @@ def test_a_layers_path_is_that_of_its_params(example: Example) -> None:
         assert layer.parameters in (None, fnn.tree_size(here))
 
 
-def test_side_by_side_parts_have_the_same_input() -> None:
+def test_layers_of_parallel_parts_have_the_same_input() -> None:
     net = parallel(conv(4, 3, padding=1), conv(2, 1), join="concat")
     assert numbers(net, (3, 5, 5)) == {
         "": ((6, 5, 5), None, None),
@@ -99,7 +99,7 @@ def test_side_by_side_parts_have_the_same_input() -> None:
     }
 
 
-def test_what_is_repeated_has_params_and_products_each_time() -> None:
+def test_layers_of_repeat_counts_each_part() -> None:
     assert numbers(repeat(residual(dense(4)), 2), (4,)) == {
         "": ((4,), None, None),
         "residual1": ((4,), None, None),
@@ -109,14 +109,14 @@ def test_what_is_repeated_has_params_and_products_each_time() -> None:
     }
 
 
-def test_what_is_shared_has_its_params_once_and_products_each_time_on_the_shape_of_that_time() -> None:
+def test_layers_of_shared_counts_params_once_and_multiply_adds_each_time() -> None:
     assert numbers(shared(dense(4), 3), (4,))["dense1"] == ((4,), 20, 3 * 16)
     shrinking = numbers(serial(shared(serial(conv(2, 3), relu), 2), shared(scaled(), 2)), (2, 8, 8))
     assert shrinking["shared1/serial1/conv1"] == ((2, 4, 4), 38, (6 * 6 + 4 * 4) * 36)
     assert shrinking["shared2/scaled1"] == ((2, 4, 4), 1, None)
 
 
-def test_a_sequences_positions_each_have_the_products() -> None:
+def test_layers_of_positionwise_counts_each_position() -> None:
     assert numbers(serial(positionwise(positionwise(dense(2))), positionwise(dense(3))), (5, 4, 6)) == {
         "": ((5, 3), None, None),
         "dense1": ((5, 4, 2), 14, 5 * 4 * 12),
@@ -124,7 +124,7 @@ def test_a_sequences_positions_each_have_the_products() -> None:
     }
 
 
-def test_a_wrapper_shows_what_it_wraps_under_the_same_path() -> None:
+def test_layers_of_wrappers_have_the_path_of_their_operator() -> None:
     net = serial(fnn.freeze(fnn.remat(conv(2, 1))), fnn.named("head", fnn.check_finite(serial(dense(3), tanh))))
     assert [layer[:2] for layer in layers(fnn.shard(net, workers=1), (1, 4, 4))] == [
         ("", "shard(serial)"),
@@ -135,7 +135,7 @@ def test_a_wrapper_shows_what_it_wraps_under_the_same_path() -> None:
     ]
 
 
-def test_a_wrapper_that_gives_its_part_another_input_is_one_layer_of_which_nobody_knows_the_products() -> None:
+def test_layers_of_unknown_wrappers_have_no_multiply_adds() -> None:
     def halved(op: Op, apply: Callable[[Params, Array], Any]) -> Op:
         return Op(lambda key, shape: op.init(key, (2,)), apply, kind="halved", wraps=op)
 
@@ -146,7 +146,7 @@ def test_a_wrapper_that_gives_its_part_another_input_is_one_layer_of_which_nobod
     assert layers(summed, (2,)) == [Layer("", "halved", (), 9, None)]
 
 
-def test_a_combinator_that_is_not_known_is_one_layer_with_all_its_params() -> None:
+def test_layers_of_unknown_combinators_are_one_layer() -> None:
     op = dense(2)
     init = lambda key, shape: {"a": op.init(key, shape), "b": op.init(key, shape)}  # noqa: E731
     both_ways = Op(init, lambda params, x: op.apply(params["a"], x), kind="two", parts={"a": op, "b": op})
@@ -156,12 +156,12 @@ def test_a_combinator_that_is_not_known_is_one_layer_with_all_its_params() -> No
     ]
 
 
-def test_another_operator_by_the_name_of_the_librarys_is_not_taken_for_it() -> None:
+def test_layers_does_not_confuse_operators_of_equal_kind() -> None:
     kernel = Op(lambda key, shape: {"kernel": np.ones(3, np.float32)}, lambda params, x: (x, identity), kind="dense")
     assert layers(kernel, (3,)) == [Layer("", "dense", (3,), 3, None)]
 
 
-def test_nets_that_draw_and_nets_that_take_integers_are_told_too() -> None:
+def test_layers_of_random_nets_and_of_integers() -> None:
     net = serial(embedding(7, 4), batch_norm(), dropout(0.5), attention(2))
     assert numbers(net, (5,)) == {
         "": ((5, 4), None, None),
@@ -172,7 +172,7 @@ def test_nets_that_draw_and_nets_that_take_integers_are_told_too() -> None:
     }
 
 
-def test_params_may_be_given_in_another_dtype_and_are_left_alone() -> None:
+def test_layers_takes_params_of_another_dtype() -> None:
     net = serial(dense(3), tanh)
     params = tree_map(lambda p: p.astype(np.float64), net.init(0, (4,)))
     for leaf in fnn.tree_leaves(params):
@@ -180,7 +180,7 @@ def test_params_may_be_given_in_another_dtype_and_are_left_alone() -> None:
     assert layers(net, (4,), params) == layers(net, (4,))
 
 
-def test_shapes_cost_no_memory() -> None:
+def test_layers_of_large_shapes_needs_no_memory() -> None:
     found = layers(conv(1, 3), (1, 1_000_000, 1_000_000))
     assert found == [Layer("", "conv(1, 3)", (1, 999_998, 999_998), 10, 9 * 999_998**2)]
 
@@ -196,14 +196,14 @@ def test_shapes_cost_no_memory() -> None:
         ((1, 2.5, 28), r"^serial: expected the shape of one example, .*, got \(1, 2.5, 28\)$"),
     ],
 )
-def test_a_shape_that_the_net_cannot_take_is_refused_where_it_is_met(shape: Any, message: str, given: bool) -> None:
+def test_layers_refuses_bad_shapes_and_names_the_part(shape: Any, message: str, given: bool) -> None:
     net = serial(serial(conv(2, 3)), tanh)
     with pytest.raises(OpError) as raised:
         layers(net, shape, net.init(0, (1, 4, 4)) if given else None)
     assert re.search(message, str(raised.value))
 
 
-def test_params_of_another_net_are_refused() -> None:
+def test_layers_refuses_params_of_another_net() -> None:
     with pytest.raises(OpError, match=r"^dense1: expected params 'w', 'b', got 'b'; 'w' is missing$"):
         layers(serial(dense(2)), (3,), {"dense1": {"b": np.zeros(2, np.float32)}})
 
@@ -227,7 +227,7 @@ def count_of(op: Op, shape: Shape, params: Params) -> int | None:
 
 
 @given(denses())
-def test_dense_layers_count_as_in_torch(example: Example) -> None:
+def test_layers_counts_dense_as_torch(example: Example) -> None:
     op, shape = example
     params = op.init(0, shape)
     expected = torch_count(lambda t: t[0].reshape(1, -1) @ t[1], (1, *shape), params["w"].shape)
@@ -235,7 +235,7 @@ def test_dense_layers_count_as_in_torch(example: Example) -> None:
 
 
 @given(convolutions())
-def test_convolutions_count_as_in_torch(example: Example) -> None:
+def test_layers_counts_conv_as_torch(example: Example) -> None:
     op, (channels, height, width) = example
     config = op.config
     params = op.init(0, (channels, height, width))
@@ -253,7 +253,7 @@ def test_convolutions_count_as_in_torch(example: Example) -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
-def test_transposed_convolutions_count_as_in_torch(groups: int, ins: int, outs: int, kernel: int, stride: int) -> None:
+def test_layers_counts_conv_transpose_as_torch(groups: int, ins: int, outs: int, kernel: int, stride: int) -> None:
     op, shape = conv_transpose(groups * outs, kernel, stride, groups=groups), (groups * ins, 4, 3)
     params = op.init(0, shape)
 
@@ -265,7 +265,7 @@ def test_transposed_convolutions_count_as_in_torch(groups: int, ins: int, outs: 
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.booleans())
-def test_attention_counts_as_in_torch(heads: int, size: int, time: int, causal: bool) -> None:
+def test_layers_counts_attention_as_torch(heads: int, size: int, time: int, causal: bool) -> None:
     op, shape = attention(heads, causal), (time, heads * size)
 
     def run(t: Any) -> object:
@@ -277,7 +277,7 @@ def test_attention_counts_as_in_torch(heads: int, size: int, time: int, causal: 
     assert count_of(op, shape, op.init(0, shape)) == count == 4 * prod(shape) * shape[1] + 2 * time * prod(shape)
 
 
-def test_the_table_of_a_small_net_to_the_letter() -> None:
+def test_summary_text_of_a_small_net() -> None:
     net = shard(serial(conv(6, 3, padding=1), maxpool(2), tanh, dense(1000)), workers=1)
     assert summary(net, (1, 28, 28)) == "\n".join(
         [
@@ -294,7 +294,7 @@ def test_the_table_of_a_small_net_to_the_letter() -> None:
     )
 
 
-def test_parts_stand_to_the_right_of_what_they_are_parts_of_and_plain_chains_are_left_out() -> None:
+def test_summary_indents_parts_and_leaves_out_plain_chains() -> None:
     block = residual(serial(layer_norm(), attention(2)))
     net = serial(
         embedding(9, 4), repeat(block, 2), freeze(serial(positionwise(dense(3)), tanh)), named("end", serial(tanh))
@@ -318,12 +318,12 @@ def test_parts_stand_to_the_right_of_what_they_are_parts_of_and_plain_chains_are
     assert "freeze(serial)" in lines[11]
 
 
-def test_totals_are_those_of_the_params_and_of_every_time() -> None:
+def test_summary_totals_count_params_once_and_multiply_adds_each_time() -> None:
     net = serial(shared(dense(10), 100), dense(10))
     assert summary(net, (10,)).splitlines()[-1].split() == ["total", "serial", "(10,)", "220", "10,100"]
 
 
-def test_what_is_not_known_is_a_question_and_the_total_at_least_the_rest() -> None:
+def test_summary_shows_unknown_counts_as_question_marks() -> None:
     init = lambda key, shape: {"s": np.ones(1, np.float32)}  # noqa: E731
     unknown = Op(init, lambda params, x: (x, lambda dy, need_dx=True: ({}, dy)), kind="mine")
     *_, mine, _, total = summary(serial(dense(1000), unknown), (2,)).splitlines()
@@ -332,7 +332,7 @@ def test_what_is_not_known_is_a_question_and_the_total_at_least_the_rest() -> No
     assert len({len(mine), len(total)}) == 1
 
 
-def test_a_long_call_is_cut_so_that_the_table_stays_narrow() -> None:
+def test_summary_shortens_long_calls() -> None:
     long = conv(16, (3, 3), stride=(2, 1), padding="same", dilation=(2, 3), groups=4, bias=False, w_init=he_normal)
     table = summary(serial(long, tanh), (4, 28, 28))
     assert max(map(len, table.splitlines())) == WIDTH
@@ -340,7 +340,7 @@ def test_a_long_call_is_cut_so_that_the_table_stays_narrow() -> None:
     assert "..." in table
 
 
-def test_a_deep_net_keeps_its_paths_whole_and_enough_of_the_calls() -> None:
+def test_summary_keeps_whole_paths_of_deep_nets() -> None:
     net = conv(2, (3, 3), padding=(1, 1), bias=False)
     for _ in range(40):
         net = residual(net)
@@ -349,16 +349,16 @@ def test_a_deep_net_keeps_its_paths_whole_and_enough_of_the_calls() -> None:
 
 
 @pytest.mark.parametrize(("net", "name"), [(dense(3), "dense"), (serial(), "serial"), (shard(tanh, 1), "shard")])
-def test_a_net_of_one_operator_or_none_is_a_table_too(net: fnn.Op, name: str) -> None:
+def test_summary_of_one_operator_or_none(net: fnn.Op, name: str) -> None:
     first, total = (summary(net, (3,)).splitlines()[i].split() for i in (3, -1))
     assert first[:2] == [name, total[1]]
     assert total[-2:] == (["12", "9"] if name == "dense" else ["0", "0"])
 
 
-def test_ascii_is_enough_to_print_it() -> None:
+def test_summary_is_ascii() -> None:
     assert summary(serial(dense(3), tanh), (4,)).isascii()
 
 
-def test_a_shape_that_the_net_cannot_take_is_refused_as_init_does() -> None:
+def test_summary_refuses_bad_shapes_as_init_does() -> None:
     with pytest.raises(OpError, match=r"^conv1: expected shape \(channels, height, width\), got \(3, 28\)$"):
         summary(serial(conv(6, 3), dense(10)), (3, 28))

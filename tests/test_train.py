@@ -348,6 +348,7 @@ def test_a_signal_while_it_waits_for_data_ends_it_in_one_line(
     assert program.returncode == 128 + number
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_is_refused(
     run: Run, begun: Callable[..., "subprocess.Popen[str]"], few: Path, tmp_path: Path
 ) -> None:

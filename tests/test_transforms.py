@@ -1,4 +1,4 @@
-"""The operators that compute what another one computes, in another way; gradients by example; sums of trees."""
+"""Wrappers that compute the same in another way, gradients per example, and sums of trees."""
 
 import re
 import tracemalloc
@@ -30,12 +30,10 @@ from fnn import (
     tree_size,
     value_and_grad,
 )
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual
-from fnn.grad import per_example
+from fnn.combinators import named, parallel, repeat, residual
 from fnn.op import Array, Params, Vjp
 from fnn.testing import check_op
-from fnn.transforms import check_finite, freeze, microbatch, remat
+from fnn.transforms import check_finite, freeze, microbatch, per_example, remat
 from fnn.tree import Tree, tree_leaves, tree_sum
 
 IMAGES = serial(conv(3, 3, padding=1), maxpool(2), tanh, dense(5), relu, dense(4))
@@ -52,7 +50,7 @@ def equal(a: Tree, b: Tree) -> None:
 
 
 def noise(log: list[Any]) -> Op:
-    """Adds numbers drawn from its key, and writes down each batch that it is applied to."""
+    """Adds random numbers, and records each batch."""
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         log.append(x)
@@ -67,7 +65,7 @@ def noise(log: list[Any]) -> Op:
 
 
 def peak(f: Callable[[], Any]) -> int:
-    """How many bytes `f` holds at most, beyond what is there before."""
+    """Returns the peak memory of `f` in bytes."""
     f()
     tracemalloc.start()
     try:
@@ -81,16 +79,16 @@ def peak(f: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(
     "op", [remat(IMAGES), microbatch(IMAGES, 2), microbatch(IMAGES, 1), check_finite(IMAGES)], ids=repr
 )
-def test_wrappers_pass_what_every_operator_must(op: Op) -> None:
+def test_check_op_of_wrappers(op: Op) -> None:
     check_op(op, (1, 4, 6), batch=5)
 
 
 @pytest.mark.parametrize("op", [freeze(IMAGES), serial(dense(4), freeze(dense(3)), tanh, freeze(dense(2)))], ids=repr)
-def test_freeze_passes_all_but_the_gradient_that_it_denies(op: Op) -> None:
+def test_check_op_of_freeze(op: Op) -> None:
     check_op(op, (1, 4, 6), batch=5, exempt=["gradient in params"])
 
 
-def test_remat_changes_no_bit_and_replays_the_same_draws() -> None:
+def test_remat_has_the_same_bits_and_random_numbers() -> None:
     log: list[Any] = []
     plain, x = serial(dense(4), noise(log), tanh, noise(log), dense(3)), numbers(6, 5)
     params = plain.init(0, (5,))
@@ -120,7 +118,7 @@ def test_remat_of_a_deep_net_takes_at_most_40_percent_of_the_memory(layer: Op) -
     assert peaks[0] <= 0.4 * peaks[1]
 
 
-def test_microbatch_holds_one_piece_at_a_time_and_its_peak_falls_with_the_size() -> None:
+def test_microbatch_peak_memory_falls_with_the_size() -> None:
     net = serial(conv(4, 3, padding=1), tanh, conv(4, 3, padding=1), tanh, maxpool(2), dense(8), tanh, dense(3))
     params, x, y = net.init(0, (1, 10, 10)), numbers(256, 1, 10, 10), np.arange(256) % 3
     grads = [value_and_grad(microbatch(net, size), cross_entropy) for size in (256, 128, 64, 32)]
@@ -129,7 +127,7 @@ def test_microbatch_holds_one_piece_at_a_time_and_its_peak_falls_with_the_size()
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 100, 1000])
-def test_microbatch_has_the_whole_batchs_gradients(size: int) -> None:
+def test_microbatch_has_the_gradients_of_the_whole_batch(size: int) -> None:
     params, x, y = IMAGES.init(0, (1, 4, 6)), numbers(100, 1, 4, 6), np.arange(100) % 4
     (value, out), grads = value_and_grad(IMAGES, cross_entropy)(params, x, y)
     (value_too, out_too), grads_too = value_and_grad(microbatch(IMAGES, size), cross_entropy)(params, x, y)
@@ -138,7 +136,7 @@ def test_microbatch_has_the_whole_batchs_gradients(size: int) -> None:
     tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.abs(b).max()), grads_too, grads)
 
 
-def test_microbatch_draws_for_each_piece_by_its_number() -> None:
+def test_microbatch_folds_the_piece_number_into_the_key() -> None:
     log: list[Any] = []
     x = np.ones((5, 3), np.float32)
     y, vjp = microbatch(noise(log), 2).apply({}, x, Key(4))
@@ -148,7 +146,7 @@ def test_microbatch_draws_for_each_piece_by_its_number() -> None:
     equal(vjp(x)[1], y)
 
 
-def test_microbatch_of_a_batch_that_is_one_piece_applies_once() -> None:
+def test_microbatch_of_one_piece_applies_once() -> None:
     log: list[Any] = []
     y, vjp = microbatch(noise(log), 5).apply({}, numbers(5, 3), Key(4))
     vjp(numbers(5, 3))
@@ -166,7 +164,7 @@ def test_freeze_gives_zeros_and_the_inputs_gradient() -> None:
     equal(dx_frozen, dx)
 
 
-def test_freeze_skips_the_vjp_that_nobody_reads() -> None:
+def test_freeze_skips_the_vjp_without_need_dx() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
             raise AssertionError("called")
@@ -180,7 +178,7 @@ def test_freeze_skips_the_vjp_that_nobody_reads() -> None:
 
 
 def faulty(output: float = 0, grad: float = 0, dx: float = 0) -> Op:
-    """The identity with a parameter, and with a number put into what it returns."""
+    """The identity with a parameter, which puts a number into its results."""
 
     def put(number: float, array: Array) -> Array:
         array = array.copy()
@@ -205,14 +203,14 @@ def faulty(output: float = 0, grad: float = 0, dx: float = 0) -> Op:
         (faulty(dx=np.nan), "gradient of the input: expected finite numbers, got 1 nan and 0 infinite of 6"),
     ],
 )
-def test_finite_names_the_path_and_what_is_not(op: Op, message: str) -> None:
+def test_check_finite_names_the_path_and_the_array(op: Op, message: str) -> None:
     net = serial(residual(serial(tanh, check_finite(tanh), check_finite(op))), tanh)
     params = net.init(0, (3,))
     with pytest.raises(OpError, match=f"^residual1/serial1/faulty1: {re.escape(message)}$"):
         net.apply(params, numbers(2, 3))[1](numbers(2, 3))
 
 
-def test_finite_blames_the_cotangent_where_it_comes_from_outside() -> None:
+def test_check_finite_names_a_cotangent_from_outside() -> None:
     net = serial(check_finite(named("inner", tanh)), faulty(dx=np.inf))
     with pytest.raises(
         OpError, match=r"^inner: cotangent of the output: expected finite numbers, got 0 nan and 1 infinite of 6"
@@ -220,7 +218,7 @@ def test_finite_blames_the_cotangent_where_it_comes_from_outside() -> None:
         net.apply(net.init(0, (3,)), numbers(2, 3))[1](numbers(2, 3))
 
 
-def test_finite_does_not_look_at_an_input_gradient_that_nobody_reads() -> None:
+def test_check_finite_ignores_dx_without_need_dx() -> None:
     _, dx = check_finite(faulty(dx=np.nan)).apply({"w": np.ones(2, np.float32)}, numbers(2, 3))[1](numbers(2, 3), False)
     assert np.isnan(dx).any()
 
@@ -243,7 +241,7 @@ def test_per_example_is_value_and_grad_of_each_example(net: Op, shape: tuple[int
     tree_map(lambda a, b: np.testing.assert_array_equal(a[3], b), grads, fourth)
 
 
-def test_per_example_draws_for_each_example_by_its_number() -> None:
+def test_per_example_folds_the_example_number_into_the_key() -> None:
     net = serial(noise([]), dense(2))
     params, x, y = net.init(0, (3,)), numbers(4, 3), numbers(4, 2, seed=1)
     (values, _), _ = per_example(net, mse)(params, x, y, 9)
@@ -251,13 +249,13 @@ def test_per_example_draws_for_each_example_by_its_number() -> None:
     assert values[2] != per_example(net, mse)(params, x, y, None)[0][0][2]
 
 
-def test_per_example_holds_hardly_more_than_it_returns() -> None:
+def test_per_example_needs_little_memory_beside_its_result() -> None:
     net = serial(dense(200), tanh, dense(100))
     params, x, y = net.init(0, (100,)), numbers(50, 100), np.arange(50)
     assert peak(partial(per_example(net, cross_entropy), params, x, y)) < 1.2 * 50 * 4 * tree_size(params)
 
 
-def test_norms_and_clipping_are_one_tree_map() -> None:
+def test_per_example_gradients_clip_with_one_tree_map() -> None:
     params, x, y = IMAGES.init(0, (1, 4, 6)), numbers(5, 1, 4, 6), np.arange(5) % 4
     _, grads = per_example(IMAGES, cross_entropy)(params, x, y)
     norms = np.sqrt(sum(np.square(g).reshape(5, -1).sum(1) for g in tree_leaves(grads)))
@@ -270,7 +268,7 @@ def test_norms_and_clipping_are_one_tree_map() -> None:
     ("x", "y"),
     [(numbers(3, 2), numbers(2, 2)), (numbers(), numbers()), (numbers(0, 2), numbers(0, 2)), (numbers(2, 2), 3)],
 )
-def test_per_example_wants_one_target_for_each_example(x: Array, y: Any) -> None:
+def test_per_example_needs_one_target_for_each_example(x: Array, y: Any) -> None:
     with pytest.raises(
         LossError, match=r"^per_example: expected a target for each example, at least one, got .* for float32"
     ):
@@ -278,13 +276,13 @@ def test_per_example_wants_one_target_for_each_example(x: Array, y: Any) -> None
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, None])
-def test_microbatch_refuses_what_is_no_size(size: Any) -> None:
+def test_microbatch_refuses_bad_sizes(size: Any) -> None:
     with pytest.raises(OpError, match=f"^microbatch: size: expected an int of at least 1, got {size!r}"):
         microbatch(relu, size)
 
 
 @given(st.integers(1, 40))
-def test_tree_sum_adds_up_in_pairs_and_pairs_of_pairs(n: int) -> None:
+def test_tree_sum_adds_in_pairs(n: int) -> None:
     def paired(words: list[str]) -> str:
         if len(words) == 1:
             return words[0]
@@ -299,7 +297,7 @@ def test_tree_sum_adds_up_in_pairs_and_pairs_of_pairs(n: int) -> None:
     assert tree_sum({"a": {"b": Word(word)}} for word in words) == {"a": {"b": paired(words)}}
 
 
-def test_tree_sum_changes_none_of_the_trees() -> None:
+def test_tree_sum_is_pure() -> None:
     trees = [{"w": numbers(3, seed=i)} for i in range(3)]
     np.testing.assert_array_equal(tree_sum(trees)["w"], trees[0]["w"] + trees[1]["w"] + trees[2]["w"])
 

@@ -22,7 +22,7 @@ def reordered(tree: Any) -> Any:
 # tree_map
 
 
-def test_each_leaf_is_mapped_in_its_place_and_in_order() -> None:
+def test_tree_map_maps_each_leaf_in_order() -> None:
     doubled = tree_map(lambda leaf: 2 * leaf, TREE)
     assert doubled == {"dense2": {"w": 2, "b": 4}, "tanh1": {}, "dense1": {"w": 6}, "scale": 8}
     assert list(tree_items(doubled)) == [("dense2/w", 2), ("dense2/b", 4), ("dense1/w", 6), ("scale", 8)]
@@ -30,27 +30,27 @@ def test_each_leaf_is_mapped_in_its_place_and_in_order() -> None:
 
 
 @given(trees)
-def test_mapping_the_identity_gives_an_equal_tree_of_other_dicts(tree: Any) -> None:
+def test_tree_map_copies_the_dicts(tree: Any) -> None:
     copy = tree_map(lambda leaf: leaf, tree)
     assert copy == tree
     assert not isinstance(tree, dict) or copy is not tree
 
 
 @given(trees)
-def test_several_trees_meet_leaf_by_leaf_whatever_their_order(tree: Any) -> None:
+def test_tree_map_matches_several_trees_by_name(tree: Any) -> None:
     assert tree_map(lambda a, b, c: (a, b, c), tree, reordered(tree), tree) == tree_map(lambda a: (a, a, a), tree)
     assert list(tree_items(tree_map(lambda a, b: a, tree, reordered(tree)))) == list(tree_items(tree))
 
 
-def test_a_bare_leaf_is_a_tree() -> None:
+def test_tree_map_of_a_bare_leaf() -> None:
     assert tree_map(lambda a, b: a - b, 5, 3) == 2
 
 
-def test_none_and_tuples_are_leaves() -> None:
+def test_tree_map_takes_none_and_tuples_as_leaves() -> None:
     assert tree_map(lambda leaf: leaf, {"a": None, "b": (1, 2)}) == {"a": None, "b": (1, 2)}
 
 
-def test_the_functions_own_errors_come_through() -> None:
+def test_tree_map_passes_errors_of_the_function_on() -> None:
     def fail(leaf: object) -> object:
         raise KeyError("mine")
 
@@ -74,7 +74,7 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize(("first", "second", "message"), MISMATCHES)
-def test_another_structure_is_refused_with_the_paths_of_both(first: Any, second: Any, message: str) -> None:
+def test_tree_map_refuses_another_structure_and_names_both_paths(first: Any, second: Any, message: str) -> None:
     with pytest.raises(TreeError) as caught:
         tree_map(lambda a, b: a, first, second)
     assert str(caught.value) == f"trees differ: expected {message}"
@@ -85,13 +85,13 @@ def test_names_that_differ_in_slashes_alone_are_refused() -> None:
         tree_map(lambda a, b: a, {"a/b": 1}, {"a": {"b": 1}})
 
 
-def test_the_tree_that_differs_is_numbered() -> None:
+def test_tree_map_numbers_the_tree_that_differs() -> None:
     with pytest.raises(TreeError, match="expected 'a/w' as in tree 1, got 'a/v' in tree 3"):
         tree_map(lambda a, b, c: a, {"a": {"w": 1}}, {"a": {"w": 1}}, {"a": {"v": 1}})
 
 
 @given(trees, trees)
-def test_trees_map_together_exactly_when_their_structures_are_equal(first: Any, second: Any) -> None:
+def test_tree_map_works_exactly_for_equal_structures(first: Any, second: Any) -> None:
     if tree_map(lambda leaf: 0, first) == tree_map(lambda leaf: 0, second):
         tree_map(lambda a, b: a, first, second)
     else:
@@ -102,23 +102,23 @@ def test_trees_map_together_exactly_when_their_structures_are_equal(first: Any, 
 # The others
 
 
-def test_items_are_paths_and_leaves_in_the_trees_order() -> None:
+def test_tree_items_are_paths_and_leaves_in_order() -> None:
     assert list(tree_items(TREE)) == [("dense2/w", 1), ("dense2/b", 2), ("dense1/w", 3), ("scale", 4)]
     assert list(tree_items(7)) == [("", 7)]
     assert list(tree_items({})) == []
 
 
 @given(trees)
-def test_leaves_are_those_of_the_items(tree: Any) -> None:
+def test_tree_leaves_are_those_of_tree_items(tree: Any) -> None:
     assert tree_leaves(tree) == [leaf for _, leaf in tree_items(tree)]
 
 
-def test_the_size_counts_numbers() -> None:
+def test_tree_size_counts_numbers() -> None:
     assert tree_size({"a": {"w": np.zeros((3, 4)), "b": np.zeros(4)}, "c": 1.5, "d": {}, "e": np.float32(2)}) == 18
 
 
 @given(st.integers(1, 40))
-def test_the_sum_adds_in_pairs_and_takes_the_trees_one_by_one(n: int) -> None:
+def test_tree_sum_takes_trees_one_by_one_and_adds_in_pairs(n: int) -> None:
     def paired(terms: list[str]) -> str:
         half = 1 << (len(terms) - 1).bit_length() >> 1
         return f"({paired(terms[:half])}+{paired(terms[half:])})" if half else terms[0]
@@ -130,7 +130,7 @@ def test_the_sum_adds_in_pairs_and_takes_the_trees_one_by_one(n: int) -> None:
     assert tree_sum({"a": Term(k), "b": {}} for k in range(n)) == {"a": paired([str(k) for k in range(n)]), "b": {}}
 
 
-def test_a_sum_holds_no_more_trees_than_the_logarithm_of_their_number() -> None:
+def test_tree_sum_keeps_at_most_log2_n_trees() -> None:
     alive = weakref.WeakSet["Term"]()
     held = []
 
@@ -146,7 +146,7 @@ def test_a_sum_holds_no_more_trees_than_the_logarithm_of_their_number() -> None:
     assert max(held) <= 8 + 2  # one for each power of two, the new term, and the sum that is being made
 
 
-def test_a_sum_of_nothing_or_of_trees_that_differ_is_refused() -> None:
+def test_tree_sum_refuses_nothing_and_trees_that_differ() -> None:
     with pytest.raises(TreeError, match="expected at least one tree to add, got none"):
         tree_sum([])
     with pytest.raises(TreeError, match="expected 'a' as in tree 1, got 'b' in tree 2"):

@@ -153,6 +153,14 @@ def check_no_params(params: Any) -> None:
         get_params(params, {})
 
 
+def check_part_names(params: Any, parts: Mapping[str, Any]) -> None:
+    """Raises OpError unless `params` are a dict of the params of these parts."""
+    if type(params) is dict and len(params) == len(parts) > 0:
+        return  # a wrong name is a KeyError in the caller, which `Op` explains
+    if not isinstance(params, dict) or any(name not in parts for name in params):
+        raise params_error(params, parts)
+
+
 def params_error(params: Any, shapes: Mapping[str, Any], kind: str = "") -> OpError:
     """The error that explains why `params` are not a dict of the names in `shapes`, apart from those with None."""
     expected = [name for name, shape in shapes.items() if shape is not None]

@@ -54,6 +54,11 @@ def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any],
     return texts
 
 
+def repr_call(name: str, make: Callable[..., Any] | None, arguments: Mapping[str, Any], width: float = inf) -> str:
+    """The call of `make` as you would write it; the name alone if there is no such function."""
+    return name if make is None else format_call(name, format_arguments(inspect.signature(make), arguments), width)
+
+
 def format_call(name: str, arguments: Sequence[str], width: float = inf) -> str:
     """The call `name(...)`, with one argument per line if it is longer than `width`."""
     line = f"{name}({', '.join(arguments)})"

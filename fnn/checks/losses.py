@@ -8,7 +8,8 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.checks.arrays import FLOATS, INTEGERS, Array, array_fault
-from fnn.checks.errors import describe
+from fnn.checks.errors import OpError, describe, describe_value, is_constructor_of
+from fnn.checks.results import operator_error
 from fnn.checks.values import MISSING
 
 
@@ -81,3 +82,31 @@ def _check_array(loss: str, name: str, targets: Any, shape: tuple[int, ...], int
         fix = fixes.get(shape, "") if 1 in (shape[-1:] + targets.shape[-1:]) else ""
         raise LossError(f"{loss}: {name}: expected shape {shape}, got {targets.shape}{fix}")
     return np.asarray(targets)
+
+
+def check_arguments(net: Any, loss: Any, op_type: type) -> None:
+    """Raises OpError or LossError, with a fix, unless the arguments of `value_and_grad` are a network and a loss."""
+    if isinstance(loss, op_type) and not isinstance(net, op_type):
+        raise LossError("value_and_grad: expected (net, loss), got (loss, net); swap the arguments")
+    if not isinstance(net, op_type):
+        raise operator_error(net, "value_and_grad", op_type)
+    if callable(loss) and not isinstance(loss, op_type) and not is_constructor_of(loss, "Loss"):
+        return
+    got = "none" if loss is MISSING else describe_value(loss)
+    if isinstance(loss, op_type):
+        got = f"the operator {loss!r}"
+    elif callable(loss):
+        got = f"the function {loss.__name__}; call it: {loss.__name__}(...)"
+    raise LossError(f"value_and_grad: expected a loss such as cross_entropy, got {got}")
+
+
+def check_needs_no_key(net: Any, path: tuple[str, ...] = ()) -> None:
+    """Raises OpError, with the path, for the first operator in the network that needs a key in training."""
+    if net.needs_key:
+        for names, part in net.inside():
+            check_needs_no_key(part, (*path, *names))
+        error = OpError(
+            "expected a key in training, got none; pass a key, or key=None to train without randomness", net.kind
+        )
+        error.path = path
+        raise error

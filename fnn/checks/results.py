@@ -22,6 +22,13 @@ class UncalibratedWarning(RuntimeWarning):
     """A batch_norm predicts with its initial statistics, mean 0 and variance 1: `calibrate` was not called."""
 
 
+def check_initial(params: Any) -> dict[str, Any]:
+    """Returns the result of `init`. Raises OpError unless it is a dict."""
+    if isinstance(params, dict):
+        return params
+    raise OpError(f"expected init to return a dict of arrays, got {describe(params)}")
+
+
 def check_result(result: Any) -> tuple[Array, Callable[..., Any]]:
     """Returns the result of `apply` with a plain array. Raises OpError unless it is an array and a function."""
     if type(result) is tuple and len(result) == 2 and type(result[0]) is ndarray and callable(result[1]):
@@ -45,30 +52,30 @@ def check_gradients(result: Any) -> tuple[dict[str, Any], Any]:
     return result
 
 
-def explain(
-    error: Exception, kind: str, expected: str, f: Callable[..., Any], params: Any, *args: Any, parts: Any = None
-) -> None:
-    """Adds the operator's kind to an OpError. Raises one in place of an `error` that a wrong argument caused.
-
-    The cause may be params of another operator (if `parts` are given), or an `f` that does not take these arguments.
-    """
+def explain(error: Exception, kind: str, expected: str, f: Callable[..., Any], *args: Any) -> None:
+    """Adds the operator's kind to an OpError. Raises one in place of a TypeError if `f` does not take the arguments."""
     if isinstance(error, OpError):
         error.kind = error.kind or kind
         return
-    if parts is not None:
-        is_missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
-        if is_missing or not isinstance(params, dict):
-            names = list(parts) or ([*params, error.args[0]] if is_missing else [])
-            raise params_error(params, dict.fromkeys(names, True), kind) from None
     try:
         signature = inspect.signature(f)
     except ValueError:
         return
     try:
-        signature.bind(params, *args)
+        signature.bind(*args)
     except TypeError:
         came = f"{expected.partition('(')[0]}({', '.join(signature.parameters)})"
         raise OpError(f"expected {expected}, got {came}", kind) from error
+
+
+def explain_apply(error: Exception, op: Any, params: Any, x: Any, key: Any) -> None:
+    """`explain` for an error in the apply of `op`, which `params` of another operator may have caused."""
+    is_missing = isinstance(params, dict) and isinstance(error, KeyError) and error.args[0] not in params
+    if not isinstance(error, OpError) and (is_missing or not isinstance(params, dict)):
+        names = list(op.parts) or ([*params, error.args[0]] if is_missing else [])
+        raise params_error(params, dict.fromkeys(names, True), op.kind) from None
+    arguments, expected = ((params, x, key), "params, x, key") if op.takes_key else ((params, x), "params, x")
+    explain(error, op.kind, f"apply({expected})", op._apply, *arguments)
 
 
 def apply_completed(op: Any, params: dict[str, Any], x: Any, key: Any) -> tuple[Array, Callable[..., Any]]:
@@ -113,6 +120,13 @@ def _is_full(array: Any, value: float) -> bool:
     if not isinstance(array, ndarray) or not array.size or array.flat[0] != value:  # quick for calibrated statistics
         return False
     return bool((array == value).all())
+
+
+def call_error(op: Any, arguments: list[Any]) -> OpError:
+    """The error for a call of an operator, as if it were a function or a constructor."""
+    if any(isinstance(value, ndarray | dict) for value in arguments):
+        return OpError("expected op.apply(params, x), got op(...)", op.kind)
+    return OpError(f"expected {op!r}, got a call of it; it is already an operator, remove the ()", op.kind)
 
 
 def operator_error(value: Any, where: str, op_type: type) -> OpError:

@@ -35,6 +35,11 @@ def from_wchn(memory: NDArray[Any]) -> NDArray[Any]:
     return memory.transpose(3, 1, 2, 0)
 
 
+def match_order(x: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """The matrix `x` in rows or in columns, as `like`."""
+    return np.ascontiguousarray(x) if like.flags.c_contiguous else np.asfortranarray(x)
+
+
 def to_features(x: NDArray[Any]) -> NDArray[Any]:
     """The batch `x`, (N, *shape), as (N, features): a view if `x` is C-contiguous, otherwise contiguous columns."""
     if x.flags.c_contiguous:
@@ -48,10 +53,10 @@ def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any
         return features
     if features.flags.c_contiguous:
         return features.reshape(len(features), *shape)
-    batch = np.moveaxis(_to_columns(features).reshape(*shape, len(features)), -1, 0)
+    batch = _to_columns(features).reshape(*shape, len(features)).transpose(len(shape), *range(len(shape)))
     return fast_order(batch) if len(shape) == 3 else batch
 
 
 def _to_columns(x: NDArray[Any]) -> NDArray[Any]:
     """The batch `x`, (N, *shape), as a contiguous (features, N)."""
-    return np.ascontiguousarray(np.moveaxis(x, 0, -1)).reshape(prod(x.shape[1:]), len(x))
+    return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))

@@ -9,13 +9,14 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.kernels.memory import from_features as from_features
+from fnn.kernels.memory import match_order as match_order
 from fnn.kernels.memory import to_features as to_features
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.reductions import wide_sum
 from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 
-MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 384, 1024, 128
+MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 256, 1024, 128
 """Longest inner axis that BLAS may sum by itself: its rounding error grows with the length.
 
 In products of matrices; in those of at most SMALL_MACS multiply-adds, for which OpenBLAS may sum number by number,
@@ -93,8 +94,8 @@ def sum_products(a: Array, b: Array) -> Array:
     for begin in range(0, max(1, parts), at_once):
         n = min(at_once, parts - begin)
         span = slice(begin * length, (begin + n) * length)
-        lefts = np.moveaxis(a[..., span].reshape(*a.shape[:-1], n, length), -2, 0)
-        rights = np.moveaxis(b[..., span, :].reshape(*b.shape[:-2], n, length, b.shape[-1]), -3, 0)
+        lefts = _to_front(a[..., span].reshape(*a.shape[:-1], n, length), a.ndim - 1)
+        rights = _to_front(b[..., span, :].reshape(*b.shape[:-2], n, length, b.shape[-1]), b.ndim - 2)
         terms = np.empty((n, *shape), a.dtype)
         batched_matmul(lefts, rights, terms)
         total = total + wide_sum(terms, (0, 1))
@@ -104,6 +105,11 @@ def sum_products(a: Array, b: Array) -> Array:
         total = total + wide_sum(terms, 0)
     added: Array = total.astype(a.dtype)
     return added
+
+
+def _to_front(x: Array, axis: int) -> Array:
+    """The view of `x` with this axis first: `np.moveaxis` in a fifth of the time."""
+    return x.transpose(axis, *range(axis), *range(axis + 1, x.ndim))
 
 
 def _max_inner(a: Array, b: Array) -> int:

@@ -23,8 +23,8 @@ class Windows(NamedTuple):
         size: tuple[int, ...],
         taps: Pair,
         stride: Pair,
-        dilation: Pair = (1, 1),
-        padding: tuple[int | str, int | str] = (0, 0),
+        dilation: Pair,
+        padding: tuple[int | str, int | str],
     ) -> Windows:
         """The windows over images of that height and width; `padding` may be "same" or "valid" as in `conv`."""
         return cls(*map(Axis.over, size, taps, stride, dilation, padding))

@@ -1,4 +1,4 @@
-"""Activations: elementwise functions, each defined by one short rule, and two that work along the last axis."""
+"""Activations: elementwise functions, each defined by one short rule."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fnn.checks.arrays import Array, check_no_params, input_error
-from fnn.checks.errors import OpError
+from fnn.checks.arrays import check_no_params
 from fnn.checks.values import check_real
-from fnn.kernels.elementwise import accurate_sum, keep, wide_sum
-from fnn.op import Op, Params, Vjp, operator
+from fnn.kernels.masks import keep
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
 
-def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Slope]], doc: str | None = None) -> Op:
+def elementwise(rule: Callable[[Array], tuple[Array, Slope]]) -> Op:
     """The operator of a function of one number. `rule(x)` returns `(y, slope)`; `slope()` is dy/dx, a new array.
 
-    What `slope` uses stays in memory until the vjp is dropped, so a rule that uses only `y` is best.
+    The operator has the name and the docstring of the rule. What `slope` uses stays in memory until the vjp is dropped,
+    so a rule that uses only `y` is best.
     """
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -35,59 +35,53 @@ def elementwise(kind: str, rule: Callable[[Array], tuple[Array, Slope]], doc: st
 
         return y, vjp
 
-    return Op(lambda key, shape: {}, apply, kind=kind, doc=doc)
+    return Op(lambda key, shape: {}, apply, kind=rule.__name__, doc=rule.__doc__)
 
 
-def _tanh(x: Array) -> tuple[Array, Slope]:
+@elementwise
+def tanh(x: Array) -> tuple[Array, Slope]:
+    """Hyperbolic tangent."""
     y = np.tanh(x)
     return y, lambda: 1 - y * y
 
 
 def _logistic(x: Array) -> Array:
-    """1 / (1 + exp(-x)). Where exp overflows, the result is 0, which is correct."""
     y = np.negative(x)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # exp may become infinity, and y then 0, which is correct
         np.exp(y, y)
     y += 1
     return np.reciprocal(y, y)
 
 
-def _sigmoid(x: Array) -> tuple[Array, Slope]:
+@elementwise
+def sigmoid(x: Array) -> tuple[Array, Slope]:
+    """Logistic function: 1 / (1 + exp(-x))."""
     y = _logistic(x)
     return y, lambda: y * (1 - y)
 
 
-def _silu(x: Array) -> tuple[Array, Slope]:
+@elementwise
+def silu(x: Array) -> tuple[Array, Slope]:
+    """Swish: x * sigmoid(x). Elfwing, Uchibe & Doya, 2018."""
     s, u = _logistic(x), np.clip(x, -1000, 1000)  # beyond, s is 0 or 1, and 0 times infinity would be nan
     return np.maximum(x, -1000) * s, lambda: s + s * (u * (1 - s))
 
 
-def _gelu(x: Array) -> tuple[Array, Slope]:
+@elementwise
+def gelu(x: Array) -> tuple[Array, Slope]:
+    """Tanh form of GELU: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2. Hendrycks & Gimpel, 2016."""
     u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
     t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-
-    def slope() -> Array:
-        d: Array = (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
-        return d
-
-    return np.maximum(x, -10) * ((1 + t) / 2), slope
+    y = np.maximum(x, -10) * ((1 + t) / 2)
+    return y, lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
 
 
-def _softplus(x: Array) -> tuple[Array, Slope]:
+@elementwise
+def softplus(x: Array) -> tuple[Array, Slope]:
+    """Softplus: log(1 + exp(x))."""
     y = np.maximum(x, 0)
     y += np.log1p(np.exp(-np.abs(x)))
     return y, lambda: -np.expm1(-y)
-
-
-tanh = elementwise("tanh", _tanh, "Hyperbolic tangent.")
-sigmoid = elementwise("sigmoid", _sigmoid, "Logistic function: 1 / (1 + exp(-x)).")
-silu = elementwise("silu", _silu, "x * sigmoid(x), also called swish. Elfwing, Uchibe & Doya, 2018.")
-gelu = elementwise(
-    "gelu",
-    _gelu,
-    "x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2, the tanh form of GELU. Hendrycks & Gimpel, 2016.",
-)
-softplus = elementwise("softplus", _softplus, "log(1 + exp(x)).")
 
 
 def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -103,76 +97,22 @@ relu = Op(lambda key, shape: {}, _relu, kind="relu", doc="max(x, 0). The slope a
 @operator
 def leaky_relu(slope: float = 0.01) -> Op:
     """Leaky rectifier: x if x > 0, otherwise `slope` * x. Maas, Hannun & Ng, 2013."""
-    slope = check_real("slope", slope, error=OpError)
+    slope = check_real("slope", slope, OpError)
 
     def rule(x: Array) -> tuple[Array, Slope]:
-        positive, dtype = x > 0, x.dtype
+        factor = np.where(x > 0, 1, slope).astype(x.dtype)
+        return x * factor, factor.copy
 
-        def derivative() -> Array:
-            d = positive.astype(dtype)
-            d += slope * (1 - d)
-            return d
-
-        return np.maximum(x, 0) + slope * np.minimum(x, 0), derivative
-
-    return elementwise("leaky_relu", rule)
+    return elementwise(rule)
 
 
 @operator
 def elu(alpha: float = 1.0) -> Op:
     """Exponential linear unit: x if x > 0, otherwise `alpha` * (exp(x) - 1). Clevert et al., 2016."""
-    alpha = check_real("alpha", alpha, error=OpError)
+    alpha = check_real("alpha", alpha, OpError)
 
     def rule(x: Array) -> tuple[Array, Slope]:
         low = np.minimum(x, 0)
         return np.maximum(x, 0) + alpha * np.expm1(low), lambda: np.where(x > 0, 1, alpha * np.exp(low))
 
-    return elementwise("elu", rule)
-
-
-def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(params, x)
-    y = np.exp(x - x.max(-1, keepdims=True))
-    y /= accurate_sum(y, -1, True)
-
-    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        dx = y * dy
-        dx -= y * accurate_sum(dx, -1, True)
-        return {}, dx
-
-    return y, vjp
-
-
-def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
-    _check_classes(params, x)
-    y = x - x.max(-1, keepdims=True)
-    e = np.exp(y)
-    total = wide_sum(e, -1, True)
-    y -= np.log(total).astype(y.dtype)
-
-    def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        return {}, dy - e * (wide_sum(dy, -1, True) / total).astype(e.dtype)
-
-    return y, vjp
-
-
-def _check_classes(params: Params, x: Array) -> None:
-    check_no_params(params)
-    if x.ndim < 2:
-        raise input_error(x, None, {"...": None, "classes": None})
-    if not x.shape[-1]:
-        raise OpError(f"expected at least one class, got {x.shape}")
-
-
-softmax = Op(
-    lambda key, shape: {},
-    _softmax,
-    kind="softmax",
-    doc="exp(x) divided by its sum along the last axis of (batch, ..., classes).",
-)
-log_softmax = Op(
-    lambda key, shape: {},
-    _log_softmax,
-    kind="log_softmax",
-    doc="The logarithm of `softmax`, exact even if the softmax itself rounds to 0.",
-)
+    return elementwise(rule)

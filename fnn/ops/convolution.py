@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.checks.arrays import Array, get_params
-from fnn.checks.errors import OpError, describe_value
+from fnn.checks.arrays import get_params
+from fnn.checks.errors import describe_value
 from fnn.checks.images import check_channels_and_groups, check_image_shape, check_images, check_pair
 from fnn.init import Initialiser, glorot_uniform, init_affine, zeros
 from fnn.kernels.correlation import (
@@ -17,7 +17,7 @@ from fnn.kernels.correlation import (
     fast_order,
     run_both,
 )
-from fnn.op import Op, Params, Shape, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
 
@@ -42,10 +42,8 @@ def conv(
     outputs; if the padding is odd, the end gets one zero more). Params: `w` (out_channels, in_channels / groups, kh,
     kw) and, with bias, `b` (out_channels,).
     """
-    kernel, steps, gaps = (
-        check_pair(name, value, 1)
-        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
-    )
+    kernel, steps = check_pair("kernel_size", kernel_size, 1), check_pair("stride", stride, 1)
+    gaps = check_pair("dilation", dilation, 1)
     if isinstance(padding, str) and padding not in ("same", "valid"):
         raise OpError(f"padding: expected 'same', 'valid' or a size, got {describe_value(padding)}")
     margins = (padding, padding) if isinstance(padding, str) else check_pair("padding", padding, 0)

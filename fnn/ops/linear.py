@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
-from fnn.checks.arrays import Array, get_params, input_error
-from fnn.checks.errors import OpError
+from fnn.checks.arrays import get_params, input_error
 from fnn.checks.values import check_int
 from fnn.init import Initialiser, glorot_uniform, init_affine, zeros
-from fnn.kernels.products import accurate_sum, from_features, map_features, matmul, run_both, to_features
-from fnn.op import Op, Params, Shape, Vjp, operator
+from fnn.kernels.products import accurate_sum, from_features, map_features, match_order, matmul, run_both, to_features
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
 
@@ -39,6 +38,7 @@ def dense(
             y += b
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+            dy = match_order(dy, h)
             dw, dh = run_both(
                 lambda: matmul(h.T, dy),
                 lambda: map_features(dy, w.T) if need_dx else None,

@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fnn.checks.arrays import Array, get_params, input_error
-from fnn.checks.errors import OpError, describe
+from fnn.checks.arrays import get_params, input_error
+from fnn.checks.errors import describe
 from fnn.checks.values import check_int, check_positive
 from fnn.init import Initialiser, init_affine, ones, zeros
 from fnn.kernels.normalise import accurate_sum, normalise_channels, normalise_examples, wide_mean, wide_sum
-from fnn.op import Op, Params, Shape, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_map
 

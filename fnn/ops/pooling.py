@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from fnn.checks.arrays import Array, check_no_params
-from fnn.checks.errors import OpError
+from fnn.checks.arrays import check_no_params
 from fnn.checks.images import check_images, check_pair
 from fnn.kernels.pooling import Windows, image_mean, pool_max, pool_mean
-from fnn.op import Op, Params, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Sizes: TypeAlias = int | Sequence[int]
-Pool: TypeAlias = Callable[[Array, Windows, tuple[int, int]], tuple[Array, Callable[[Array], Array]]]
 
 
 @operator
@@ -31,7 +29,7 @@ def avgpool(kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0)
     return _pool(pool_mean, kernel_size, stride, padding)
 
 
-def _pool(pool: Pool, kernel_size: Sizes, stride: Sizes | None, padding: Sizes) -> Op:
+def _pool(pool: Callable[..., Any], kernel_size: Sizes, stride: Sizes | None, padding: Sizes) -> Op:
     kernel = check_pair("kernel_size", kernel_size, 1)
     steps = kernel if stride is None else check_pair("stride", stride, 1)
     margins = check_pair("padding", padding, 0)
@@ -41,7 +39,7 @@ def _pool(pool: Pool, kernel_size: Sizes, stride: Sizes | None, padding: Sizes) 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         check_no_params(params)
         check_images(x)
-        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, padding=margins), margins)
+        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, (1, 1), margins), margins)
         return y, lambda dy, need_dx=True: ({}, adjoint(dy))
 
     return Op(lambda key, shape: {}, apply)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fnn.checks.arrays import Array, get_params
-from fnn.checks.errors import OpError
+from fnn.checks.arrays import get_params
 from fnn.checks.images import check_channels_and_groups, check_image_shape, check_images, check_pair
 from fnn.init import Initialiser, glorot_uniform, init_affine, zeros
 from fnn.kernels.correlation import (
@@ -18,7 +17,7 @@ from fnn.kernels.correlation import (
     fast_order,
     run_both,
 )
-from fnn.op import Op, Params, Shape, Vjp, operator
+from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
 
@@ -42,10 +41,8 @@ def conv_transpose(
     (in_channels, out_channels / groups, kh, kw) and, with bias, `b` (out_channels,). Dumoulin & Visin, "A guide to
     convolution arithmetic for deep learning", 2016.
     """
-    kernel, steps, gaps = (
-        check_pair(name, value, 1)
-        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
-    )
+    kernel, steps = check_pair("kernel_size", kernel_size, 1), check_pair("stride", stride, 1)
+    gaps = check_pair("dilation", dilation, 1)
     margins, extras = check_pair("padding", padding, 0), check_pair("output_padding", output_padding, 0)
     if not all(extra < max(step, gap) for extra, step, gap in zip(extras, steps, gaps, strict=True)):
         raise OpError(f"output_padding: expected less than the stride {steps} or the dilation {gaps}, got {extras}")

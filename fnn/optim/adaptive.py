@@ -7,8 +7,8 @@ import numpy as np
 
 from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_fraction, check_positive
-from fnn.optim.base import Array, Optimizer, State, axpy, lerp
-from fnn.optim.descent import descent
+from fnn.optim.arithmetic import Array, axpy, lerp
+from fnn.optim.descent import Optimizer, State, descent
 from fnn.optim.schedules import Rate
 from fnn.tree import Tree, tree_map
 

@@ -1,4 +1,4 @@
-"""Checks of parameters, gradients, states and optimizers. All raise ValueError."""
+"""Checks of parameters, gradients and states. All raise ValueError."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.checks.arrays import FLOATS, array_fault
-from fnn.checks.errors import describe, describe_value, is_constructor_of
-from fnn.optim.base import Optimizer, State
+from fnn.checks.errors import describe, describe_value
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map
-
-
-def check_optimizer(value: Any) -> Optimizer:
-    """Returns `value` if it is an optimizer."""
-    if isinstance(value, Optimizer):
-        return value
-    got = describe_value(value)
-    if is_constructor_of(value, Optimizer, "Optimizer"):
-        got = f"the function {value.__name__}; call it: {value.__name__}(...)"
-    raise ValueError(f"expected an optimizer such as adam(), got {got}")
 
 
 def check_params(params: Tree) -> None:
@@ -42,7 +31,7 @@ def check_matches(params: Tree, name: str, tree: Tree) -> None:
             raise ValueError(f"{path or 'params'}: {name}: {fault}")
 
 
-def check_state(state: State, names: Set[str], params: Tree, grads: Tree) -> None:
+def check_state(state: Any, names: Set[str], params: Tree, grads: Tree) -> None:
     """Checks that the state has these names, and that the arguments of `update` are in the right order."""
     if isinstance(state, dict) and state.keys() == names:
         return

@@ -1,18 +1,40 @@
-"""The update that all optimizers share, and stochastic gradient descent."""
+"""What an optimizer is, the update that all share, and stochastic gradient descent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_fraction, check_non_negative
 from fnn.kernels.underflow import allow_underflow
-from fnn.optim.base import Optimizer, State, axpy
+from fnn.optim.arithmetic import axpy
 from fnn.optim.checks import check_gradients, check_matches, check_params, check_state
 from fnn.optim.schedules import Rate, as_schedule
 from fnn.tree import Tree, tree_map, widen
+
+State: TypeAlias = dict[str, Any]
+"""Nested dicts of arrays and step counts, which you can pickle, compare and map as you can parameters."""
+
+
+class Optimizer(NamedTuple):
+    """`init(params) -> state` and `update(params, grads, state) -> (params, state)`, unpacked by `init, update = opt`.
+
+    Both are pure: they change none of their arguments. Parameters keep their dtype and their order in memory. For
+    float16 parameters the state is float32, and an update is computed in float32 and rounded once. Gradients must have
+    the structure and shapes of the parameters; otherwise `update` raises a ValueError with the path. Do not swap
+    parameters and gradients: they look alike, so no error can tell you.
+    """
+
+    init: Callable[[Tree], State]
+    update: Callable[[Tree, Tree, State], tuple[Tree, State]]
+
+    def __repr__(self) -> str:
+        """The call that returned the optimizer, which is the name of its `update`; see `named_by_call`."""
+        name = getattr(self.update, "__name__", "update")
+        return "Optimizer(init, update)" if name == "update" else name
 
 
 def descent(

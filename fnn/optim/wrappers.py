@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from math import inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 
 from fnn.checks.calls import named_by_call
-from fnn.checks.errors import describe, describe_value
+from fnn.checks.errors import describe, describe_value, is_constructor_of
 from fnn.checks.values import check_fraction, check_positive
 from fnn.kernels.reductions import allow_underflow, square_sum
-from fnn.optim.base import Array, Optimizer, State, lerp
-from fnn.optim.checks import check_matches, check_optimizer, check_params, check_state
+from fnn.optim.arithmetic import Array, lerp
+from fnn.optim.checks import check_matches, check_params, check_state
+from fnn.optim.descent import Optimizer, State
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map, widen
 
 
@@ -22,7 +24,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
     they are, so that you can see them. The state is that of `optimizer`. Pascanu, Mikolov & Bengio, "On the Difficulty
     of Training Recurrent Neural Networks", ICML 2013.
     """
-    check_optimizer(optimizer)
+    _check_optimizer(optimizer)
     max_norm = check_positive("max_norm", max_norm)
 
     def update(params: Tree, grads: Tree, state: State) -> tuple[Tree, State]:
@@ -63,8 +65,8 @@ def masked(optimizer: Optimizer, where: Callable[[str], bool], otherwise: Optimi
     `masked(adamw(), lambda path: path.endswith("/w"), adam())` decays only the weights. Each optimizer gets the nested
     dicts without the other's leaves. `init` raises ValueError if `where` is true for no path.
     """
-    check_optimizer(optimizer)
-    check_optimizer(otherwise)
+    _check_optimizer(optimizer)
+    _check_optimizer(otherwise)
     if not callable(where):
         raise ValueError(f"where: expected a function of a parameter's path, got {describe(where)}")
 
@@ -114,7 +116,7 @@ def averaged(optimizer: Optimizer, decay: float) -> Optimizer:
     After n updates, the parameters of k updates ago have the weight `decay**k * (1 - decay) / (1 - decay**n)`, so the
     initial parameters do not count. Kingma & Ba, "Adam", ICLR 2015, section 7.2.
     """
-    check_optimizer(optimizer)
+    _check_optimizer(optimizer)
     decay = check_fraction("decay", decay)
 
     def init(params: Tree) -> State:
@@ -142,3 +144,13 @@ def average(state: State) -> Tree:
         return state["average"]
     got = describe_value(sorted(state) if isinstance(state, dict) else state)
     raise ValueError(f"optimizer state: expected that of averaged(...), got {got}; put averaged around other wrappers")
+
+
+def _check_optimizer(value: Any) -> Optimizer:
+    """Returns `value` if it is an optimizer."""
+    if isinstance(value, Optimizer):
+        return value
+    got = describe_value(value)
+    if is_constructor_of(value, Optimizer, "Optimizer"):
+        got = f"the function {value.__name__}; call it: {value.__name__}(...)"
+    raise ValueError(f"expected an optimizer such as adam(), got {got}")

@@ -10,8 +10,7 @@ from fnn.testing.table import TABLE
 def main() -> int:
     """Checks all examples and prints the results; returns 1 if one failed, else 0."""
     warnings.filterwarnings("ignore", "shard: BLAS", RuntimeWarning)  # it makes no difference for such small examples
-    failed = 0
-    examples = [example for row in TABLE.values() for example in row]
+    examples, failed = [example for row in TABLE.values() for example in row], 0
     for example in examples:
         notes = ["with a key"] * (example.key is not None) + [f"without {name}" for name in example.exempt]
         label = ", ".join([f"{' '.join(repr(example.op).split())} {(example.batch, *example.shape)}", *notes])

@@ -111,8 +111,8 @@ def _find_larger(case: Case) -> tuple[Params, Shape] | None:
 
 def _count_layers(case: Case) -> int:
     """Counts the layers whose errors add up: each weight with its bias, and each operator without params."""
-    weights: int = sum(leaf.dtype.kind == "f" for leaf in tree_leaves(case.params))
-    return max(1, _count_operators(case.op), -(-weights // 2))
+    arrays: int = sum(leaf.dtype.kind == "f" for leaf in tree_leaves(case.params))
+    return max(1, _count_operators(case.op), (arrays + 1) // 2)
 
 
 def _count_operators(op: Op) -> int:

@@ -36,7 +36,8 @@ def check_op(
     random, with `batch` examples; pass `x` if only some numbers are valid. Random operators use `key`. Raises
     ValueError for an input of another shape and for unknown names.
     """
-    _check_known("exempt", exempt, PROPERTIES)
+    if unknown := sorted(set(exempt) - PROPERTIES.keys()):
+        raise ValueError(f"exempt: expected some of {list(PROPERTIES)}, got {unknown}")
     shape = check_shape(shape, where=check_operator(op, "check_op").kind)
     rng, key = as_key(rng), None if key is None else as_key(key, "key")
     random = x is None
@@ -45,15 +46,12 @@ def check_op(
     if not (isinstance(x, np.ndarray) and x.shape[:1] > (0,) and x.shape[1:] == shape):
         raise ValueError(f"x: expected an array of at least one example of shape {shape}, got {describe(x)}")
     case = run_check(op.kind, "init", prepare_case, op, shape, rng, x, key)
-    _check_known("constants", constants, [path for path, _ in tree_items(case.params)])
+    paths = [path for path, _ in tree_items(case.params)]
+    if unknown := sorted(set(constants) - set(paths)):
+        raise ValueError(f"constants: expected some of {paths}, got {unknown}")
     case = case._replace(constants=frozenset(constants), random=random)
     checks = {name: check for name, check in PROPERTIES.items() if name not in exempt}
     return max((run_check(op.kind, name, check, case) or 0.0 for name, check in checks.items()), default=0.0)
-
-
-def _check_known(argument: str, names: Collection[str], known: Collection[str]) -> None:
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"{argument}: expected some of {list(known)}, got {unknown}")
 
 
 def _call(case: Case) -> None:
@@ -145,10 +143,7 @@ def _key(case: Case) -> None:
 
 
 def _gradients(case: Case, of: str) -> float:
-    """Returns the largest error of the gradients of "input" or of "params".
-
-    They are checked at the input, and at one in which many numbers are equal.
-    """
+    """Returns the largest error of the gradients of "input" or "params", also at an input with many equal numbers."""
 
     def output(point: list[Array]) -> Array:
         leaves = iter(point[1:])

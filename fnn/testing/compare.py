@@ -84,12 +84,10 @@ def check_gradients(
     `gradients` has a name and the gradient for some of the point's float64 arrays, by their position. Each gradient is
     projected on two random directions, and must agree there with a central difference of `f`.
 
-    Kinks give no false alarm, and an error of 0.1 % is always found:
-    - A difference may cross a kink (large steps) or lose its digits (small steps). A wrong gradient is wrong at every
-      step. So agreement at one of the steps is enough.
-    - The point may lie on a kink, for example if the maximum of a window occurs twice. So equal numbers move together:
-      numbers that tie then tie along the whole direction. The function is smooth along it, and its slope does not
-      depend on which of them gets the gradient.
+    Kinks give no false alarm. A difference may cross a kink (large steps) or lose its digits (small steps), but a wrong
+    gradient is wrong at every step: agreement at one step is enough. The point may also lie on a kink, for example if
+    the maximum of a window occurs twice. So equal numbers move together: ties then stay ties, and the slope does not
+    depend on which of the equal numbers gets the gradient.
     """
     worst = 0.0
     noise = 100 * np.finfo(np.float64).eps * float(np.linalg.norm(cotangent * f([*point])))

@@ -44,22 +44,18 @@ class Run(NamedTuple, Generic[T]):
 def run_in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
     """Runs two calls in two threads that take turns, until a run counts; yields every run, so that you can check it.
 
-    A step ends before each line of Python and before each function call; a call of a C function is one step. Only the
-    thread that has the turn runs. It hands over the turn before a step that the other one has not reached. So the
-    threads overtake each other all the time: between any two steps, one stops while the other makes the same steps.
+    A step ends before each line of Python and before each function call; a call of a C function is one step. A thread
+    hands over the turn before a step that the other one has not reached. So the threads overtake each other all the
+    time: between any two steps, one stops while the other makes the same steps.
 
-    The calls may take different paths. So from the second run on, a thread does not stop before a step that the other
-    one did not make in the run before. A first run in which the paths differ does not count.
+    The calls may take different paths: a first run in which they do does not count, and from the second run on, no
+    thread stops before a step that the other one did not make in the run before. A thread may not hand back the turn in
+    time, because it waits for a lock, is in a long call of C, or the machine is busy. Then the other one makes a step
+    without the turn (a stall). A run with stalls counts only if it repeats the order of the run before, which a busy
+    machine would not do; else the calls run again with more patience. The last run always counts.
 
-    A thread may not hand back the turn in time: it waits for a lock of the other, it is in a long call of C, or the
-    machine is busy. Then the other one makes a step without the turn (a stall) and waits again. A run without stalls
-    counts. So does a run with the same order of steps as the run before, because a busy machine would not repeat it.
-    Otherwise the calls run again with more patience. The last run always counts.
-
-    `shard` and the like get no helper threads here, so all of their work is interleaved. Other threads that a call
-    starts run freely.
-
-    Raises AssertionError if no steps were interleaved, as for calls of C functions alone; TimeoutError for a deadlock.
+    `shard` gets no helper threads here, so all of its work is interleaved. Raises AssertionError if no steps were
+    interleaved, as for C functions alone; TimeoutError for a deadlock.
     """
     last: Run[T] | None = None
     for patience in PATIENCE:

@@ -85,6 +85,7 @@ def test_images_show_what_their_labels_say(train: Examples, unseen: Examples) ->
     assert np.mean(train.labels[distances.argmin(axis=1)] == unseen.labels) > 0.75
 
 
+@pytest.mark.slow
 def test_memory_stays_by_the_size_of_what_is_returned() -> None:
     digits(1, 0)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""`rebuild` makes any operator again from changed parts, however its maker takes them."""
+"""`rebuild` creates an operator again from changed parts, for any form of the constructor's arguments."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ ROWS = [pytest.param(row, id=f"{name}-{i}") for name, rows in TABLE.items() for 
 
 
 def relu_for_tanh(op: Op) -> Op:
-    """`op` with relu in the place of each tanh, at any depth."""
+    """Replaces each tanh by relu, at any depth."""
     return relu if op is tanh else rebuild(op, relu_for_tanh)
 
 
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 @operator
 def pair(ops: Pair) -> Op:
-    """Reads its operators by their names."""
+    """A constructor that takes its operators in a NamedTuple."""
     return Op(ops.first.init, ops.first.apply, wraps=ops.first, takes_key=True)
 
 
@@ -108,5 +108,5 @@ def test_rebuild_of_a_block_keeps_its_name_and_arguments() -> None:
 
 
 @pytest.mark.parametrize("op", [Op(tanh.init, tanh.apply, wraps=tanh), tanh, dense(3), serial()], ids=repr)
-def test_rebuild_gives_back_what_has_no_maker_or_no_operators_among_its_arguments(op: Op) -> None:
+def test_rebuild_returns_operators_without_parts_or_maker(op: Op) -> None:
     assert rebuild(op, lambda part: relu) is op

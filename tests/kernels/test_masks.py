@@ -9,7 +9,7 @@ from fnn.op import Array
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @given(st.integers(0, 1000), st.booleans())
-def test_keep_and_drop_kept_split_any_numbers(dtype: type, seed: int, transposed: bool) -> None:
+def test_keep_and_drop_kept_split_numbers_by_mask(dtype: type, seed: int, transposed: bool) -> None:
     rng = np.random.default_rng(seed)
     x: Array = rng.choice(np.array([0.0, -0.0, 1.5, -2, np.inf, -np.inf, np.nan, 1e-7]), (3, 5)).astype(dtype)
     mask = rng.random((3, 5)) < 0.5

@@ -1,4 +1,4 @@
-"""Memory orders: views where the order is right already, copies where it is not, and always the same numbers."""
+"""Memory orders: functions return views if the order is already right, else copies, with the same numbers."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 
 
 @given(orders)
-def test_images_come_contiguous_with_the_width_outermost_and_the_batch_innermost(order: object) -> None:
+def test_to_wchn_is_contiguous_with_width_first_and_batch_last(order: object) -> None:
     assert callable(order)
     memory = to_wchn(order(IMAGES))
     assert memory.shape == (5, 3, 4, 2)
@@ -23,16 +23,14 @@ def test_images_come_contiguous_with_the_width_outermost_and_the_batch_innermost
     assert np.array_equal(from_wchn(memory), IMAGES)
 
 
-def test_images_in_their_own_order_are_not_copied() -> None:
+def test_to_wchn_does_not_copy_wchn_memory() -> None:
     memory = to_wchn(IMAGES)
     assert np.shares_memory(from_wchn(memory), memory)
     assert np.shares_memory(to_wchn(from_wchn(memory)), memory)
 
 
 @given(st.lists(st.integers(1, 4), max_size=4).map(tuple), orders)
-def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
-    shape: tuple[int, ...], order: object
-) -> None:
+def test_to_features_keeps_rows_and_else_makes_columns(shape: tuple[int, ...], order: object) -> None:
     assert callable(order)
     x: Array = order(np.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape))
     h = to_features(x)
@@ -43,7 +41,7 @@ def test_features_lie_in_rows_where_they_come_in_rows_and_in_columns_otherwise(
 
 
 def columns(x: Array) -> Array:
-    """The batch as features whose columns are contiguous."""
+    """Returns features with contiguous columns."""
     return np.asfortranarray(x.reshape(len(x), -1))
 
 
@@ -52,7 +50,7 @@ def test_from_features_of_columns_gives_images_in_the_fast_order() -> None:
     assert np.shares_memory(to_wchn(batch), batch)
 
 
-def test_outputs_lie_in_the_order_that_the_next_operator_wants() -> None:
+def test_operators_return_the_memory_order_of_the_next_operator() -> None:
     for op in (conv(2, 3), maxpool(2)):
         y, vjp = op.apply(op.init(0, (3, 4, 5)), IMAGES)
         assert np.shares_memory(to_wchn(y), y)
@@ -69,7 +67,7 @@ def test_outputs_lie_in_the_order_that_the_next_operator_wants() -> None:
 
 @pytest.mark.parametrize("shape", [(30,), (3, 2, 5)])
 @pytest.mark.parametrize("layer", [dense(4), flatten])
-def test_what_takes_features_keeps_the_order_of_its_input(layer: Op, shape: tuple[int, ...]) -> None:
+def test_operators_of_features_keep_the_memory_order_of_their_input(layer: Op, shape: tuple[int, ...]) -> None:
     x = np.ones((2, *shape), np.float32)
     params = layer.init(0, shape)
     y, vjp = layer.apply(params, x)

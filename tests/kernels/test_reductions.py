@@ -1,4 +1,4 @@
-"""Sums and dot products against float64: any shape, axes and memory order, and ten million numbers."""
+"""Sums and dot products compared with float64: any shape, axes and memory order, and ten million numbers."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ Order = Callable[[Array], Array]
 
 
 def permuted(order: list[int]) -> Order:
-    """Copies an array so that its axes lie in memory in this order."""
+    """Returns a function that copies an array into this memory order of the axes."""
     return lambda a: np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
 
 
 @st.composite
 def sums(draw: st.DrawFn) -> tuple[Array, tuple[int, ...], bool]:
-    """An array in any memory order, axes to sum over, and keepdims."""
+    """Draws an array in any memory order, axes to sum over, and keepdims."""
     shape = draw(st.lists(st.sampled_from([0, 1, 2, 3, 7, 16, 33, 64, 130, 300]), min_size=1, max_size=5))
     while np.prod(shape) > 300_000:
         shape[int(np.argmax(shape))] //= 2

@@ -12,31 +12,31 @@ from tests.support.programs import python
 
 
 @pytest.mark.parametrize(("n", "workers", "spared"), [(1, 1, 1), (4, 2, 1), (1, 4, 4), (2, 5, 2), (3, 5, 1)])
-def test_threads_without_a_part_are_spare_for_the_others(n: int, workers: int, spared: int) -> None:
+def test_parallel_map_gives_idle_threads_to_the_others(n: int, workers: int, spared: int) -> None:
     assert parallel_map(lambda i: idle_threads(), n, workers) == [spared] * n
     assert idle_threads() == 1
 
 
-def test_work_inside_of_work_shares_what_is_spare() -> None:
+def test_nested_parallel_map_shares_idle_threads() -> None:
     assert parallel_map(lambda i: parallel_map(lambda j: idle_threads(), 2, idle_threads()), 1, 4) == [[2, 2]]
 
 
-def test_what_is_spare_is_given_back_after_an_error() -> None:
+def test_parallel_map_restores_idle_threads_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda i: 1 // i, 1, 4)
     assert idle_threads() == 1
 
 
-def test_nothing_to_do_is_done_at_once() -> None:
+def test_parallel_map_of_nothing() -> None:
     assert parallel_map(lambda i: i, 0, 3) == []
 
 
-def test_the_work_is_spread_over_threads() -> None:
+def test_parallel_map_uses_several_threads() -> None:
     together = threading.Barrier(2, timeout=30)
     assert parallel_map(lambda i: (together.wait(), i)[1], 4, 2) == [0, 1, 2, 3]
 
 
-def test_of_several_errors_the_first_parts_is_raised() -> None:
+def test_parallel_map_raises_the_error_of_the_first_part() -> None:
     together = threading.Barrier(2, timeout=30)
 
     def fail(i: int) -> None:
@@ -48,7 +48,7 @@ def test_of_several_errors_the_first_parts_is_raised() -> None:
             parallel_map(fail, 2, 2)
 
 
-def test_after_an_error_nothing_is_begun() -> None:
+def test_parallel_map_starts_nothing_after_an_error() -> None:
     begun = []
 
     def fail(i: int) -> None:
@@ -105,7 +105,7 @@ def test_without_helpers_the_caller_does_all_work() -> None:
         assert set(parallel_map(lambda i: threading.current_thread(), 5, 3)) == {threading.current_thread()}
         both = with_idle_thread(lambda: run_both(threading.current_thread, threading.current_thread, MIN_SHARED_MACS))
         assert set(both) == {threading.current_thread()}
-    test_the_work_is_spread_over_threads()
+    test_parallel_map_uses_several_threads()
 
 
 @pytest.mark.parametrize(("macs", "workers"), [(MIN_SHARED_MACS - 1, 2), (MIN_SHARED_MACS, 1)])
@@ -181,7 +181,7 @@ time.sleep({delay})
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_the_child_of_a_fork_has_helpers_of_its_own() -> None:
+def test_parallel_map_works_in_the_child_of_a_fork() -> None:
     code = """
 import os, sys, threading, warnings
 from fnn.kernels.threads import parallel_map

@@ -1,4 +1,4 @@
-"""Windows along an axis: how many there are, what each tap reads, and what an input pixel sees of them."""
+"""Windows along an axis: their number, the pixel that each tap reads, and the windows that read each pixel."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def axes(draw: st.DrawFn) -> Axis:
 
 
 def reads(axis: Axis) -> set[tuple[int, int, int]]:
-    """(window, tap, pixel) for all that lies inside, by the definition."""
+    """Returns (window, tap, pixel) for all taps inside the image, by definition."""
     found = set()
     for window in range(axis.out):
         for tap in range(axis.taps):
@@ -36,7 +36,7 @@ def reads(axis: Axis) -> set[tuple[int, int, int]]:
 
 
 @given(axes())
-def test_each_tap_reads_what_the_definition_says_and_nothing_outside(axis: Axis) -> None:
+def test_windows_taps_read_their_pixels_and_nothing_outside(axis: Axis) -> None:
     found = set()
     for tap in range(axis.taps):
         windows, pixels = axis.reads(tap)
@@ -48,7 +48,7 @@ def test_each_tap_reads_what_the_definition_says_and_nothing_outside(axis: Axis)
 
 
 @given(axes())
-def test_the_transposed_windows_lead_from_each_pixel_to_the_windows_that_read_it(axis: Axis) -> None:
+def test_transposed_windows_map_pixels_to_their_windows(axis: Axis) -> None:
     back = axis.transposed()
     assert back.out == axis.size
     found = {
@@ -60,25 +60,25 @@ def test_the_transposed_windows_lead_from_each_pixel_to_the_windows_that_read_it
 
 
 @given(sizes, taps, strides, dilations, st.integers(0, 4))
-def test_the_last_window_fits_and_another_would_not(size: int, tap: int, stride: int, dilation: int, low: int) -> None:
+def test_windows_count_ends_with_the_last_that_fits(size: int, tap: int, stride: int, dilation: int, low: int) -> None:
     span = (tap - 1) * dilation + 1
     assume(size + 2 * low >= span)
     out = Axis.over(size, tap, stride, dilation, low).out
     assert (out - 1) * stride + span <= size + 2 * low < out * stride + span
 
 
-def test_a_window_that_does_not_fit_is_refused() -> None:
+def test_windows_refuse_a_kernel_larger_than_the_image() -> None:
     with pytest.raises(OpError, match=r"^expected at least 3 pixels for a window of 5, got 2$"):
         Axis.over(2, 3, 1, 2, 1)
 
 
 @pytest.mark.parametrize("value", [3, (3, 3), [3, 3], np.int64(3), (np.int8(3), 3), np.array([3, 3])])
-def test_an_int_means_height_and_width(value: Any) -> None:
+def test_check_pair_of_an_int_is_height_and_width(value: Any) -> None:
     assert repr(check_pair("n", value, 1)) == "(3, 3)"
 
 
 @pytest.mark.parametrize("value", [0, (1, 0), 1.0, (1,), (1, 1, 1), "11", "same", None, True, (True, 1)])
-def test_what_is_neither_an_int_nor_a_pair_is_refused(value: Any) -> None:
+def test_check_pair_refuses_other_values(value: Any) -> None:
     with pytest.raises(OpError) as caught:
         check_pair("n", value, 1)
     assert str(caught.value) == f"n: expected an int or a pair of ints of at least 1, got {value!r}"

@@ -1,4 +1,4 @@
-"""Activations: right where a careless formula overflows, and without a warning, which is an error here."""
+"""Activations: exact where a simple formula overflows, and without warnings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ FLOATS = [np.float32, np.float64]
 
 
 def value_and_slope(op: Op, numbers: list[float], dtype: type) -> tuple[Array, Array]:
-    """The outputs, one number an example, and the derivatives."""
+    """Returns the outputs and the derivatives; each example is one number."""
     y, vjp = op.apply({}, np.array(numbers, dtype)[:, None])
     return y[:, 0], vjp(np.ones_like(y))[1][:, 0]
 
@@ -72,7 +72,7 @@ def test_softmax_works_along_the_last_axis(op: Op) -> None:
     np.testing.assert_allclose(whole, rows, atol=1e-12)
 
 
-def test_softmax_has_a_gradient_of_its_own() -> None:
+def test_softmax_gradient_equals_its_formula() -> None:
     y, vjp = softmax.apply({}, np.array([[1.0, 2, 3]]))
     jacobian = np.array([vjp(row[None])[1][0] for row in np.eye(3)])
     np.testing.assert_allclose(jacobian, np.diag(y[0]) - np.outer(y[0], y[0]), atol=1e-15)
@@ -86,12 +86,12 @@ def test_relu_has_no_slope_at_zero() -> None:
 
 @pytest.mark.parametrize("op", [tanh, relu, sigmoid, softmax, log_softmax], ids=repr)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_what_is_not_a_number_stays_visible(op: Op, dtype: type) -> None:
+def test_activations_pass_nan_on(op: Op, dtype: type) -> None:
     y, _ = op.apply({}, np.full((1, 2), np.nan, dtype))
     assert np.isnan(y).all()
 
 
-def test_they_are_operators_themselves_and_print_as_their_names() -> None:
+def test_activations_are_operators_and_print_as_their_names() -> None:
     assert repr([tanh, relu, sigmoid, softmax, log_softmax]) == "[tanh, relu, sigmoid, softmax, log_softmax]"
     assert tanh.init(0, (3,)) == {}
 
@@ -105,7 +105,7 @@ def test_silu_and_gelu_are_right_at_any_size(dtype: type) -> None:
 
 
 @given(arrays(np.float64, 5, elements=st.floats(-12, 12)))
-def test_gelu_is_its_tanh_form(x: Array) -> None:
+def test_gelu_uses_the_tanh_approximation(x: Array) -> None:
     y, _ = value_and_slope(gelu, x.tolist(), np.float64)
     np.testing.assert_allclose(y, x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2, atol=1e-14)
     assert value_and_slope(gelu, [1.0], np.float64)[0] == pytest.approx(0.8411919906082768)
@@ -132,7 +132,7 @@ def test_leaky_relu_and_elu_are_right_at_any_size(dtype: type) -> None:
 
 @pytest.mark.parametrize("make", [leaky_relu, elu])
 @pytest.mark.parametrize("scalar", [np.float64, np.float32, np.float16])
-def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(
+def test_activations_stay_float32_with_numpy_hyper_parameters(
     make: Callable[[float], Op], scalar: Callable[[float], float]
 ) -> None:
     y, slope = value_and_slope(make(scalar(0.1)), [-1, 1], np.float32)
@@ -140,7 +140,7 @@ def test_a_scalar_of_numpys_as_hyper_parameter_leaves_float32_as_it_is(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, "1", None])
-def test_a_hyper_parameter_that_is_no_number_is_refused(value: Any) -> None:
+def test_elu_and_leaky_relu_refuse_hyper_parameters_that_are_no_numbers(value: Any) -> None:
     for make, name in (leaky_relu, "slope"), (elu, "alpha"):
         with pytest.raises(OpError) as caught:
             make(value)
@@ -148,18 +148,20 @@ def test_a_hyper_parameter_that_is_no_number_is_refused(value: Any) -> None:
 
 
 @given(st.sampled_from([leaky_relu, elu]), st.floats(-3, 3), seeds)
-def test_any_slope_and_alpha_makes_an_operator(make: Callable[[float], Op], value: float, seed: int) -> None:
+def test_check_op_of_leaky_relu_and_elu_of_any_slope_and_alpha(
+    make: Callable[[float], Op], value: float, seed: int
+) -> None:
     check_op(make(value), (4,), seed)
 
 
 @pytest.mark.parametrize("op", [gelu, silu, softplus, leaky_relu(), elu()], ids=repr)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple), st.integers(1, 4), seeds)
-def test_activations_have_the_properties_of_an_operator(op: Op, shape: tuple[int, ...], batch: int, seed: int) -> None:
+def test_check_op_of_activations(op: Op, shape: tuple[int, ...], batch: int, seed: int) -> None:
     check_op(op, shape, seed, batch=batch, exempt=slow_unless(seed))
 
 
 @pytest.mark.parametrize("op", [gelu, silu, softplus, leaky_relu(), elu()], ids=repr)
-def test_a_nan_stays_visible(op: Op) -> None:
+def test_more_activations_pass_nan_on(op: Op) -> None:
     assert np.isnan(op.apply({}, np.full((1, 2), np.nan, np.float32))[0]).all()
 
 

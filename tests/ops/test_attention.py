@@ -1,4 +1,4 @@
-"""Attention against its formula, and what it must not read."""
+"""Attention compared with its formula, and which positions it reads."""
 
 from typing import Any
 
@@ -16,21 +16,19 @@ SEQUENCES = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float3
 
 
 def drawn(op: Op, features: int) -> Params:
-    """Params whose biases are not zero."""
+    """Returns params with biases other than zero."""
     rng = np.random.default_rng(0)
     params: Params = tree_map(lambda a: rng.standard_normal(a.shape), op.init(0, (1, features)))
     return params
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.booleans(), st.integers(1, 3), seeds)
-def test_it_has_the_properties_of_an_operator(
-    heads: int, size: int, time: int, causal: bool, batch: int, seed: int
-) -> None:
+def test_check_op_of_attention(heads: int, size: int, time: int, causal: bool, batch: int, seed: int) -> None:
     check_op(attention(heads, causal=causal), (time, heads * size), seed, batch=batch, exempt=slow_unless(seed))
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_it_is_the_formula_for_each_head(causal: bool) -> None:
+def test_attention_equals_its_formula_for_each_head(causal: bool) -> None:
     op, x = attention(2, causal=causal), SEQUENCES[0].astype(float)
     params = drawn(op, 6)
     q, k, v = (x @ params[f"w{name}"] + params[f"b{name}"] for name in "qkv")
@@ -44,7 +42,7 @@ def test_it_is_the_formula_for_each_head(causal: bool) -> None:
 
 
 @pytest.mark.parametrize("at", range(5))
-def test_a_causal_one_reads_nothing_later_and_any_other_reads_all(at: int) -> None:
+def test_attention_causal_reads_only_earlier_positions(at: int) -> None:
     changed = SEQUENCES.astype(float)
     changed[:, at] += 1
     for causal in False, True:
@@ -56,7 +54,7 @@ def test_a_causal_one_reads_nothing_later_and_any_other_reads_all(at: int) -> No
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_large_scores_are_no_trouble(dtype: type) -> None:
+def test_attention_of_large_scores_is_finite(dtype: type) -> None:
     op = attention(2, causal=True)
     params = tree_map(lambda a: a.astype(dtype), drawn(op, 6))
     y, vjp = op.apply(params, SEQUENCES.astype(dtype) * dtype(1e6))
@@ -64,20 +62,20 @@ def test_large_scores_are_no_trouble(dtype: type) -> None:
     assert all(np.isfinite(a).all() for a in (y, dx, *gradients.values()))
 
 
-def test_params_have_the_shapes_of_the_fields_convention() -> None:
+def test_attention_params_have_conventional_shapes() -> None:
     shapes = {name: leaf.shape for name, leaf in attention(2).init(0, (5, 6)).items()}
     assert shapes == {f"w{name}": (6, 6) for name in "qkvo"} | {f"b{name}": (6,) for name in "qkvo"}
 
 
 @pytest.mark.parametrize("heads", [0, -1, 2.0, "2"])
-def test_a_number_of_heads_that_makes_no_sense_is_refused(heads: Any) -> None:
+def test_attention_refuses_bad_numbers_of_heads(heads: Any) -> None:
     with pytest.raises(OpError) as caught:
         attention(heads)
     assert str(caught.value) == f"attention: heads: expected an int of at least 1, got {heads!r}"
 
 
 @pytest.mark.parametrize("shape", [(6,), (5, 5), (5, 0), (1, 5, 6)])
-def test_a_shape_that_it_cannot_take_is_found_at_init(shape: tuple[int, ...]) -> None:
+def test_attention_init_refuses_bad_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         attention(2).init(0, shape)
     assert str(caught.value) == f"attention: expected shape (time, features) with a multiple of 2 features, got {shape}"
@@ -91,14 +89,14 @@ def test_a_shape_that_it_cannot_take_is_found_at_init(shape: tuple[int, ...]) ->
         (SEQUENCES.astype(float), "expected float32 input as the params are, got float64; use x.astype(np.float32)"),
     ],
 )
-def test_an_input_that_it_cannot_take_is_refused(x: Array, message: str) -> None:
+def test_attention_refuses_bad_inputs(x: Array, message: str) -> None:
     op = attention(2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (5, 6)), x)
     assert str(caught.value) == f"attention: {message}"
 
 
-def test_params_of_another_layer_are_refused() -> None:
+def test_attention_refuses_params_of_another_layer() -> None:
     op = attention(2)
     params = {**op.init(0, (5, 6)), "wk": np.zeros((6, 3), np.float32)}
     with pytest.raises(OpError) as caught:
@@ -106,13 +104,13 @@ def test_params_of_another_layer_are_refused() -> None:
     assert str(caught.value) == "attention: wk: expected shape (6, 6), got float32 (6, 3)"
 
 
-def test_no_features_are_refused() -> None:
+def test_attention_refuses_zero_features() -> None:
     none = {name: leaf[..., :0][:0] for name, leaf in attention(2).init(0, (5, 6)).items()}
     with pytest.raises(OpError, match=r"^attention: expected params for a multiple of 2 features, got 0$"):
         attention(2).apply(none, np.zeros((4, 5, 0), np.float32))
 
 
-def test_its_inputs_gradient_is_left_out_where_nobody_reads_it() -> None:
+def test_attention_skips_dx_without_need_dx() -> None:
     op = attention(2)
     y, vjp = op.apply(op.init(0, (5, 6)), SEQUENCES)
     assert vjp(y, False)[1] is None

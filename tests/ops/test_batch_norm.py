@@ -1,4 +1,4 @@
-"""batch_norm's two forms, and the calibration of nets of any nesting."""
+"""batch_norm in training and prediction, and `calibrate` for nested nets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,20 +48,16 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
 @given(shapes, st.integers(2, 4), seeds)
-def test_batch_norm_has_the_properties_of_an_operator_in_its_training_form(
-    shape: tuple[int, ...], batch: int, seed: int
-) -> None:
+def test_check_op_of_batch_norm_in_training(shape: tuple[int, ...], batch: int, seed: int) -> None:
     check_op(batch_norm(eps=0.1), shape, seed, batch=batch, key=seed, exempt=["batch independence", *slow_unless(seed)])
 
 
 @given(shapes, st.integers(1, 4), seeds)
-def test_and_in_its_predicting_form_but_that_statistics_count_as_constants(
-    shape: tuple[int, ...], batch: int, seed: int
-) -> None:
+def test_check_op_of_batch_norm_in_prediction(shape: tuple[int, ...], batch: int, seed: int) -> None:
     check_op(batch_norm(), shape, seed, batch=batch, exempt=["gradient in params", *slow_unless(seed)])
 
 
-def test_without_a_key_batch_norm_goes_by_its_params() -> None:
+def test_batch_norm_without_a_key_uses_its_statistics() -> None:
     op = batch_norm(eps=1.0)
     params = {"w": np.array([2.0]), "b": np.array([1.0]), "mean": np.array([5.0]), "var": np.array([3.0])}
     y, vjp = op.apply(params, np.array([[5.0], [7.0]]))
@@ -71,7 +67,7 @@ def test_without_a_key_batch_norm_goes_by_its_params() -> None:
     assert dx.tolist() == [[1], [10]]
 
 
-def test_a_key_draws_nothing_in_batch_norm() -> None:
+def test_batch_norm_does_not_depend_on_the_key() -> None:
     op = batch_norm()
     params = op.init(0, (6, 5))
     assert np.array_equal(op.apply(params, ROWS, 1)[0], op.apply(params, ROWS, 2)[0])
@@ -79,7 +75,7 @@ def test_a_key_draws_nothing_in_batch_norm() -> None:
         assert not np.allclose(op.apply(params, ROWS, 1)[0], op.apply(params, ROWS)[0])
 
 
-def test_optimizers_leave_the_statistics_alone() -> None:
+def test_optimizers_do_not_change_batch_norm_statistics() -> None:
     net = serial(dense(3), batch_norm())
     params = calibrate(net, net.init(0, (6, 5)), [ROWS])
     optimizer = sgd(0.1, momentum=0.9)
@@ -92,7 +88,7 @@ def test_optimizers_leave_the_statistics_alone() -> None:
 
 
 @given(st.lists(st.integers(2, 5), min_size=1, max_size=4), shapes, seeds, orders)
-def test_calibration_is_the_mean_of_the_batches_means_and_unbiased_variances(
+def test_calibrate_averages_means_and_unbiased_variances(
     sizes: list[int], shape: tuple[int, ...], seed: int, order: Any
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -105,7 +101,7 @@ def test_calibration_is_the_mean_of_the_batches_means_and_unbiased_variances(
     np.testing.assert_allclose(params["var"], np.mean(unbiased, 0), atol=1e-12)
 
 
-def test_once_calibrated_a_net_predicts_on_the_batch_as_it_trains_on_it() -> None:
+def test_calibrate_makes_prediction_equal_training_on_the_batch() -> None:
     net = serial(conv(4, 3), batch_norm(), relu, conv(3, 2), batch_norm(), dense(2), batch_norm())
     x = np.random.default_rng(0).standard_normal((300, 2, 6, 6))
     params = tree_map(lambda a: a.astype(float), net.init(0, (2, 6, 6)))
@@ -120,7 +116,7 @@ SAME: list[Callable[[Op], Op]] = [remat, check_finite, lambda op: named("block",
 
 
 @pytest.mark.parametrize("wrap", SAME)
-def test_what_wraps_a_net_and_does_not_change_it_does_not_change_its_calibration(wrap: Callable[[Op], Op]) -> None:
+def test_calibrate_gives_the_same_through_wrappers(wrap: Callable[[Op], Op]) -> None:
     x = ROWS[:, :, 0]
     params = block.init(0, (6,))
     wanted = dict(tree_items(calibrate(block, params, [x, 2 * x])))
@@ -139,7 +135,7 @@ def test_what_wraps_a_net_and_does_not_change_it_does_not_change_its_calibration
     ],
     ids=repr,
 )
-def test_calibration_reaches_every_batch_norm_and_touches_nothing_else(net: Op) -> None:
+def test_calibrate_changes_every_batch_norm_and_nothing_else(net: Op) -> None:
     params = net.init(0, (6,))
     there = dict(tree_items(calibrate(net, params, [ROWS[:, :, 0], ROWS[:, :, 1]])))
     before = dict(tree_items(params))
@@ -149,7 +145,7 @@ def test_calibration_reaches_every_batch_norm_and_touches_nothing_else(net: Op) 
         assert np.array_equal(leaf, before[path]) is not path.endswith(("/mean", "/var"))
 
 
-def test_calibration_has_all_uses_and_all_pieces_count_alike() -> None:
+def test_calibrate_weighs_shared_uses_and_pieces_equally() -> None:
     x = ROWS[:, :, 0].astype(float)
     op = batch_norm()
     params = tree_map(lambda a: a.astype(float), op.init(0, (6,)))
@@ -160,20 +156,20 @@ def test_calibration_has_all_uses_and_all_pieces_count_alike() -> None:
     np.testing.assert_allclose(twice["mean"], x.mean(0) / 2, atol=1e-12)
 
 
-def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+def test_calibrate_does_not_change_frozen_batch_norm() -> None:
     params = block.init(0, (6,))
     before, there = dict(tree_items(params)), calibrate(freeze(block), params, [ROWS[:, :, 0]])
     assert all(np.array_equal(leaf, before[path]) for path, leaf in tree_items(there))
 
 
-def test_a_frozen_batch_norm_has_the_params_that_it_has_without_and_does_with_them_what_it_does_without() -> None:
+def test_freeze_of_batch_norm_keeps_params_and_results() -> None:
     x, params = ROWS[:, :, 0], block.init(0, (6,))
     there = calibrate(block, params, [x])
     for key in 0, None:
         assert np.array_equal(freeze(block).apply(there, x, key)[0], block.apply(there, x, key)[0])
 
 
-def test_calibration_is_pure() -> None:
+def test_calibrate_is_pure() -> None:
     params: Params = tree_map(lambda a: a.copy(), block.init(0, (6,)))
     for _, leaf in tree_items(params):
         leaf.flags.writeable = False
@@ -183,7 +179,7 @@ def test_calibration_is_pure() -> None:
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
-def test_what_draws_in_a_net_draws_from_the_key_that_calibration_was_given() -> None:
+def test_calibrate_passes_its_key_to_random_operators() -> None:
     net = serial(dropout(0.5), batch_norm())
     params = net.init(0, (6, 5))
 
@@ -195,7 +191,7 @@ def test_what_draws_in_a_net_draws_from_the_key_that_calibration_was_given() -> 
     assert not np.allclose(twice, mean(0))  # two batches share no draws
 
 
-def test_calibration_without_batches_or_with_an_empty_one_is_refused() -> None:
+def test_calibrate_refuses_no_batches_and_empty_ones() -> None:
     op = batch_norm()
     params = op.init(0, (6, 5))
     with pytest.raises(ValueError, match=r"^calibrate: expected at least one batch, got none$"):
@@ -205,7 +201,7 @@ def test_calibration_without_batches_or_with_an_empty_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda op: op, lambda op: microbatch(op, 2), lambda op: shard(op, 1, size=1)])
-def test_a_batch_or_a_piece_of_one_number_has_no_variance_to_calibrate_with(wrap: Callable[[Op], Op]) -> None:
+def test_calibrate_refuses_pieces_of_one_number(wrap: Callable[[Op], Op]) -> None:
     net = wrap(serial(dense(2), batch_norm()))
     x = np.ones((1 if net.kind == "serial" else 3, 4), np.float32)
     with pytest.raises(
@@ -270,6 +266,6 @@ def test_batch_norm_refuses_the_batches_of_per_example() -> None:
     assert len(per_example(net, mse)(params, x, y, None)[0][0]) == 3
 
 
-def test_positions_of_one_example_are_examples_to_batch_norm() -> None:
+def test_batch_norm_in_positionwise_trains_on_one_example() -> None:
     net = positionwise(batch_norm())
     assert net.apply(net.init(0, (3, 2)), np.ones((1, 3, 2), np.float32), 0)[0].shape == (1, 3, 2)

@@ -1,4 +1,4 @@
-"""The convolution against its definition, and what it refuses."""
+"""`conv` compared with its definition, and its errors."""
 
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 7)).astype(np.float3
 
 
 def by_definition(x: Array, w: Array, b: Array, low: tuple[int, int], size: tuple[int, int], config: Any) -> Array:
-    """Each output number as the sum that the definition says, a number at a time."""
+    """Computes each output number by the definition."""
     stride, dilation, groups = both(config["stride"]), both(config["dilation"]), config["groups"]
     batch, _, height, width = x.shape
     out, channels, kh, kw = w.shape
@@ -32,7 +32,7 @@ def by_definition(x: Array, w: Array, b: Array, low: tuple[int, int], size: tupl
 
 
 @given(convolutions(), seeds)
-def test_it_is_the_sum_that_its_definition_says(example: Example, seed: int) -> None:
+def test_conv_equals_its_definition(example: Example, seed: int) -> None:
     op, shape = example
     rng, config, sizes = np.random.default_rng(seed), op.config, shape[1:]
     kernel, stride, dilation = both(config["kernel_size"]), both(config["stride"]), both(config["dilation"])
@@ -51,13 +51,13 @@ def test_it_is_the_sum_that_its_definition_says(example: Example, seed: int) -> 
     np.testing.assert_allclose(y, by_definition(x, w, b, (low[0], low[1]), (out[0], out[1]), config), atol=1e-12)
 
 
-def test_params_have_the_shapes_of_the_fields_convention() -> None:
+def test_conv_params_have_conventional_shapes() -> None:
     params = conv(6, (3, 2), groups=2).init(0, (4, 8, 8))
     assert {name: leaf.shape for name, leaf in params.items()} == {"w": (6, 2, 3, 2), "b": (6,)}
     assert list(conv(6, 3, bias=False).init(0, (4, 8, 8))) == ["w"]
 
 
-def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
+def test_conv_init_is_glorot_uniform_with_zero_bias() -> None:
     params = conv(64, 3).init(0, (32, 5, 5))
     limit = np.sqrt(6 / (9 * (32 + 64)))
     assert 0.99 * limit < np.abs(params["w"]).max() <= limit
@@ -65,25 +65,25 @@ def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
     assert not params["b"].any()
 
 
-def test_same_gives_as_many_outputs_as_inputs_over_the_stride_rounded_up() -> None:
+def test_conv_same_padding_rounds_up() -> None:
     for size, stride, kernel in product(range(1, 9), range(1, 5), range(1, 6)):
         op = conv(1, kernel, stride, padding="same")
         assert op.output_shape(op.init(0, (1, size, 5)), (1, size, 5)) == (1, -(-size // stride), -(-5 // stride))
 
 
-def test_same_puts_an_odd_pixel_of_padding_at_the_end() -> None:
+def test_conv_same_padding_puts_the_odd_pixel_at_the_end() -> None:
     op = conv(1, 2, padding="same", bias=False)
     y, _ = op.apply({"w": np.ones((1, 1, 2, 2), np.float32)}, np.ones((1, 1, 3, 3), np.float32))
     assert y[0, 0].tolist() == [[4, 4, 2], [4, 4, 2], [2, 2, 1]]
 
 
-def test_valid_pads_with_nothing() -> None:
+def test_conv_valid_padding_is_zero() -> None:
     op = conv(2, 3, padding="valid")
     params = op.init(0, (3, 8, 7))
     assert np.array_equal(op.apply(params, IMAGES)[0], conv(2, 3).apply(params, IMAGES)[0])
 
 
-def test_a_rest_that_no_window_reads_has_no_gradient() -> None:
+def test_conv_gradient_of_leftover_pixels_is_zero() -> None:
     op = conv(2, 2, stride=3)
     params = op.init(0, (3, 8, 7))
     y, vjp = op.apply(params, IMAGES)
@@ -94,7 +94,7 @@ def test_a_rest_that_no_window_reads_has_no_gradient() -> None:
     assert dx[:, :, 0, 0].all()
 
 
-def test_groups_do_not_see_each_others_channels() -> None:
+def test_conv_groups_are_independent() -> None:
     op = conv(4, 3, groups=2)
     params = op.init(0, (2, 5, 5))
     x = IMAGES[:, :2, :5, :5]
@@ -106,7 +106,7 @@ def test_groups_do_not_see_each_others_channels() -> None:
 
 
 @given(st.integers(1, 3), seeds)
-def test_a_kernel_of_one_pixel_is_a_matrix_product_at_each_pixel(channels: int, seed: int) -> None:
+def test_conv_1x1_is_a_matrix_product_at_each_pixel(channels: int, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((2, channels, 4, 3))
     w = np.random.default_rng(seed + 1).standard_normal((5, channels, 1, 1))
     y, _ = conv(5, 1, bias=False).apply({"w": w}, x)
@@ -131,7 +131,7 @@ def test_a_kernel_of_one_pixel_is_a_matrix_product_at_each_pixel(channels: int, 
         ({"padding": "full"}, "conv: padding: expected 'same', 'valid' or a size, got 'full'"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_conv_refuses_bad_hyper_parameters(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OpError) as caught:
         conv(**{"out_channels": 4, "kernel_size": 3, **arguments})
     assert str(caught.value) == message
@@ -150,7 +150,7 @@ def test_hyper_parameters_that_make_no_sense_are_refused(arguments: dict[str, An
         ),
     ],
 )
-def test_a_shape_that_it_cannot_take_is_refused_at_init(shape: tuple[int, ...], message: str) -> None:
+def test_conv_init_refuses_bad_shapes(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(OpError) as caught:
         conv(4, 3, groups=2).init(0, shape)
     assert str(caught.value) == message
@@ -168,7 +168,7 @@ def test_a_shape_that_it_cannot_take_is_refused_at_init(shape: tuple[int, ...], 
         (IMAGES[:, :, :2], "conv: expected at least 3 pixels for a window of 3, got 2"),
     ],
 )
-def test_an_input_that_it_cannot_take_is_refused(x: Array, message: str) -> None:
+def test_conv_refuses_bad_inputs(x: Array, message: str) -> None:
     op = conv(4, 3)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (3, 8, 7)), x)
@@ -187,19 +187,19 @@ def test_an_input_that_it_cannot_take_is_refused(x: Array, message: str) -> None
         ({"b": np.zeros((1, 4), np.float32)}, "b: expected shape (4,), got float32 (1, 4)"),
     ],
 )
-def test_params_of_another_convolution_are_refused(changed: dict[str, Any], message: str) -> None:
+def test_conv_refuses_params_of_another_conv(changed: dict[str, Any], message: str) -> None:
     op = conv(4, 3)
     with pytest.raises(OpError) as caught:
         op.apply({**op.init(0, (3, 8, 7)), **changed}, IMAGES)
     assert str(caught.value) == f"conv: {message}"
 
 
-def test_an_image_without_rows_has_no_windows() -> None:
+def test_conv_refuses_an_image_without_rows() -> None:
     with pytest.raises(OpError, match="conv: expected at least 1 pixels for a window of 1, got 0"):
         conv(2, 1, stride=2, padding="same").init(0, (2, 0, 3))
 
 
-def test_conv_sizes_may_be_arrays_and_numpys_ints() -> None:
+def test_conv_sizes_may_be_arrays_and_numpy_ints() -> None:
     sizes: Any = (np.int64(4), np.array([3, 2]), [np.int8(1), 2], np.array([1, 0]))
     op = conv(*sizes)
     assert repr(op) == "conv(4, (3, 2), stride=(1, 2), padding=(1, 0))"

@@ -1,4 +1,4 @@
-"""The transposed convolution is the adjoint of the convolution, and refuses what it cannot take."""
+"""`conv_transpose` is the adjoint of `conv`; and its errors."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ IMAGES = np.zeros((2, 3, 4, 5), np.float32)
 
 @st.composite
 def transposed(draw: st.DrawFn) -> tuple[Op, Shape]:
-    """Any transposed convolution, padding beyond the kernel's reach included."""
+    """Draws any transposed convolution, also with padding larger than the kernel."""
     groups = draw(st.integers(1, 3))
     kernel, stride, dilation, padding = draw(sizes(1, 4)), draw(sizes(1, 4)), draw(sizes(1, 3)), draw(sizes(0, 3))
     most = [max(s, d) - 1 for s, d in zip(both(stride), both(dilation), strict=True)]
@@ -33,11 +33,11 @@ def transposed(draw: st.DrawFn) -> tuple[Op, Shape]:
 
 
 @given(transposed(), st.integers(1, 4), seeds)
-def test_it_has_the_properties_of_an_operator(example: tuple[Op, Shape], batch: int, seed: int) -> None:
+def test_check_op_of_conv_transpose(example: tuple[Op, Shape], batch: int, seed: int) -> None:
     check_op(*example, seed, batch=batch, exempt=slow_unless(seed))
 
 
-def test_it_is_the_input_gradient_of_the_convolution_that_it_undoes_the_shape_of() -> None:
+def test_conv_transpose_is_the_input_gradient_of_conv() -> None:
     rng = np.random.default_rng(0)
     down = conv(6, (3, 2), stride=2, padding=1, dilation=(1, 2), groups=2, bias=False)
     up = conv_transpose(4, (3, 2), stride=2, padding=1, output_padding=1, dilation=(1, 2), groups=2, bias=False)
@@ -49,13 +49,13 @@ def test_it_is_the_input_gradient_of_the_convolution_that_it_undoes_the_shape_of
     np.testing.assert_allclose(vjp_up(x)[1], y, atol=1e-12)
 
 
-def test_params_have_the_shapes_of_the_fields_convention() -> None:
+def test_conv_transpose_params_have_conventional_shapes() -> None:
     params = conv_transpose(4, (3, 2), groups=2).init(0, (6, 5, 5))
     assert {name: leaf.shape for name, leaf in params.items()} == {"w": (6, 2, 3, 2), "b": (4,)}
     assert list(conv_transpose(4, 3, bias=False).init(0, (1, 5, 5))) == ["w"]
 
 
-def test_it_doubles_an_image() -> None:
+def test_conv_transpose_doubles_an_image() -> None:
     op = conv_transpose(2, 3, stride=2, padding=1, output_padding=1)
     assert op.output_shape(op.init(0, (3, 7, 5)), (3, 7, 5)) == (2, 14, 10)
 
@@ -72,21 +72,21 @@ def test_it_doubles_an_image() -> None:
         ({"padding": "same"}, "padding: expected an int or a pair of ints of at least 0, got 'same'"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+def test_conv_transpose_refuses_bad_hyper_parameters(make: Any, message: str) -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(3, 2, **make)
     assert str(caught.value) == f"conv_transpose: {message}"
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (5, 4, 4), (0, 4, 4)])
-def test_a_shape_that_it_cannot_take_is_found_at_init(shape: Shape) -> None:
+def test_conv_transpose_init_refuses_bad_shapes(shape: Shape) -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(4, 2, groups=2).init(0, shape)
     wanted = "expected shape (channels, height, width) with a multiple of 2 channels"
     assert str(caught.value) == f"conv_transpose: {wanted}, got {shape}"
 
 
-def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
+def test_conv_transpose_init_refuses_padding_that_leaves_nothing() -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(1, 2, padding=2).init(0, (1, 3, 4))
     assert str(caught.value) == "conv_transpose: expected at least one pixel of input and of output, got 3 and 0"
@@ -100,19 +100,19 @@ def test_a_shape_of_which_padding_leaves_nothing_is_found_at_init() -> None:
         (IMAGES.astype(float), "expected float32 input as the params are, got float64; use x.astype(np.float32)"),
     ],
 )
-def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
+def test_conv_transpose_refuses_bad_inputs(x: Any, message: str) -> None:
     op = conv_transpose(2, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (3, 4, 5)), x)
     assert str(caught.value) == f"conv_transpose: {message}"
 
 
-def test_params_of_another_layer_are_refused() -> None:
+def test_conv_transpose_refuses_params_of_another_layer() -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(2, 2).apply(conv(2, 3).init(0, (3, 4, 5)), IMAGES)
     assert str(caught.value) == "conv_transpose: w: expected shape (any, 2, 2, 2), got float32 (2, 3, 3, 3)"
 
 
-def test_conv_transpose_refuses_params_whose_channels_the_groups_do_not_divide() -> None:
+def test_conv_transpose_refuses_channels_that_groups_do_not_divide() -> None:
     with pytest.raises(OpError, match=r"^conv_transpose: w: expected a multiple of groups=2 input channels, got 3$"):
         conv_transpose(2, 2, groups=2, bias=False).apply({"w": np.ones((3, 1, 2, 2), np.float32)}, IMAGES)

@@ -1,4 +1,4 @@
-"""The fully connected layer against its formula, and what it refuses."""
+"""`dense` compared with its formula, and its errors."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ FEATURES = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
 
 
 @given(denses(), seeds)
-def test_it_is_the_product_with_its_weights_plus_its_bias(example: Example, seed: int) -> None:
+def test_dense_is_the_product_with_weights_plus_bias(example: Example, seed: int) -> None:
     op, shape = example
     rng = np.random.default_rng(seed)
     params = {name: rng.standard_normal(leaf.shape) for name, leaf in op.init(0, shape).items()}
@@ -29,13 +29,13 @@ def test_it_is_the_product_with_its_weights_plus_its_bias(example: Example, seed
         np.testing.assert_allclose(dparams["b"], dy.sum(0), atol=1e-12)
 
 
-def test_params_have_the_shapes_of_the_fields_convention() -> None:
+def test_dense_params_have_conventional_shapes() -> None:
     params = dense(5).init(0, (2, 3))
     assert {name: leaf.shape for name, leaf in params.items()} == {"w": (6, 5), "b": (5,)}
     assert list(dense(5, bias=False).init(0, (6,))) == ["w"]
 
 
-def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
+def test_dense_init_is_glorot_uniform_with_zero_bias() -> None:
     params = dense(100).init(0, (200,))
     limit = np.sqrt(6 / 300)
     assert 0.99 * limit < np.abs(params["w"]).max() <= limit
@@ -44,7 +44,7 @@ def test_initial_weights_fill_the_glorot_range_and_the_bias_is_zero() -> None:
 
 
 @pytest.mark.parametrize("out_features", [0, -1, 2.0, "3"])
-def test_a_width_that_makes_no_sense_is_refused(out_features: Any) -> None:
+def test_dense_refuses_bad_widths(out_features: Any) -> None:
     with pytest.raises(OpError) as caught:
         dense(out_features)
     assert str(caught.value) == f"dense: out_features: expected an int of at least 1, got {out_features!r}"
@@ -63,7 +63,7 @@ def test_a_width_that_makes_no_sense_is_refused(out_features: Any) -> None:
         ),
     ],
 )
-def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
+def test_dense_refuses_bad_inputs(x: Any, message: str) -> None:
     op = dense(4)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (6,)), x)
@@ -79,7 +79,7 @@ def test_an_input_that_it_cannot_take_is_refused(x: Any, message: str) -> None:
         ({"b": np.zeros(4)}, "b: expected float32 as 'w' is, got float64 (4,)"),
     ],
 )
-def test_params_of_another_layer_are_refused(changed: dict[str, Any], message: str) -> None:
+def test_dense_refuses_params_of_another_layer(changed: dict[str, Any], message: str) -> None:
     op = dense(4)
     with pytest.raises(OpError) as caught:
         op.apply({**op.init(0, (6,)), **changed}, FEATURES)

@@ -30,14 +30,12 @@ from tests.support.strategies import seeds
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(0, 4), max_size=2).map(tuple), seeds)
-def test_an_embedding_has_the_properties_of_an_operator(
-    n: int, features: int, shape: tuple[int, ...], seed: int
-) -> None:
+def test_check_op_of_embedding(n: int, features: int, shape: tuple[int, ...], seed: int) -> None:
     check_op(embedding(n, features), shape, seed, x=np.random.default_rng(seed).integers(0, n, (3, *shape)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint64])
-def test_it_looks_rows_up_and_adds_the_gradients_of_those_it_looked_up_twice(dtype: type) -> None:
+def test_embedding_looks_up_rows_and_adds_their_gradients(dtype: type) -> None:
     op = embedding(4, 2)
     w = np.arange(8.0).reshape(4, 2)
     x: Array = np.array([[3, 0, 3]], dtype)
@@ -49,21 +47,21 @@ def test_it_looks_rows_up_and_adds_the_gradients_of_those_it_looked_up_twice(dty
     assert not dx.any()
 
 
-def test_its_rows_are_initially_of_variance_one() -> None:
+def test_embedding_init_has_variance_one() -> None:
     w = embedding(200, 50).init(0, ())["w"]
     assert w.shape == (200, 50)
     assert w.std() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize(("value", "came"), [(-1, "-1 to 0"), (3, "0 to 3")])
-def test_an_integer_without_a_row_is_refused(value: int, came: str) -> None:
+def test_embedding_refuses_integers_without_a_row(value: int, came: str) -> None:
     op = embedding(3, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.array([[0, value]]))
     assert str(caught.value) == f"embedding: expected integers from 0 to 2, got {came}"
 
 
-def test_floats_are_refused() -> None:
+def test_embedding_refuses_floats() -> None:
     op = embedding(3, 2)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.zeros((4, 2)))
@@ -71,7 +69,7 @@ def test_floats_are_refused() -> None:
     assert str(caught.value) == message
 
 
-def test_an_operator_of_floats_refuses_integers() -> None:
+def test_operators_of_floats_refuse_integers() -> None:
     op = dense(3)
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (2,)), np.zeros((4, 2), int))
@@ -81,7 +79,7 @@ def test_an_operator_of_floats_refuses_integers() -> None:
 @pytest.mark.parametrize(
     ("n", "features", "came"), [(0, 2, "n: 0"), (2, 0, "features: 0"), (2.0, 2, "n: 2.0"), (2, "2", "features: '2'")]
 )
-def test_sizes_that_make_no_sense_are_refused(n: Any, features: Any, came: str) -> None:
+def test_embedding_refuses_bad_sizes(n: Any, features: Any, came: str) -> None:
     with pytest.raises(OpError) as caught:
         embedding(n, features)
     assert str(caught.value) == "embedding: {}: expected an int of at least 1, got {}".format(*came.split(": "))
@@ -100,7 +98,7 @@ NETS = [
 
 
 @pytest.mark.parametrize("net", NETS, ids=repr)
-def test_a_net_takes_what_the_first_of_its_parts_takes(net: Op) -> None:
+def test_composites_take_integers_if_their_first_part_does(net: Op) -> None:
     assert net.integers
     x = np.random.default_rng(0).integers(0, 5, (6, 3))
     check_op(net, (3,), x=x)
@@ -111,13 +109,11 @@ def test_a_net_takes_what_the_first_of_its_parts_takes(net: Op) -> None:
 
 
 @given(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4), seeds)
-def test_a_position_embedding_has_the_properties_of_an_operator(
-    time: int, features: int, batch: int, seed: int
-) -> None:
+def test_check_op_of_position_embedding(time: int, features: int, batch: int, seed: int) -> None:
     check_op(position_embedding(), (time, features), seed, batch=batch)
 
 
-def test_positions_are_added_and_a_shorter_sequence_reads_the_first() -> None:
+def test_position_embedding_adds_the_first_rows_to_shorter_sequences() -> None:
     w = np.arange(6.0).reshape(3, 2)
     y, vjp = position_embedding().apply({"w": w}, np.ones((2, 2, 2)))
     assert y.tolist() == [[[1, 2], [3, 4]]] * 2
@@ -127,7 +123,7 @@ def test_positions_are_added_and_a_shorter_sequence_reads_the_first() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (), (2, 3, 4)])
-def test_what_is_no_sequence_is_found_at_init(shape: tuple[int, ...]) -> None:
+def test_position_embedding_init_refuses_bad_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(OpError) as caught:
         position_embedding().init(0, shape)
     assert str(caught.value) == f"position_embedding: expected shape (time, features), got {shape}"
@@ -142,7 +138,7 @@ def test_what_is_no_sequence_is_found_at_init(shape: tuple[int, ...]) -> None:
         (np.ones((2, 3, 2), "f"), "expected float64 input as the params are, got float32; use x.astype(np.float64)"),
     ],
 )
-def test_a_sequence_that_is_too_long_or_of_other_features_is_refused(x: Any, message: str) -> None:
+def test_position_embedding_refuses_longer_sequences_and_other_features(x: Any, message: str) -> None:
     with pytest.raises(OpError) as caught:
         position_embedding().apply({"w": np.ones((3, 2))}, x)
     assert str(caught.value) == f"position_embedding: {message}"

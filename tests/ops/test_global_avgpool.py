@@ -1,4 +1,4 @@
-"""The mean of each channel."""
+"""`global_avgpool`: the mean of each channel."""
 
 from typing import Any
 
@@ -15,14 +15,12 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 
 
 @given(shapes, st.integers(1, 4), seeds)
-def test_it_has_the_properties_of_an_operator(shape: tuple[int, ...], batch: int, seed: int) -> None:
+def test_check_op_of_global_avgpool(shape: tuple[int, ...], batch: int, seed: int) -> None:
     check_op(global_avgpool, shape, seed, batch=batch)
 
 
 @given(shapes, seeds, orders)
-def test_it_is_the_mean_and_each_pixel_has_its_share_of_the_gradient(
-    shape: tuple[int, ...], seed: int, order: Any
-) -> None:
+def test_global_avgpool_is_the_mean_and_splits_the_gradient(shape: tuple[int, ...], seed: int, order: Any) -> None:
     x = np.random.default_rng(seed).standard_normal((2, *shape))
     y, vjp = global_avgpool.apply({}, order(x))
     np.testing.assert_allclose(y, x.mean((2, 3)), atol=1e-14)
@@ -38,7 +36,7 @@ def test_it_is_the_mean_and_each_pixel_has_its_share_of_the_gradient(
         ((1, 2, 3, 4), "expected shape (batch, channels, height, width), got (0, 1, 2, 3, 4)"),
     ],
 )
-def test_what_is_no_image_is_found_at_init(shape: tuple[int, ...], message: str) -> None:
+def test_global_avgpool_init_refuses_shapes_that_are_no_images(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(OpError) as caught:
         global_avgpool.init(0, shape)
     assert str(caught.value) == f"global_avgpool: {message}"

@@ -1,4 +1,4 @@
-"""The normalising operators against their formulas, and what they refuse."""
+"""`layer_norm` and `group_norm` compared with their formulas, and their errors."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,14 +19,12 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
 @given(shapes, st.integers(1, 3), st.integers(1, 4), seeds)
-def test_layer_norm_has_the_properties_of_an_operator(shape: tuple[int, ...], axes: int, batch: int, seed: int) -> None:
+def test_check_op_of_layer_norm(shape: tuple[int, ...], axes: int, batch: int, seed: int) -> None:
     check_op(layer_norm(min(axes, len(shape)), eps=0.1), shape, seed, batch=batch, exempt=slow_unless(seed))
 
 
 @given(st.integers(1, 3), st.integers(1, 3), shapes, st.integers(1, 4), seeds)
-def test_group_norm_has_the_properties_of_an_operator(
-    groups: int, each: int, shape: tuple[int, ...], batch: int, seed: int
-) -> None:
+def test_check_op_of_group_norm(groups: int, each: int, shape: tuple[int, ...], batch: int, seed: int) -> None:
     check_op(group_norm(groups, eps=0.1), (groups * each, *shape[1:]), seed, batch=batch, exempt=slow_unless(seed))
 
 
@@ -45,7 +43,7 @@ def moments(a: Array, axes: Any) -> tuple[Array, Array]:
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_it_leaves_a_mean_of_zero_and_a_deviation_of_one(op: Op, over: Any, dtype: type) -> None:
+def test_norm_layers_give_mean_zero_and_deviation_one(op: Op, over: Any, dtype: type) -> None:
     x: Array = (ROWS * 1000 + 50).astype(dtype)
     params = tree_map(lambda a: a.astype(dtype), op.init(0, x.shape[1:]))
     mean, std = moments(op.apply(params, x, 0)[0], over)
@@ -62,7 +60,7 @@ def test_group_norm_takes_channels_in_runs() -> None:
 
 
 @pytest.mark.parametrize("op", [layer_norm(), layer_norm(2), group_norm(3), batch_norm()], ids=repr)
-def test_what_does_not_vary_becomes_the_shift_without_a_warning(op: Op) -> None:
+def test_norm_layers_of_constants_give_the_shift_without_a_warning(op: Op) -> None:
     x = np.full((4, 6, 5), 1e6, np.float32)
     params = {**op.init(0, (6, 5)), "b": op.init(0, (6, 5))["b"] + 7}
     y, vjp = op.apply(params, x, 0)
@@ -70,7 +68,7 @@ def test_what_does_not_vary_becomes_the_shift_without_a_warning(op: Op) -> None:
     assert np.isfinite(vjp(np.ones_like(y))[1]).all()
 
 
-def test_params_have_the_shapes_of_the_fields_convention() -> None:
+def test_norm_layers_params_have_conventional_shapes() -> None:
     def of(op: Op) -> dict[str, tuple[int, ...]]:
         return {name: leaf.shape for name, leaf in op.init(0, (6, 4, 5)).items()}
 
@@ -81,7 +79,7 @@ def test_params_have_the_shapes_of_the_fields_convention() -> None:
 
 
 @pytest.mark.parametrize("make", [layer_norm, partial(group_norm, 2), batch_norm])
-def test_a_scalar_of_numpys_as_eps_leaves_float32_as_it_is(make: Callable[..., Op]) -> None:
+def test_norm_layers_stay_float32_with_numpy_eps(make: Callable[..., Op]) -> None:
     for scalar in np.float64(0.5), np.float32(0.5):
         op = make(eps=scalar)
         y, vjp = op.apply(op.init(0, (6, 5)), ROWS, 0)
@@ -101,7 +99,7 @@ def test_a_scalar_of_numpys_as_eps_leaves_float32_as_it_is(make: Callable[..., O
         (batch_norm, "1", "batch_norm: eps: expected a finite number above 0, got '1'"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], Op], value: Any, message: str) -> None:
+def test_norm_layers_refuse_bad_hyper_parameters(make: Callable[[Any], Op], value: Any, message: str) -> None:
     with pytest.raises(OpError) as caught:
         make(value)
     assert str(caught.value) == message
@@ -115,7 +113,7 @@ def test_hyper_parameters_that_make_no_sense_are_refused(make: Callable[[Any], O
         (batch_norm(), (), "batch_norm: expected shape (channels, ...), got ()"),
     ],
 )
-def test_a_shape_that_it_cannot_take_is_found_at_init(op: Op, shape: tuple[int, ...], message: str) -> None:
+def test_norm_layers_init_refuses_bad_shapes(op: Op, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(OpError) as caught:
         op.init(0, shape)
     assert str(caught.value) == message
@@ -130,21 +128,21 @@ def test_a_shape_that_it_cannot_take_is_found_at_init(op: Op, shape: tuple[int, 
         (batch_norm(), "(batch, 6, ...)"),
     ],
 )
-def test_an_input_that_it_cannot_take_is_refused(op: Op, wanted: str, x: Array) -> None:
+def test_norm_layers_refuse_bad_inputs(op: Op, wanted: str, x: Array) -> None:
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (6, 5)), x)
     assert str(caught.value) == f"{op.kind}: expected shape {wanted}, got {x.shape}"
 
 
 @pytest.mark.parametrize("op", [layer_norm(2), group_norm(2), batch_norm()], ids=repr)
-def test_an_input_of_another_dtype_than_the_params_is_refused(op: Op) -> None:
+def test_norm_layers_refuse_another_dtype_than_the_params(op: Op) -> None:
     with pytest.raises(OpError) as caught:
         op.apply(op.init(0, (6, 5)), ROWS.astype(float))
     message = "expected float32 input as the params are, got float64; use x.astype(np.float32)"
     assert str(caught.value) == f"{op.kind}: {message}"
 
 
-def test_an_example_without_a_batch_is_not_normalised_as_one() -> None:
+def test_norm_layers_refuse_an_example_without_batch_axis() -> None:
     op = layer_norm()
     with pytest.raises(
         OpError, match=r"^layer_norm: expected shape \(batch, \.\.\., 5\), got \(5,\); for one example use x\[None\]$"
@@ -153,7 +151,7 @@ def test_an_example_without_a_batch_is_not_normalised_as_one() -> None:
 
 
 @pytest.mark.parametrize(("op", "name"), [(layer_norm(2), "b"), (group_norm(2), "b"), (batch_norm(), "var")])
-def test_params_of_another_layer_are_refused(op: Op, name: str) -> None:
+def test_norm_layers_refuse_params_of_another_layer(op: Op, name: str) -> None:
     params = op.init(0, (6, 5))
     wrong = np.zeros(1, np.float32)
     with pytest.raises(OpError) as caught:

@@ -1,4 +1,4 @@
-"""Pooling against its definition, where the gradient of a tie goes, and what is refused."""
+"""`maxpool` and `avgpool` compared with their definitions, the gradients of ties, and errors."""
 
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.strategies import Example, both, numbers, poolings, seeds
 
 
 def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:
-    """The output, and the input's cotangent when every output's is its value in `dy`, a window at a time."""
+    """Computes the output and the input's cotangent for the output's cotangent `dy`, window by window."""
     kernel, padding = both(config["kernel_size"]), both(config["padding"])
     stride = kernel if config["stride"] is None else both(config["stride"])
     blank = -np.inf if kind == "maxpool" else 0.0
@@ -33,7 +33,7 @@ def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, A
 
 
 @given(poolings(), seeds, st.booleans())
-def test_it_is_what_its_definition_says_and_a_tie_goes_to_the_first(example: Example, seed: int, ties: bool) -> None:
+def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(example: Example, seed: int, ties: bool) -> None:
     op, shape = example
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
@@ -44,26 +44,26 @@ def test_it_is_what_its_definition_says_and_a_tie_goes_to_the_first(example: Exa
     np.testing.assert_allclose(vjp(dy)[1], dx, atol=1e-12)
 
 
-def test_the_gradient_of_a_constant_image_goes_to_the_first_pixel_of_each_window() -> None:
+def test_maxpool_gradient_of_a_constant_image_goes_to_the_first_pixel() -> None:
     x = np.zeros((1, 1, 4, 4), np.float32)
     y, vjp = maxpool(2).apply({}, x)
     assert vjp(np.ones_like(y))[1][0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("order", [list(p) for p in product([0, 1], repeat=4) if sum(p) > 1])
-def test_of_equal_maxima_the_first_in_the_order_of_reading_is_chosen(order: list[int]) -> None:
+def test_maxpool_chooses_the_first_of_equal_maxima(order: list[int]) -> None:
     x = np.array(order, np.float64).reshape(1, 1, 2, 2)
     _, vjp = maxpool(2).apply({}, x)
     dx = vjp(np.full((1, 1, 1, 1), 5.0))[1]
     assert dx.ravel().tolist() == [5.0 * (i == order.index(1)) for i in range(4)]
 
 
-def test_the_stride_defaults_to_the_kernels_size() -> None:
+def test_pools_stride_defaults_to_the_kernel_size() -> None:
     assert maxpool((2, 3)).output_shape({}, (4, 6, 9)) == (4, 3, 3)
     assert avgpool(3).output_shape({}, (4, 9, 9)) == (4, 3, 3)
 
 
-def test_a_rest_that_fills_no_window_is_left_out() -> None:
+def test_pools_drop_leftover_pixels() -> None:
     x = np.arange(25.0).reshape(1, 1, 5, 5)
     y, vjp = maxpool(2).apply({}, x)
     assert y[0, 0].tolist() == [[6, 8], [16, 18]]
@@ -72,18 +72,18 @@ def test_a_rest_that_fills_no_window_is_left_out() -> None:
     assert not dx[:, :, 4].any()
 
 
-def test_padding_counts_as_zeros_in_a_mean() -> None:
+def test_avgpool_counts_padding_as_zeros() -> None:
     y, _ = avgpool(2, padding=1).apply({}, np.ones((1, 1, 2, 2)))
     assert y[0, 0].tolist() == [[0.25, 0.25], [0.25, 0.25]]
 
 
-def test_padding_is_less_than_any_number_to_a_maximum() -> None:
+def test_maxpool_never_chooses_padding() -> None:
     y, vjp = maxpool(3, stride=1, padding=1).apply({}, np.full((1, 1, 2, 2), -7.0))
     assert y[0, 0].tolist() == [[-7, -7], [-7, -7]]
     assert vjp(np.ones_like(y))[1].sum() == 4
 
 
-def test_infinities_are_numbers_like_others() -> None:
+def test_pools_take_infinities() -> None:
     x = np.array([[-np.inf, -np.inf], [-np.inf, np.inf]]).reshape(1, 1, 2, 2)
     assert maxpool(2).apply({}, x)[0].item() == np.inf
     y, vjp = maxpool(2).apply({}, np.full((1, 1, 2, 2), -np.inf))
@@ -104,20 +104,20 @@ def test_infinities_are_numbers_like_others() -> None:
         ((3, 2, (0, 2)), "padding: expected at most half of the kernel size (3, 3), got (0, 2)"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(make: Any, arguments: tuple[Any, ...], message: str) -> None:
+def test_pools_refuse_bad_hyper_parameters(make: Any, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(OpError) as caught:
         make(*arguments)
     assert str(caught.value) == f"{make.__name__}: {message}"
 
 
-def test_what_is_no_batch_of_images_is_refused() -> None:
+def test_pools_refuse_inputs_that_are_no_images() -> None:
     with pytest.raises(OpError) as caught:
         maxpool(2).apply({}, np.zeros((3, 8, 8)))
     wanted = "expected shape (batch, channels, height, width)"
     assert str(caught.value) == f"maxpool: {wanted}, got (3, 8, 8); for one example use x[None]"
 
 
-def test_an_image_smaller_than_the_window_is_refused_at_init() -> None:
+def test_pools_init_refuses_images_smaller_than_the_window() -> None:
     with pytest.raises(OpError) as caught:
         maxpool(9).init(0, (3, 8, 8))
     assert str(caught.value) == "maxpool: expected at least 9 pixels for a window of 9, got 8"

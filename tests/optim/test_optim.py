@@ -63,7 +63,7 @@ def read_only(tree: Tree) -> Tree:
 
 
 def random_params(dtype: type = np.float64, seed: int = 0) -> Tree:
-    """A tree of arrays in all sorts of memory order."""
+    """Returns a tree of arrays in several memory orders."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Any:
@@ -78,7 +78,7 @@ def random_params(dtype: type = np.float64, seed: int = 0) -> Tree:
 
 
 def gradient(params: Tree) -> Tree:
-    """A gradient that depends on the params, in another memory order than theirs."""
+    """Returns a gradient that depends on the params, in another memory order."""
     return tree_map(lambda p: np.asarray(np.sin(3 * p) + p, order="C"), params)
 
 
@@ -101,7 +101,7 @@ def assert_same_bits(first: Tree, second: Tree) -> None:
 
 
 @every_optimizer
-def test_an_update_is_a_function_of_its_arguments_and_changes_none_of_them(make: Make) -> None:
+def test_optimizer_update_is_pure(make: Make) -> None:
     optimizer = make(cosine(0.1, 0.0, 10))
     params, grads = read_only(random_params()), read_only(random_params(seed=1))
     state = read_only(optimizer.update(params, grads, read_only(optimizer.init(params)))[1])
@@ -123,8 +123,8 @@ def test_optimizers_keep_dtypes_and_float32_state_for_float16(make: Make, dtype:
 
 
 @every_optimizer
-def test_optimizers_of_float16_round_what_they_do_in_float32(make: Make) -> None:
-    """Zero gradients, tiny ones and such as overflow when squared give finite steps, rounded once."""
+def test_optimizers_compute_float16_in_float32_and_round_once(make: Make) -> None:
+    """Gradients that are zero, tiny, or too large to square give finite steps, rounded once."""
     optimizer = make(0.01)
     given = {"w": np.array([0.0, 1e-7, -6e-5, 1e-3, -1.0, 300.0, -6e4], np.float16)}
     half = {"w": np.linspace(1, 2, 7).astype(np.float16)}
@@ -154,7 +154,7 @@ def test_optimizers_make_no_nan_of_finite_gradients(make: Make, dtype: type) -> 
 
 
 @every_optimizer
-def test_wider_gradients_widen_nothing(make: Make) -> None:
+def test_optimizers_keep_float32_with_float64_gradients(make: Make) -> None:
     params, optimizer = random_params(np.float32), make(0.01)
     grads = gradient(random_params(np.float64))
     assert {leaf.dtype for leaf in tree_leaves(optimizer.update(params, grads, optimizer.init(params))[0])} == {
@@ -163,12 +163,12 @@ def test_wider_gradients_widen_nothing(make: Make) -> None:
 
 
 def axes(array: Any) -> list[int]:
-    """The axes from the outermost in memory to the innermost."""
+    """Returns the axes from the outermost in memory to the innermost."""
     return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
 
 
 @every_optimizer
-def test_memory_order_is_kept(make: Make) -> None:
+def test_optimizers_keep_the_memory_order(make: Make) -> None:
     optimizer = make(0.01)
     params, _ = steps(optimizer, start := random_params(), optimizer.init(start), 3)
     tree_map(lambda new, old: axes(new) == axes(old) or pytest.fail(f"{new.strides} {old.strides}"), params, start)
@@ -176,7 +176,7 @@ def test_memory_order_is_kept(make: Make) -> None:
 
 
 @every_optimizer
-def test_states_are_nested_dicts_of_arrays_and_counts(make: Make) -> None:
+def test_optimizer_states_are_nested_dicts_of_arrays_and_counts(make: Make) -> None:
     optimizer = make(0.01)
     _, state = steps(optimizer, start := random_params(), optimizer.init(start), 2)
     for path, leaf in tree_items(state):
@@ -185,14 +185,14 @@ def test_states_are_nested_dicts_of_arrays_and_counts(make: Make) -> None:
 
 
 @every_optimizer
-def test_a_state_comes_back_from_pickle_as_it_was(make: Make) -> None:
+def test_optimizer_state_survives_pickle(make: Make) -> None:
     optimizer = make(0.01)
     _, state = steps(optimizer, start := random_params(), optimizer.init(start), 2)
     assert_same_bits(pickle.loads(pickle.dumps(state)), state)
 
 
 @every_optimizer
-def test_a_run_resumed_from_a_pickle_ends_in_the_same_bits(make: Make) -> None:
+def test_optimizer_resumed_from_a_pickle_gives_the_same_bits(make: Make) -> None:
     def optimizer() -> Optimizer:
         return make(warmup(cosine(0.1, 0.001, 15), 4))
 
@@ -206,13 +206,13 @@ def test_a_run_resumed_from_a_pickle_ends_in_the_same_bits(make: Make) -> None:
 
 
 @every_optimizer
-def test_a_rate_of_zero_moves_nothing(make: Make) -> None:
+def test_optimizers_with_rate_zero_change_nothing(make: Make) -> None:
     params, optimizer = random_params(), make(lambda step: 0.0)
     assert_same_bits(steps(optimizer, params, optimizer.init(params), 3)[0], params)
 
 
 @every_optimizer
-def test_a_schedule_is_asked_for_the_steps_from_0_on(make: Make) -> None:
+def test_optimizers_ask_the_schedule_for_steps_from_0(make: Make) -> None:
     asked: list[int] = []
 
     def schedule(step: int) -> float:
@@ -225,7 +225,7 @@ def test_a_schedule_is_asked_for_the_steps_from_0_on(make: Make) -> None:
 
 
 @every_optimizer
-def test_a_bare_array_is_a_tree_of_parameters(make: Make, request: pytest.FixtureRequest) -> None:
+def test_optimizers_take_a_bare_array_as_params(make: Make, request: pytest.FixtureRequest) -> None:
     optimizer, params = make(0.01), np.ones(3)
     if "masked" in request.node.callspec.id or "nested" in request.node.callspec.id:
         with pytest.raises(TreeError, match=r"^masked: expected params as a dict, got float64 \(3,\)"):
@@ -235,7 +235,7 @@ def test_a_bare_array_is_a_tree_of_parameters(make: Make, request: pytest.Fixtur
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(-9, 9, width=32)))
-def test_any_shape_is_updated(p: Any) -> None:
+def test_optimizers_update_arrays_of_any_shape(p: Any) -> None:
     for make in OPTIMIZERS.values():
         optimizer, params = make(0.01), {"w": p, "b": p}
         new, _ = optimizer.update(params, params, optimizer.init(params))
@@ -247,19 +247,19 @@ def test_any_shape_is_updated(p: Any) -> None:
 
 
 def quadratic(params: Tree) -> Tree:
-    """Of (p - answer) A (p - answer) / 2, A having the eigenvalues 1 and 4 along the diagonals."""
+    """The gradient of (p - answer) A (p - answer) / 2, where A has the eigenvalues 1 and 4."""
     a, away = np.array([[2.5, 1.5], [1.5, 2.5]]), params["x"] - [1.0, -2.0]
     return {"x": a @ away}
 
 
 def rosenbrock(params: Tree) -> Tree:
-    """Of (1 - x)^2 + 100 (y - x^2)^2, whose valley bends towards (1, 1)."""
+    """The gradient of (1 - x)^2 + 100 (y - x^2)^2, with the minimum at (1, 1)."""
     x, y = params["x"], params["y"]
     return {"x": -2 * (1 - x) - 400 * x * (y - x * x), "y": 200 * (y - x * x)}
 
 
 def logistic(params: Tree) -> Tree:
-    """Of the cross-entropy of 10 examples with x = 0, 3 of them positive, and 10 with x = 1, 8 of them positive."""
+    """The gradient of the cross-entropy for 10 examples with x = 0 (3 positive) and 10 with x = 1 (8 positive)."""
     x, share = np.array([0.0, 1.0]), np.array([0.3, 0.8])
     away = (1 / (1 + np.exp(-(params["w"] * x + params["b"]))) - share) / 2
     return {"w": np.asarray(away @ x), "b": np.asarray(away.sum())}
@@ -294,7 +294,7 @@ RATES: dict[str, tuple[float, float, float]] = {
 
 @pytest.mark.parametrize("problem", ["quadratic", "logistic", pytest.param("rosenbrock", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_known_answer_is_reached(name: str, problem: str) -> None:
+def test_optimizers_reach_the_known_answer(name: str, problem: str) -> None:
     n = 1000 if problem != "rosenbrock" else 20_000 if name in ("sgd", "clipped", "adagrad", "masked") else 8000
     rate = RATES[name][list(PROBLEMS).index(problem)]
     optimizer = OPTIMIZERS[name](cosine(rate, rate / 1000, n))
@@ -310,7 +310,7 @@ def test_the_known_answer_is_reached(name: str, problem: str) -> None:
 # One by one
 
 
-def test_plain_sgd_goes_down_the_gradient_and_remembers_its_step_alone() -> None:
+def test_sgd_moves_down_the_gradient_and_keeps_only_its_step() -> None:
     optimizer = sgd(0.5)
     params, state = optimizer.update({"w": np.array([1.0, 2.0])}, {"w": np.array([4.0, -2.0])}, optimizer.init({}))
     assert params["w"].tolist() == [-1, 3]
@@ -331,14 +331,14 @@ BY_HAND: list[tuple[Optimizer, list[float]]] = [
 
 
 @pytest.mark.parametrize(("optimizer", "expected"), BY_HAND)
-def test_two_updates_are_what_the_formula_gives_by_hand(optimizer: Optimizer, expected: list[float]) -> None:
+def test_optimizers_equal_their_formula_for_two_updates(optimizer: Optimizer, expected: list[float]) -> None:
     params, state = {"w": np.zeros(1)}, optimizer.init({"w": np.zeros(1)})
     for grad, there in zip((2.0, 3.0), expected, strict=True):
         params, state = optimizer.update(params, {"w": np.array([grad])}, state)
         np.testing.assert_allclose(params["w"], there, rtol=1e-7)
 
 
-def test_adamw_decays_without_a_gradient_and_adam_decays_by_one() -> None:
+def test_adamw_decays_params_and_adam_decays_the_gradient() -> None:
     params, grads = {"w": np.full(3, 2.0)}, {"w": np.zeros(3)}
     decoupled, coupled = adamw(0.1, weight_decay=0.25), adam(0.1, weight_decay=0.25)
     np.testing.assert_allclose(decoupled.update(params, grads, decoupled.init(params))[0]["w"], 2 - 0.1 * 0.25 * 2)
@@ -346,14 +346,14 @@ def test_adamw_decays_without_a_gradient_and_adam_decays_by_one() -> None:
 
 
 def clipped_gradient(grads: Tree, max_norm: float) -> Tree:
-    """What an optimizer inside of the clipping is given."""
+    """Returns the gradients that the optimizer inside `clip_by_global_norm` gets."""
     params = tree_map(np.zeros_like, grads)
     optimizer = clip_by_global_norm(sgd(1.0), max_norm)
     return tree_map(np.negative, optimizer.update(params, grads, optimizer.init(params))[0])
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_the_norm_over_all_leaves_is_clipped_and_the_direction_kept(size: float, max_norm: float) -> None:
+def test_clip_by_global_norm_keeps_the_direction(size: float, max_norm: float) -> None:
     grads = tree_map(lambda leaf: np.asarray(leaf * size), random_params())
     flat, clipped = (
         np.concatenate([leaf.ravel() for leaf in tree_leaves(t)]) for t in (grads, clipped_gradient(grads, max_norm))
@@ -363,19 +363,19 @@ def test_the_norm_over_all_leaves_is_clipped_and_the_direction_kept(size: float,
     assert np.linalg.norm(clipped) <= max_norm
 
 
-def test_float32_gradients_whose_squares_overflow_are_clipped() -> None:
+def test_clip_by_global_norm_of_squares_that_overflow() -> None:
     clipped = clipped_gradient({"a": np.array([3e30], np.float32), "b": np.array([4e30], np.float32)}, 5.0)
     np.testing.assert_allclose([clipped["a"][0], clipped["b"][0]], [3, 4], rtol=1e-6)
 
 
 @pytest.mark.parametrize("fault", [nan, inf])
-def test_a_gradient_that_is_not_finite_stays_to_be_seen(fault: float) -> None:
+def test_clip_by_global_norm_passes_nan_and_infinity_on(fault: float) -> None:
     clipped = clipped_gradient({"a": np.array([fault, 30.0]), "b": np.array([40.0])}, 5.0)
     np.testing.assert_array_equal(clipped["a"], [fault, 30])
     assert clipped["b"] == 40
 
 
-def test_masked_freezes_the_rest_bit_for_bit_and_keeps_the_trees_order() -> None:
+def test_masked_keeps_the_other_leaves_and_their_order() -> None:
     params = random_params()
     optimizer = masked(adamw(0.1), lambda path: path.startswith("dense1/"))
     new, state = steps(optimizer, params, optimizer.init(params), 3)
@@ -392,7 +392,7 @@ def test_masked_freezes_the_rest_bit_for_bit_and_keeps_the_trees_order() -> None
     assert new["tanh1"] == {}
 
 
-def test_each_part_of_a_masked_tree_moves_as_if_alone() -> None:
+def test_masked_updates_each_part_independently() -> None:
     params = random_params()
     optimizer = masked(adamw(0.1), lambda path: path.endswith("/w"), sgd(0.2))
     new, _ = steps(optimizer, params, optimizer.init(params), 3)
@@ -402,7 +402,7 @@ def test_each_part_of_a_masked_tree_moves_as_if_alone() -> None:
         assert_same_bits({name: {part: new[name][part]} for name in own}, expected)
 
 
-def test_clipping_inside_of_a_mask_sees_the_chosen_part_alone() -> None:
+def test_masked_clip_by_global_norm_clips_only_its_part() -> None:
     params, grads = {"a": np.zeros(1), "b": np.zeros(1)}, {"a": np.array([3.0]), "b": np.array([400.0])}
     inside = masked(clip_by_global_norm(sgd(1.0), 5), lambda path: path == "a")
     outside = clip_by_global_norm(masked(sgd(1.0), lambda path: path == "a"), 5)
@@ -410,13 +410,13 @@ def test_clipping_inside_of_a_mask_sees_the_chosen_part_alone() -> None:
     assert -0.04 < outside.update(params, grads, outside.init(params))[0]["a"] < -0.03
 
 
-def test_a_mask_that_chooses_nothing_is_refused() -> None:
+def test_masked_refuses_a_mask_that_chooses_nothing() -> None:
     with pytest.raises(ValueError, match=r"where: expected True for one path or more, got none of \['a', 'b/w'\]"):
         masked(adam(), lambda path: path == "c").init({"a": np.zeros(1), "b": {"w": np.zeros(2)}})
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
-def test_the_average_is_the_weighted_mean_of_the_params_after_each_update(decay: float) -> None:
+def test_averaged_is_the_weighted_mean_of_params(decay: float) -> None:
     params = random_params()
     optimizer = averaged(sgd(0.1, momentum=0.5), decay)
     state, seen = optimizer.init(params), []
@@ -437,12 +437,12 @@ def test_the_average_is_the_weighted_mean_of_the_params_after_each_update(decay:
         )
 
 
-def test_averaging_does_not_disturb_the_optimizer() -> None:
+def test_averaged_does_not_change_the_updates() -> None:
     params, plain, around = random_params(), adam(0.1), averaged(adam(0.1), 0.9)
     assert_same_bits(steps(plain, params, plain.init(params), 5)[0], steps(around, params, around.init(params), 5)[0])
 
 
-def test_the_average_is_read_through_clipping() -> None:
+def test_average_finds_the_state_inside_clip_by_global_norm() -> None:
     params = random_params()
     optimizer = clip_by_global_norm(averaged(adam(0.1), 0.0), 1.0)
     new, state = steps(optimizer, params, optimizer.init(params), 2)
@@ -483,20 +483,20 @@ BAD: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD)
-def test_bad_hyper_parameters_are_refused_at_construction(make: Callable[[], object], message: str) -> None:
+def test_optimizers_refuse_bad_hyper_parameters(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
 
 
 @every_optimizer
-def test_a_schedules_bad_value_is_refused_with_its_step(make: Make) -> None:
+def test_optimizers_refuse_bad_schedule_values_and_name_the_step(make: Make) -> None:
     optimizer, params = make(lambda step: 0.1 - 0.1 * step), random_params()
     with pytest.raises(ValueError, match=r"learning_rate at step 2: expected a finite number of at least 0, got -0.1"):
         steps(optimizer, params, optimizer.init(params), 3)
 
 
 @every_optimizer
-def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
+def test_optimizers_refuse_trees_of_other_names(make: Make) -> None:
     optimizer, params = make(0.1), {"a": {"w": np.ones(2)}}
     with pytest.raises(TreeError, match="expected 'a/w' as in tree 1, got 'a/wow' in tree 2"):
         optimizer.update(params, {"a": {"wow": np.ones(2)}}, optimizer.init(params))
@@ -513,7 +513,7 @@ def test_trees_of_other_names_are_refused_with_both_paths(make: Make) -> None:
         (1.0, "an array of floats, got a float"),
     ],
 )
-def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradient: Any, message: str) -> None:
+def test_optimizers_refuse_gradients_that_do_not_fit(make: Make, gradient: Any, message: str) -> None:
     optimizer, params = make(0.1), {"a": {"b": np.ones(2), "w": np.ones((2, 3))}}
     with pytest.raises(ValueError, match=rf"^a/w: gradient: expected {message}"):
         optimizer.update(params, {"a": {"b": np.ones(2), "w": gradient}}, optimizer.init(params))
@@ -523,7 +523,7 @@ def test_gradients_that_do_not_fit_are_refused_with_their_path(make: Make, gradi
 @pytest.mark.parametrize(
     ("leaf", "message"), [(np.ones(2, int), r"int64 \(2,\)"), (1.0, "a float"), (np.float32(1), "a float32")]
 )
-def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, leaf: Any, message: str) -> None:
+def test_optimizers_refuse_params_that_are_no_floats(make: Make, leaf: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^a/w: expected an array of floats, got {message}"):
         make(0.1).init({"a": {"w": leaf}})
 
@@ -533,21 +533,21 @@ def test_parameters_that_cannot_move_are_refused_with_their_path(make: Make, lea
     ("state", "message"),
     [({"step": 0, "other": 1}, r"expected \[.*\], got \['other', 'step'\]"), (None, r"expected \[.*\], got None")],
 )
-def test_another_optimizers_state_is_refused(make: Make, state: Any, message: str) -> None:
+def test_optimizers_refuse_the_state_of_another_optimizer(make: Make, state: Any, message: str) -> None:
     params = random_params()
     with pytest.raises(ValueError, match=f"^optimizer state: {message}"):
         make(0.1).update(params, params, state)
 
 
 @pytest.mark.parametrize("make", [adam, lambda rate: sgd(rate, momentum=0.5), adagrad, rmsprop])
-def test_the_state_of_another_net_is_refused_with_the_path(make: Make) -> None:
+def test_optimizers_refuse_the_state_of_another_net(make: Make) -> None:
     optimizer, params = make(0.1), {"a": np.ones(4)}
     with pytest.raises(ValueError, match=r"^a: \w+: expected shape \(4,\) as the parameter has, got float64 \(1,\)"):
         optimizer.update(params, params, optimizer.init({"a": np.ones(1)}))
 
 
 @pytest.mark.parametrize("state", [{"step": 3}, None])
-def test_a_state_without_an_average_is_refused(state: Any) -> None:
+def test_average_refuses_a_state_without_average(state: Any) -> None:
     with pytest.raises(ValueError, match=r"expected that of averaged\(\.\.\.\), got .*; put averaged around"):
         average(state)
 

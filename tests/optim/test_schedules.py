@@ -38,7 +38,7 @@ def test_piecewise_changes_at_its_boundaries() -> None:
 
 @pytest.mark.parametrize("make", BETWEEN)
 @given(rates, rates, lengths)
-def test_both_ends_are_met_exactly_and_the_last_one_lasts(
+def test_schedules_meet_both_ends_exactly(
     make: Callable[[float, float, int], Schedule], start: float, end: float, steps: int
 ) -> None:
     schedule = make(start, end, steps)
@@ -47,12 +47,12 @@ def test_both_ends_are_met_exactly_and_the_last_one_lasts(
 
 
 @pytest.mark.parametrize("make", BETWEEN)
-def test_between_the_ends_the_rate_only_falls(make: Callable[[float, float, int], Schedule]) -> None:
+def test_schedules_fall_between_their_ends(make: Callable[[float, float, int], Schedule]) -> None:
     values = [make(1.0, 0.01, 50)(step) for step in range(51)]
     assert all(before > after for before, after in pairwise(values))
 
 
-def test_the_middle_tells_the_curves_apart() -> None:
+def test_schedules_have_different_middles() -> None:
     assert linear(1, 0.01, 100)(50) == pytest.approx(0.505, rel=1e-12)
     assert exponential(1, 0.01, 100)(50) == pytest.approx(0.1, rel=1e-12)
     assert cosine(1, 0.01, 100)(50) == pytest.approx(0.505, rel=1e-12)
@@ -65,7 +65,7 @@ def test_exponential_multiplies_by_the_same_factor_each_step() -> None:
 
 
 @pytest.mark.parametrize("after", [0.3, constant(0.3), piecewise([5], [0.3, 0.1]), cosine(0.3, 0, 20), one_cycle(2, 9)])
-def test_warmup_climbs_in_a_line_and_hands_over(after: float | Schedule) -> None:
+def test_warmup_rises_linearly_before_its_schedule(after: float | Schedule) -> None:
     schedule, rest = warmup(after, 4, start=0.1), after if callable(after) else constant(after)
     assert schedule(0) == 0.1
     assert [schedule(step) for step in range(4)] == [linear(0.1, rest(0), 4)(step) for step in range(4)]
@@ -85,7 +85,7 @@ def test_one_cycle_meets_its_start_its_peak_and_its_end(peak: float, steps: int,
     assert sorted(values[top + 1 :], reverse=True) == values[top + 1 :]
 
 
-def test_one_cycle_takes_its_factors() -> None:
+def test_one_cycle_uses_its_factors() -> None:
     schedule = one_cycle(1.0, 10, rise=0.5, div_factor=2, final_div_factor=4)
     assert (schedule(0), schedule(5), schedule(10)) == (0.5, 1.0, 0.125)
 
@@ -102,7 +102,7 @@ SCHEDULES = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_numpy_steps_give_the_same_plain_floats(schedule: Schedule) -> None:
+def test_schedules_give_plain_floats_for_numpy_steps(schedule: Schedule) -> None:
     steps: Any = np.arange(12)
     values = [schedule(step) for step in steps]
     assert values == [schedule(step) for step in range(12)]
@@ -111,7 +111,7 @@ def test_numpy_steps_give_the_same_plain_floats(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:])
 @pytest.mark.parametrize("step", [-1, 1.0, "1", None])
-def test_what_is_no_step_is_refused(schedule: Schedule, step: Any) -> None:
+def test_schedules_refuse_what_is_no_step(schedule: Schedule, step: Any) -> None:
     with pytest.raises(ValueError, match=rf"step: expected an int of at least 0, got {step!r}"):
         schedule(step)
 
@@ -142,18 +142,18 @@ BAD: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD)
-def test_bad_arguments_are_refused_at_construction(make: Callable[[], object], message: str) -> None:
+def test_schedules_refuse_bad_arguments(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_number_becomes_a_constant_and_a_schedule_stays_itself() -> None:
+def test_as_schedule_makes_numbers_constant() -> None:
     assert as_schedule("rate", np.float64(0.5))(3) == 0.5
     assert as_schedule("rate", linear(0, 1, 4))(3) == 0.75
     assert type(as_schedule("rate", lambda step: np.float64(step))(3)) is float
 
 
-def test_a_rate_that_cannot_be_is_refused_with_its_step() -> None:
+def test_as_schedule_refuses_bad_rates_and_names_the_step() -> None:
     with pytest.raises(ValueError, match=r"rate at step 7: expected a finite number of at least 0, got nan"):
         as_schedule("rate", lambda step: nan)(7)
 

@@ -142,7 +142,9 @@ def error_of(net: fnn.Op, forward: bool) -> str:
 
 
 @pytest.mark.parametrize("forward", [True, False])
-@pytest.mark.parametrize("inner", AROUND)
+@pytest.mark.parametrize(
+    "inner", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in AROUND if name != "serial")]
+)
 @pytest.mark.parametrize("outer", AROUND)
 def test_watched_tells_the_full_path_inside_of_two_combinators(outer: str, inner: str, forward: bool) -> None:
     net = serial(dense(12), AROUND[outer](AROUND[inner](broken(forward))), tanh)

@@ -268,6 +268,7 @@ def test_no_mistake_is_said(tmp_path: Path) -> None:
     assert pixels(figure, tmp_path).min() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "shown"), [(1, 1), (6, 6), (100, 64)])
 def test_filters_are_drawn_on_one_scale_with_0_in_the_middle(n: int, shown: int, tmp_path: Path) -> None:
     images = np.random.default_rng(n).standard_normal((n, 3, 5))
@@ -316,6 +317,7 @@ def test_a_report_is_the_same_each_time_and_another_of_other_params(seed: int, d
     assert same == [True, seed == 0, seed == 0, seed == 0]
 
 
+@pytest.mark.slow
 def test_a_net_without_first_filters_has_the_other_pictures(tmp_path: Path) -> None:
     net = serial(maxpool(2), dense(10))
     folder = run_in(tmp_path / "run", line(1), net=net)

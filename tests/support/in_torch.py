@@ -1,4 +1,4 @@
-"""What each operator and combinator is in PyTorch, and the comparison of both in float64, to 1e-9 relative."""
+"""Each operator and combinator in PyTorch, and comparisons in float64 with a tolerance of 1e-9."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,13 @@ Peer = Callable[[Op, Tensors, Any, Key | None], Any]
 
 
 def inside(op: Op) -> Op:
-    """The operator in a wrapper."""
+    """Returns the operator inside a wrapper."""
     assert op.wraps is not None
     return op.wraps
 
 
 def in_torch(op: Op, params: Tensors, x: Any, key: Key | None = None) -> Any:
-    """The output of the operator, as PyTorch has it; with a key, as in training."""
+    """Computes the output of the operator in PyTorch; with a key, as in training."""
     return IN_TORCH[op.kind](op, params, x, key)
 
 
@@ -92,7 +92,7 @@ def conv(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
 
 
 def margins(config: Any, size: int, axis: int) -> tuple[int, int]:
-    """The zeros before and after; "same" as its definition has it, for any stride."""
+    """Returns the padding before and after; "same" works for any stride."""
     padding = config["padding"]
     if padding == "valid":
         return 0, 0
@@ -168,7 +168,7 @@ IN_TORCH: dict[str, Peer] = {
     "softplus": plain(lambda x: F.softplus(x, threshold=100)),
     "tanh": plain(torch.tanh),
 }
-"""Each operator by its kind: from it, its params as tensors, an input and a key to the output."""
+"""For each kind of operator, a function of the operator, its params as tensors, an input and a key."""
 
 
 def tensor(array: Array) -> Any:
@@ -176,7 +176,7 @@ def tensor(array: Array) -> Any:
 
 
 def close(came: Any, wanted: Any, what: str) -> None:
-    """Asserts agreement to 1e-9 of the largest number; 1e-12 is the rounding of a sum that cancels."""
+    """Asserts agreement within 1e-9 of the largest number; 1e-12 allows for rounding in sums that cancel."""
     there = np.zeros(came.shape) if wanted is None else wanted.detach().numpy()
     assert came.shape == there.shape, what
     tolerance = 1e-12 + 1e-9 * np.abs(there).max(initial=0)
@@ -184,7 +184,7 @@ def close(came: Any, wanted: Any, what: str) -> None:
 
 
 def moved(params: Params, rng: np.random.Generator) -> Params:
-    """The params in float64, far from zeros and ones; variances are positive."""
+    """Adds noise to the params, in float64; variances stay positive."""
 
     def move(name: str, child: Any) -> Any:
         if isinstance(child, dict):

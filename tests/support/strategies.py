@@ -1,4 +1,4 @@
-"""What hypothesis draws: operators with hyper-parameters that fit, each with a shape that it can take."""
+"""Hypothesis strategies: operators with valid hyper-parameters, each with an input shape that it takes."""
 
 from typing import Any
 
@@ -17,28 +17,28 @@ activations = st.sampled_from([tanh, relu, sigmoid, softmax, log_softmax])
 
 
 def slow_unless(seed: int) -> list[str]:
-    """The properties that take most of the time, to leave out for three of four examples."""
+    """Returns the slowest properties, to leave out for three of four examples."""
     return ["accuracy", "threads"] if seed % 4 else []
 
 
 def both(value: Any) -> tuple[Any, Any]:
-    """The pair for height and width."""
+    """Returns the pair for height and width."""
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def sizes(least: int, most: int) -> st.SearchStrategy[int | tuple[int, int]]:
-    """An int or a pair of ints."""
+    """Draws an int or a pair of ints."""
     return st.integers(least, most) | st.tuples(st.integers(least, most), st.integers(least, most))
 
 
 def numbers(rng: np.random.Generator, shape: Shape, ties: bool = False) -> Array:
-    """Random numbers, of which with `ties` many are equal."""
+    """Returns random numbers; with `ties`, many are equal."""
     return rng.integers(-2, 3, shape) / 2 if ties else rng.standard_normal(shape)
 
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> Example:
-    """Any convolution: padding of all kinds, strides that leave a rest, windows wider than the image itself."""
+    """Draws any convolution: all kinds of padding, leftover pixels, windows wider than the image."""
     groups = draw(st.integers(1, 3))
     kernel, stride, dilation = draw(sizes(1, 4)), draw(sizes(1, 4)), draw(sizes(1, 3))
     padding = draw(sizes(0, 3) | st.sampled_from(["same", "valid"]))
@@ -52,7 +52,7 @@ def convolutions(draw: st.DrawFn) -> Example:
 
 @st.composite
 def poolings(draw: st.DrawFn) -> Example:
-    """Any pooling: windows that overlap, that leave gaps or a rest, with padding."""
+    """Draws any pooling: windows that overlap or leave gaps, leftover pixels, padding."""
     kernel = draw(sizes(1, 4))
     stride = draw(st.none() | sizes(1, 5))
     padding = tuple(draw(st.integers(0, k // 2)) for k in both(kernel))
@@ -64,21 +64,21 @@ def poolings(draw: st.DrawFn) -> Example:
 
 @st.composite
 def denses(draw: st.DrawFn) -> Example:
-    """Any fully connected layer, on features or on anything that has to be flattened."""
+    """Draws any dense layer, for inputs of any shape."""
     shape = draw(st.lists(st.integers(1, 4), max_size=3).map(tuple))
     return dense(draw(st.integers(1, 5)), bias=draw(st.booleans())), shape
 
 
 @st.composite
 def shapeless(draw: st.DrawFn) -> Example:
-    """Any of the operators that take what they are given."""
+    """Draws an operator that takes any shape."""
     shape = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple))
     return draw(activations | st.just(flatten)), shape
 
 
 @st.composite
 def nets(draw: st.DrawFn) -> Example:
-    """A chain of operators, chains among them, whose first part fits the shape."""
+    """Draws a chain of operators with a nested chain."""
     op, shape = draw(convolutions() | poolings() | denses() | shapeless())
     more = draw(st.lists(st.builds(dense, st.integers(1, 4)) | activations | st.just(serial()), max_size=3))
     nested = serial(op, *more[:1])

@@ -1,4 +1,4 @@
-"""Trees for the tests of files: drawn ones, what makes two of them the same, and what reading one may cost."""
+"""Trees for the tests of files: strategies, exact comparison, and a limit for memory."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def frozen(array: np.ndarray) -> np.ndarray:
 
 
 def axes(array: np.ndarray) -> list[int]:
-    """The axes that have an order in memory, outermost first."""
+    """Returns the axes of more than one entry, outermost in memory first."""
     real = [axis for axis in range(array.ndim) if array.shape[axis] > 1]
     return sorted(real, key=lambda axis: -abs(array.strides[axis]))
 
@@ -50,7 +50,7 @@ def is_tree(tree: Any) -> bool:
 
 @st.composite
 def arrays(draw: st.DrawFn, dtypes: str = DTYPES) -> np.ndarray:
-    """Any bits, dtype, byte order, shape, order of axes and steps between elements; read-only."""
+    """Draws read-only arrays with any bits, dtype, byte order, shape and strides."""
     dtype = np.dtype(draw(st.sampled_from(dtypes))).newbyteorder(draw(st.sampled_from("<>")))
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     steps: Any = [slice(None, None, draw(st.sampled_from([1, 1, 2, -1]))) for _ in shape]

@@ -1,4 +1,4 @@
-"""The checks are checked: what is wrong with each operator here must be found, and named."""
+"""`check_op` and `check_loss` find and name the faults of wrong operators and losses."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -25,6 +25,7 @@ from fnn import (
     softmax,
     tanh,
 )
+from fnn.kernels.process import BLAS_VARIABLES
 from fnn.op import Array, Params, Vjp
 from fnn.testing import PROPERTIES, CheckError, check_loss, check_op
 from fnn.testing import __main__ as main_module
@@ -33,7 +34,7 @@ from tests.support.programs import python
 
 
 def with_vjp(op: Op, change: Callable[[Params, Any], tuple[Params, Any]]) -> Op:
-    """`op` with `change` made to what its vjp returns."""
+    """Returns `op` with `change` applied to the results of its vjp."""
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = op.apply(params, x)
@@ -43,7 +44,7 @@ def with_vjp(op: Op, change: Callable[[Params, Any], tuple[Params, Any]]) -> Op:
 
 
 def elementwise(f: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Op:
-    """An operator without parameters."""
+    """Returns an elementwise operator."""
     return Op(lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy * slope(x))))
 
 
@@ -52,7 +53,7 @@ def scaled(dparams: Params, dx: Any, factor: float = 1.001) -> tuple[Params, Any
 
 
 def lacks(name: str, op: Op, shape: tuple[int, ...] = (4,), message: str = ": ", **options: Any) -> None:
-    """Asserts that `check_op` finds that `op` lacks that property, and no other."""
+    """Asserts that `check_op` fails in that property."""
     with pytest.raises(CheckError, match=message) as caught:
         check_op(op, shape, **options)
     assert caught.value.property == name
@@ -62,7 +63,7 @@ def lacks(name: str, op: Op, shape: tuple[int, ...] = (4,), message: str = ": ",
 # Wrong gradients
 
 
-def test_a_gradient_in_params_off_by_a_thousandth_is_found() -> None:
+def test_check_op_finds_a_params_gradient_off_by_a_thousandth() -> None:
     lacks(
         "gradient in params",
         with_vjp(dense(3), scaled),
@@ -71,7 +72,7 @@ def test_a_gradient_in_params_off_by_a_thousandth_is_found() -> None:
     lacks("gradient in params", with_vjp(conv(3, 3), scaled), (2, 5, 5))
 
 
-def test_a_gradient_in_the_input_off_by_a_thousandth_is_found() -> None:
+def test_check_op_finds_an_input_gradient_off_by_a_thousandth() -> None:
     def scaled_dx(dparams: Params, dx: Any) -> tuple[Params, Any]:
         return dparams, None if dx is None else dx * dx.dtype.type(1.001)
 
@@ -86,7 +87,7 @@ def test_a_gradient_in_the_input_off_by_a_thousandth_is_found() -> None:
         )
 
 
-def test_one_wrong_leaf_among_right_ones_is_found_and_named() -> None:
+def test_check_op_names_the_wrong_leaf() -> None:
     def bias_scaled(dparams: Params, dx: Any) -> tuple[Params, Any]:
         return {"w": dparams["w"], "b": dparams["b"] * dparams["b"].dtype.type(0.999)}, dx
 
@@ -94,7 +95,7 @@ def test_one_wrong_leaf_among_right_ones_is_found_and_named() -> None:
     lacks("gradient in params", net, message="params/wrong dense1/b: expected")
 
 
-def test_a_kernel_that_is_not_flipped_in_the_vjp_is_found() -> None:
+def test_check_op_finds_a_kernel_that_is_not_flipped() -> None:
     right = conv(2, 3, padding=1, bias=False)
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -110,7 +111,7 @@ def test_a_kernel_that_is_not_flipped_in_the_vjp_is_found() -> None:
 
 
 @pytest.mark.parametrize("op", [conv(2, 3), dense(3)], ids=repr)
-def test_a_mean_over_the_batch_in_the_place_of_a_sum_is_found(op: Op) -> None:
+def test_check_op_finds_a_mean_over_the_batch_instead_of_a_sum(op: Op) -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = op.apply(params, x)
 
@@ -124,7 +125,7 @@ def test_a_mean_over_the_batch_in_the_place_of_a_sum_is_found(op: Op) -> None:
 
 
 def largest_of_pairs(share: Callable[[Array], Array]) -> Op:
-    """The larger number of each two neighbours, the gradient going to where `share(pairs)` is not zero."""
+    """Returns an operator: the maximum of each two neighbours. `share(pairs)` splits the gradient between them."""
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         pairs = x.reshape(len(x), x.shape[1] // 2, 2)
@@ -137,11 +138,11 @@ def largest_of_pairs(share: Callable[[Array], Array]) -> Op:
     return Op(lambda key, shape: {}, apply)
 
 
-def test_a_tie_counted_twice_is_found() -> None:
+def test_check_op_finds_a_tie_counted_twice() -> None:
     lacks("gradient in input", largest_of_pairs(lambda pairs: pairs == pairs.max(-1, keepdims=True)), (8,))
 
 
-def test_a_tie_may_be_resolved_in_any_way_that_counts_it_once() -> None:
+def test_check_op_accepts_any_way_to_count_a_tie_once() -> None:
     def first(pairs: Array) -> Array:
         return np.stack([pairs[..., 0] >= pairs[..., 1], pairs[..., 0] < pairs[..., 1]], -1)
 
@@ -153,12 +154,12 @@ def test_a_tie_may_be_resolved_in_any_way_that_counts_it_once() -> None:
         check_op(largest_of_pairs(share), (8,))
 
 
-def test_a_gradient_missing_altogether_is_found() -> None:
+def test_check_op_finds_a_missing_gradient() -> None:
     lacks("gradient in input", elementwise(np.tanh, np.zeros_like))
     lacks("gradient in input", elementwise(np.zeros_like, np.ones_like))
 
 
-def test_an_error_in_one_pixel_of_the_border_is_found() -> None:
+def test_check_op_finds_an_error_in_one_pixel() -> None:
     def corner(dparams: Params, dx: Any) -> tuple[Params, Any]:
         if dx is not None:
             dx = dx.copy()
@@ -168,7 +169,7 @@ def test_an_error_in_one_pixel_of_the_border_is_found() -> None:
     lacks("gradient in input", with_vjp(conv(2, 3, padding=1), corner), (2, 8, 8))
 
 
-def test_a_scale_that_is_one_at_the_start_does_not_hide_that_the_vjp_forgets_it() -> None:
+def test_check_op_finds_a_forgotten_scale_that_starts_at_one() -> None:
     def init(key: Key, shape: tuple[int, ...]) -> Params:
         return {"scale": np.ones(shape, np.float32)}
 
@@ -179,7 +180,7 @@ def test_a_scale_that_is_one_at_the_start_does_not_hide_that_the_vjp_forgets_it(
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_kinks_raise_no_false_alarm(seed: int) -> None:
+def test_check_op_has_no_false_alarm_at_kinks(seed: int) -> None:
     net = serial(conv(3, 3, padding=1), relu, maxpool(2), relu, maxpool(3, 1, 1), dense(8), relu, dense(4), relu)
     assert check_op(net, (2, 7, 6), seed, exempt={"threads"}) < 1e-6
 
@@ -187,7 +188,7 @@ def test_kinks_raise_no_false_alarm(seed: int) -> None:
 # Impure operators
 
 
-def test_writing_into_the_input_is_found() -> None:
+def test_check_op_finds_writes_to_the_input() -> None:
     def halve(x: Array) -> Array:
         x *= x.dtype.type(0.5)
         return x
@@ -195,7 +196,7 @@ def test_writing_into_the_input_is_found() -> None:
     lacks("purity", elementwise(halve, lambda x: np.full_like(x, 0.5)), message="expected no writes to the arguments")
 
 
-def test_writing_into_the_cotangent_is_found() -> None:
+def test_check_op_finds_writes_to_the_cotangent() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Any]:
             dy *= dy.dtype.type(2)
@@ -206,7 +207,7 @@ def test_writing_into_the_cotangent_is_found() -> None:
     lacks("purity", Op(lambda key, shape: {}, apply), message="expected no writes to the arguments")
 
 
-def test_writing_into_the_params_is_found() -> None:
+def test_check_op_finds_new_entries_in_the_params() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = dense(2).apply({name: params[name] for name in ("w", "b")}, x)
         params[f"call{len(params)}"] = np.zeros((), np.float32)
@@ -215,7 +216,7 @@ def test_writing_into_the_params_is_found() -> None:
     lacks("purity", Op(dense(2).init, apply), message="trees differ")
 
 
-def test_putting_other_params_into_the_dict_is_found() -> None:
+def test_check_op_finds_replaced_params() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         params["w"] = np.sign(params["w"])  # which a second call does not change any more
         return dense(2).apply(params, x)
@@ -227,17 +228,17 @@ def test_putting_other_params_into_the_dict_is_found() -> None:
     )
 
 
-def test_state_between_calls_is_found() -> None:
+def test_check_op_finds_state_between_calls() -> None:
     calls = iter(range(10**6))
     lacks("purity", elementwise(lambda x: x + next(calls), np.ones_like), message="in a second call")
 
 
-def test_a_shared_generator_is_found() -> None:
+def test_check_op_finds_a_shared_generator() -> None:
     rng = np.random.default_rng(0)
     lacks("purity", elementwise(lambda x: x + rng.standard_normal(x.shape).astype(x.dtype), np.ones_like))
 
 
-def test_a_vjp_that_reads_what_the_last_apply_left_behind_is_found() -> None:
+def test_check_op_finds_a_vjp_that_reads_the_last_apply() -> None:
     left: dict[str, Array] = {}
 
     def square(x: Array) -> Array:
@@ -247,7 +248,7 @@ def test_a_vjp_that_reads_what_the_last_apply_left_behind_is_found() -> None:
     lacks("purity", elementwise(square, lambda x: 2 * left["x"][: len(x)]), message="out of order")
 
 
-def test_results_kept_for_an_array_whatever_it_holds_by_now_are_found() -> None:
+def test_check_op_finds_results_cached_by_array_identity() -> None:
     last: dict[str, Any] = {}
 
     def kept(x: Array) -> Array:
@@ -267,7 +268,7 @@ def test_results_kept_for_an_array_whatever_it_holds_by_now_are_found() -> None:
     lacks("purity", Op(dense(2).init, apply), message="if the same arrays contain other numbers")
 
 
-def test_a_vjp_that_adds_to_what_it_returned_before_is_found() -> None:
+def test_check_op_finds_a_vjp_that_accumulates() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         total = np.zeros_like(x)
 
@@ -280,7 +281,7 @@ def test_a_vjp_that_adds_to_what_it_returned_before_is_found() -> None:
     lacks("purity", Op(lambda key, shape: {}, apply))
 
 
-def test_an_output_that_a_later_call_overwrites_is_found() -> None:
+def test_check_op_finds_an_output_that_a_later_call_overwrites() -> None:
     memory: dict[Any, Array] = {}
 
     def double(x: Array) -> Array:
@@ -290,7 +291,7 @@ def test_an_output_that_a_later_call_overwrites_is_found() -> None:
     lacks("purity", elementwise(double, lambda x: np.full_like(x, 2)))
 
 
-def test_a_gradient_that_a_later_call_overwrites_is_found() -> None:
+def test_check_op_finds_a_gradient_that_a_later_call_overwrites() -> None:
     memory: dict[Any, Array] = {}
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
@@ -303,7 +304,7 @@ def test_a_gradient_that_a_later_call_overwrites_is_found() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_scratch_buffer_that_threads_share_is_found(seed: int) -> None:
+def test_check_op_finds_a_buffer_that_threads_share(seed: int) -> None:
     memory: dict[Any, Array] = {}
 
     def tanh_of_double(x: Array) -> Array:
@@ -315,7 +316,7 @@ def test_a_scratch_buffer_that_threads_share_is_found(seed: int) -> None:
     lacks("threads", op, (5,), "while another thread", rng=seed)
 
 
-def test_what_threads_share_behind_a_lock_is_as_good_as_what_they_do_not_share() -> None:
+def test_check_op_accepts_a_buffer_behind_a_lock() -> None:
     memory: dict[Any, Array] = {}
     lock = Lock()
 
@@ -328,7 +329,7 @@ def test_what_threads_share_behind_a_lock_is_as_good_as_what_they_do_not_share()
     assert check_op(elementwise(tanh_of_double, lambda x: 2 - 2 * np.tanh(2 * x) ** 2), (5,)) < 1e-6
 
 
-def test_initial_values_that_differ_from_call_to_call_are_found() -> None:
+def test_check_op_finds_initial_values_that_differ_between_calls() -> None:
     rng = np.random.default_rng(0)
 
     def init(key: Key, shape: tuple[int, ...]) -> Params:
@@ -340,7 +341,7 @@ def test_initial_values_that_differ_from_call_to_call_are_found() -> None:
 # Wrong shapes and dtypes
 
 
-def test_a_float64_where_float32_came_is_found() -> None:
+def test_check_op_finds_float64_results_for_float32() -> None:
     upcast = elementwise(lambda x: x * np.float64(2), lambda x: np.full_like(x, 2))
     lacks("shapes and dtypes", upcast, message=r"output for float32: expected float32 \(3, 4\), got float64 \(3, 4\)")
     lacks("shapes and dtypes", with_vjp(dense(2), lambda dparams, dx: (dparams, dx.astype(np.float64))))
@@ -348,17 +349,17 @@ def test_a_float64_where_float32_came_is_found() -> None:
     lacks("shapes and dtypes", wide, message="params/b for float32: expected float32 .*, got float64")
 
 
-def test_a_float32_where_float64_came_is_found() -> None:
+def test_check_op_finds_float32_results_for_float64() -> None:
     narrow = elementwise(lambda x: (2 * x).astype(np.float32), lambda x: np.full_like(x, 2))
     lacks("shapes and dtypes", narrow, message="for float64: expected float64 .*, got float32")
 
 
-def test_a_result_that_is_right_in_float64_alone_is_found() -> None:
+def test_check_op_finds_a_result_that_is_wrong_in_float32() -> None:
     wrong = elementwise(lambda x: x * (2 if x.dtype == np.float64 else 3), lambda x: np.full_like(x, 2))
     lacks("precision", wrong, message="in float32: expected")
 
 
-def test_gradients_that_are_right_in_float64_alone_are_found() -> None:
+def test_check_op_finds_gradients_that_are_wrong_in_float32() -> None:
     def wrong(dparams: Params, dx: Any) -> tuple[Params, Any]:
         return {**dparams, "b": dparams["b"] * (2 if dparams["b"].dtype == np.float32 else 1)}, dx
 
@@ -366,7 +367,7 @@ def test_gradients_that_are_right_in_float64_alone_are_found() -> None:
     lacks("precision", elementwise(np.tanh, lambda x: 1 - np.tanh(x + x.dtype.type(1e5) - x.dtype.type(1e5)) ** 2))
 
 
-def test_a_scalar_of_numpy_is_as_good_a_gradient_as_an_array_without_axes() -> None:
+def test_check_op_accepts_numpy_scalars_as_gradients() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         return x * params["a"], lambda dy, need_dx=True: ({"a": (x * dy).sum()}, dy * params["a"])
 
@@ -375,7 +376,7 @@ def test_a_scalar_of_numpy_is_as_good_a_gradient_as_an_array_without_axes() -> N
     lacks("init", scalar, message="a: expected a float32 array, got a float32")
 
 
-def test_float64_initial_values_are_found() -> None:
+def test_check_op_finds_float64_initial_values() -> None:
     double = Op(lambda key, shape: {"w": np.ones((*shape, 2))}, lambda params, x: dense(2, bias=False).apply(params, x))
     with pytest.raises(OpError, match="expected float64 input as the params are"):
         double.init(0, (4,))
@@ -390,7 +391,7 @@ def test_float64_initial_values_are_found() -> None:
     )
 
 
-def test_gradients_of_another_structure_are_found() -> None:
+def test_check_op_finds_gradients_of_another_structure() -> None:
     lacks("shapes and dtypes", with_vjp(dense(2), lambda dparams, dx: ({"w": dparams["w"]}, dx)), message="'params/b'")
     lacks("shapes and dtypes", with_vjp(dense(2), lambda dparams, dx: ({**dparams, "b": dparams["b"][None]}, dx)))
     lacks(
@@ -402,7 +403,7 @@ def test_gradients_of_another_structure_are_found() -> None:
     lacks("shapes and dtypes", nothing, message="trees differ")
 
 
-def test_an_input_gradient_that_broadcasts_is_found() -> None:
+def test_check_op_finds_an_input_gradient_that_broadcasts() -> None:
     row = with_vjp(dense(2), lambda dparams, dx: (dparams, dx[:1]))
     lacks("shapes and dtypes", row, message=r"input for float32: expected float32 \(3, 4\), got float32 \(1, 4\)")
 
@@ -415,7 +416,7 @@ def test_an_input_gradient_that_broadcasts_is_found() -> None:
         ("gradient in input", lambda dx: dx + 1, r"input\[0, 0\] of a constant: expected 0.0, got 1.0"),
     ],
 )
-def test_a_cotangent_of_integers_that_is_no_zeros_is_found(name: str, dx: Callable[[Array], Any], message: str) -> None:
+def test_check_op_finds_a_nonzero_cotangent_of_integers(name: str, dx: Callable[[Array], Any], message: str) -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = embedding(5, 3).apply(params, x)
         return y, lambda dy, need_dx=True: (vjp(dy)[0], dx(vjp(dy)[1]))
@@ -424,7 +425,7 @@ def test_a_cotangent_of_integers_that_is_no_zeros_is_found(name: str, dx: Callab
     lacks(name, op, message=message, x=np.arange(12).reshape(3, 4) % 5)
 
 
-def test_an_output_shape_that_depends_on_the_batch_is_found() -> None:
+def test_check_op_finds_an_output_shape_that_depends_on_the_batch() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y = x.reshape(len(x), -1) if len(x) else x
         return y, lambda dy, need_dx=True: ({}, dy.reshape(x.shape))
@@ -437,7 +438,7 @@ def test_an_output_shape_that_depends_on_the_batch_is_found() -> None:
     )
 
 
-def test_need_dx_that_changes_the_gradient_in_params_is_found() -> None:
+def test_check_op_finds_need_dx_that_changes_dparams() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = dense(2).apply(params, x)
 
@@ -453,7 +454,7 @@ def test_need_dx_that_changes_the_gradient_in_params_is_found() -> None:
 # Wrong batches
 
 
-def test_a_wrong_empty_batch_is_found() -> None:
+def test_check_op_finds_wrong_gradients_of_an_empty_batch() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = dense(2).apply(params, x)
 
@@ -468,7 +469,7 @@ def test_a_wrong_empty_batch_is_found() -> None:
     )
 
 
-def test_an_operator_that_cannot_take_an_empty_batch_is_found() -> None:
+def test_check_op_finds_an_operator_that_refuses_an_empty_batch() -> None:
     lacks(
         "init",
         elementwise(lambda x: x - 0 * x.max(), np.ones_like),
@@ -476,7 +477,7 @@ def test_an_operator_that_cannot_take_an_empty_batch_is_found() -> None:
     )
 
 
-def test_dependence_on_the_other_examples_is_found() -> None:
+def test_check_op_finds_dependence_on_other_examples() -> None:
     centred = Op(
         lambda key, shape: {},
         lambda params, x: (
@@ -488,7 +489,7 @@ def test_dependence_on_the_other_examples_is_found() -> None:
     assert check_op(centred, (4,), exempt=["batch independence"]) < 1e-6
 
 
-def test_a_gradient_in_params_that_is_wrong_for_a_batch_of_one_is_found() -> None:
+def test_check_op_finds_a_params_gradient_that_is_wrong_for_one_example() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         y, vjp = dense(2).apply(params, x)
 
@@ -503,12 +504,12 @@ def test_a_gradient_in_params_that_is_wrong_for_a_batch_of_one_is_found() -> Non
     )
 
 
-def test_dependence_on_the_size_of_the_batch_is_found() -> None:
+def test_check_op_finds_dependence_on_the_batch_size() -> None:
     sized = elementwise(lambda x: x * len(x), lambda x: np.full_like(x, len(x)))
     lacks("batch independence", sized, message="alone")
 
 
-def test_dependence_on_the_example_before_is_found() -> None:
+def test_check_op_finds_dependence_on_the_previous_example() -> None:
     rolled = Op(
         lambda key, shape: {},
         lambda params, x: (x + np.roll(x, 1, 0), lambda dy, need_dx=True: ({}, dy + np.roll(dy, -1, 0))),
@@ -527,11 +528,11 @@ def test_dependence_on_the_example_before_is_found() -> None:
         ),
     ],
 )
-def test_reliance_on_the_memory_order_is_found(name: str, wrong: Callable[[Array], Array]) -> None:
+def test_check_op_finds_dependence_on_the_memory_order(name: str, wrong: Callable[[Array], Array]) -> None:
     lacks("memory order", elementwise(wrong, np.ones_like), (4, 3), "in memory order .*: expected")
 
 
-def test_reliance_on_the_memory_order_of_the_cotangent_is_found() -> None:
+def test_check_op_finds_dependence_on_the_memory_order_of_the_cotangent() -> None:
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         return x.copy(), lambda dy, need_dx=True: ({}, dy if dy.strides[0] >= 0 else -dy)
 
@@ -543,7 +544,7 @@ def test_reliance_on_the_memory_order_of_the_cotangent_is_found() -> None:
 
 @operator
 def noise(careless: bool = False) -> Op:
-    """Adds noise where there is a key; with the same key the same, unless `careless`."""
+    """Multiplies by noise if there is a key; with the same key the same noise, unless `careless`."""
     careless_rng = np.random.default_rng(0)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
@@ -554,7 +555,7 @@ def noise(careless: bool = False) -> Op:
     return Op(lambda key, shape: {}, apply, takes_key=True)
 
 
-def test_what_draws_is_checked_with_a_key_and_without() -> None:
+def test_check_op_of_random_operators_with_a_key_and_without() -> None:
     assert check_op(noise(), (4,)) < 1e-6
     assert check_op(noise(), (4,), key=7) < 1e-6
     assert check_op(serial(dense(3), noise(), tanh), (4,), key=Key(7, ("step", 3))) < 1e-6
@@ -564,16 +565,16 @@ def test_what_draws_is_checked_with_a_key_and_without() -> None:
 # The function itself
 
 
-def test_the_worst_error_of_the_gradients_is_returned() -> None:
+def test_check_op_returns_the_largest_gradient_error() -> None:
     assert 0 < check_op(tanh, (4,)) < 1e-6
     assert check_op(serial(), (4,), exempt=PROPERTIES) == 0
 
 
-def test_the_same_seed_checks_with_the_same_numbers() -> None:
+def test_check_op_uses_the_same_numbers_for_the_same_seed() -> None:
     assert check_op(dense(3), (4,), 5) == check_op(dense(3), (4,), Key(5)) != check_op(dense(3), (4,), 6)
 
 
-def test_an_input_may_be_given_where_not_all_numbers_will_do() -> None:
+def test_check_op_takes_an_input() -> None:
     log = elementwise(np.log, lambda x: 1 / x)
     assert check_op(log, (4,), x=np.linspace(0.5, 2, 12).reshape(3, 4)) < 1e-6
 
@@ -581,17 +582,17 @@ def test_an_input_may_be_given_where_not_all_numbers_will_do() -> None:
 @pytest.mark.parametrize(
     "options", [{"x": [[1.0] * 4]}, {"x": np.ones((3, 5))}, {"x": np.ones(())}, {"x": np.ones((0, 4))}]
 )
-def test_an_input_that_is_no_batch_of_examples_of_the_shape_is_refused(options: Any) -> None:
+def test_check_op_refuses_an_input_of_another_shape(options: Any) -> None:
     with pytest.raises(ValueError, match=r"^x: expected an array of at least one example of shape \(4,\), got"):
         check_op(tanh, (4,), **options)
 
 
-def test_an_unknown_exemption_is_refused() -> None:
+def test_check_op_refuses_an_unknown_exemption() -> None:
     with pytest.raises(ValueError, match=r"exempt: expected some of \['call', 'purity', .*, got \['puritan'\]"):
         check_op(tanh, (4,), exempt=["puritan"])
 
 
-def test_the_gradient_of_a_constant_is_to_be_zeros_and_the_others_are_to_be_right() -> None:
+def test_check_op_constants_must_have_zero_gradients() -> None:
     def without_bias(dparams: Params, dx: Any) -> tuple[Params, Any]:
         return {"w": dparams["w"], "b": 0 * dparams["b"]}, dx
 
@@ -602,7 +603,7 @@ def test_the_gradient_of_a_constant_is_to_be_zeros_and_the_others_are_to_be_righ
     lacks("gradient in params", with_vjp(op, scaled), message="params/w: expected", constants=["b"])
 
 
-def test_an_unknown_constant_is_refused() -> None:
+def test_check_op_refuses_an_unknown_constant() -> None:
     with pytest.raises(ValueError, match=r"constants: expected some of \['w', 'b'\], got \['mean'\]"):
         check_op(dense(3), (4,), constants=["mean"])
 
@@ -621,7 +622,7 @@ def test_python_m_fnn_testing_prints_failed_examples(
 
 
 @pytest.mark.slow
-def test_the_table_runs_as_a_program() -> None:
+def test_python_m_fnn_testing_runs_as_a_program() -> None:
     ran = python("-m", "fnn.testing")
     assert (ran.returncode, ran.stderr) == (0, "")
     *lines, last = ran.stdout.splitlines()
@@ -632,7 +633,7 @@ def test_the_table_runs_as_a_program() -> None:
     assert last.startswith(f"{len(lines)} of {len(lines)} passed")
 
 
-def test_importing_the_table_does_not_warn_but_creating_its_shards_does() -> None:
+def test_table_import_does_not_warn_but_its_shards_do() -> None:
     code = """
 import sys
 sys.modules["threadpoolctl"] = None
@@ -645,7 +646,7 @@ try:
 except RuntimeWarning as warning:
     print(warning)
 """
-    ran = python("-W", "error", "-c", code, OPENBLAS_NUM_THREADS="2")
+    ran = python("-W", "error", "-c", code, **dict.fromkeys(BLAS_VARIABLES, "2"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("shard: BLAS may use several threads")
 
@@ -657,7 +658,7 @@ LOGITS = np.random.default_rng(0).standard_normal((5, 3))
 
 
 def loss_with(change: Callable[[Any, Array], tuple[Any, Array]]) -> Callable[..., Any]:
-    """mse, with `change` made to its value and its gradient."""
+    """Returns mse with `change` applied to its value and its gradient."""
 
     def wrong(outputs: Array, targets: Array) -> tuple[Any, Callable[[], Array]]:
         value, vjp = mse(outputs, targets)
@@ -666,7 +667,7 @@ def loss_with(change: Callable[[Any, Array], tuple[Any, Array]]) -> Callable[...
     return wrong
 
 
-def test_right_losses_pass() -> None:
+def test_check_loss_accepts_right_losses() -> None:
     assert check_loss(cross_entropy, LOGITS, np.array([0, 2, 1, 1, 0])) < 1e-6
     assert check_loss(mse, LOGITS, LOGITS[::-1]) < 1e-6
 
@@ -683,13 +684,13 @@ def test_right_losses_pass() -> None:
         ("memory order", lambda outputs, targets: mse(outputs.ravel("A").reshape(outputs.shape), targets)),
     ],
 )
-def test_wrong_losses_are_found(name: str, wrong: Any) -> None:
+def test_check_loss_finds_wrong_losses(name: str, wrong: Any) -> None:
     with pytest.raises(CheckError) as caught:
         check_loss(wrong, LOGITS, LOGITS[::-1])
     assert caught.value.property == name
 
 
-def test_impure_losses_are_found() -> None:
+def test_check_loss_finds_impure_losses() -> None:
     def writes(outputs: Array, targets: Array) -> Any:
         outputs -= targets
         return mse(outputs, targets)

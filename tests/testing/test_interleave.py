@@ -1,4 +1,4 @@
-"""`run_in_step` finds shared state every time, on a busy machine too, and raises no false alarm."""
+"""`run_in_step` finds shared state every time, also on a busy machine, and has no false alarm."""
 
 import subprocess
 import sys
@@ -21,12 +21,12 @@ ONES, TWOS = np.ones(3), np.full(3, 2.0)
 
 
 def runs(f: Callable[[Array], Array]) -> list[Run[Array]]:
-    """All runs of `f` at two inputs at once."""
+    """Returns all runs of `f` with two inputs at the same time."""
     return list(run_in_step(partial(f, ONES), partial(f, TWOS)))
 
 
 def finds(f: Callable[[Array], Array]) -> bool:
-    """Whether a run gave another result than `f` gives alone."""
+    """Returns whether a run gave another result than `f` alone."""
     wanted = [f(ONES).copy(), f(TWOS).copy()]
     return any(not np.array_equal(run.results, wanted) for run in runs(f))
 
@@ -127,7 +127,7 @@ def scratch_after_a_wait() -> Callable[[Array], Array]:
 
 
 def scratch_missed_by_two_runs() -> Callable[[Array], Array]:
-    """In its first six calls (two alone, two runs), one of the two waits where the other would show the mistake."""
+    """In the first runs, one of the calls waits so long that the mistake does not show."""
     scratch, calls = np.empty(3), iter(range(10**6))
 
     def f(x: Array) -> Array:
@@ -220,7 +220,7 @@ def test_check_op_refuses_an_operator_without_python_code() -> None:
         return {}
 
     class Native:
-        """As a function of an extension module: no line of it is Python's."""
+        """Like a function of an extension module: without Python code."""
 
         apply: Any = staticmethod(lambda params, x: (x, lambda dy, need_dx=True: ({}, dy)))
 
@@ -281,13 +281,13 @@ def test_check_op_finds_shared_state_inside_of_a_shard_each_time(net: Callable[[
 
     op: Op = Op(lambda key, shape: {}, apply)
     others = PROPERTIES.keys() - {"threads"}  # which may meet two threads of the same shard by chance
-    for seed in range(20):
+    for seed in range(10):
         with pytest.raises(CheckError, match="while another thread calls the operator"):
             check_op(net(op), (3,), seed, batch=5, exempt=others)
 
 
 @pytest.mark.slow
-def test_check_op_passes_a_shard_of_two_workers_and_what_it_shares_behind_a_lock(
+def test_check_op_accepts_a_shard_with_a_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lock, scratch = Lock(), dict[Any, Array]()

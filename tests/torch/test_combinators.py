@@ -1,4 +1,4 @@
-"""Every combinator against PyTorch in float64: outputs, and gradients in params and input, to 1e-9 relative."""
+"""Every combinator compared with PyTorch in float64: outputs and gradients, with a tolerance of 1e-9."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Op, conv, cross_entropy, dense, maxpool, serial, sigmoid, tanh, tree_items, tree_map
-from fnn.chain import repeat
-from fnn.combinators import named, parallel, residual, shared
-from fnn.grad import per_example
-from fnn.transforms import check_finite, freeze, microbatch, remat, shard
+from fnn.combinators import named, parallel, repeat, residual, shared
+from fnn.transforms import check_finite, freeze, microbatch, per_example, remat, shard
 from tests.support.in_torch import agrees, close, in_torch, moved, torch
 
 F = torch.nn.functional
@@ -37,27 +35,31 @@ COMBINATORS: dict[str, Combine] = {
 
 @pytest.mark.parametrize("combine", COMBINATORS.values(), ids=COMBINATORS)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32))
-def test_combinators_of_features_agree(combine: Combine, n: int, features: int, batch: int, seed: int) -> None:
+def test_combinators_of_features_agree_with_torch(
+    combine: Combine, n: int, features: int, batch: int, seed: int
+) -> None:
     op = combine(serial(dense(features + 1), tanh, dense(features)), n)
     agrees(op, (features,), seed, batch, np.ascontiguousarray)
 
 
 @pytest.mark.parametrize("combine", COMBINATORS.values(), ids=COMBINATORS)
 @given(st.integers(1, 3), st.integers(1, 3), st.tuples(st.integers(2, 5), st.integers(2, 5)), st.integers(0, 2**32))
-def test_combinators_of_images_agree(combine: Combine, n: int, channels: int, size: tuple[int, int], seed: int) -> None:
+def test_combinators_of_images_agree_with_torch(
+    combine: Combine, n: int, channels: int, size: tuple[int, int], seed: int
+) -> None:
     block = residual(serial(conv(channels, 3, padding=1), sigmoid))
     agrees(serial(combine(block, n), maxpool(2), dense(3)), (channels, *size), seed, 3, np.ascontiguousarray)
 
 
 @pytest.mark.parametrize("outer", COMBINATORS.values(), ids=COMBINATORS)
 @pytest.mark.parametrize("inner", COMBINATORS.values(), ids=COMBINATORS)
-def test_combinators_in_combinators_agree(outer: Combine, inner: Combine) -> None:
+def test_nested_combinators_agree_with_torch(outer: Combine, inner: Combine) -> None:
     op = inner(dense(4), 2)
     agrees(outer(serial(op, dense(4), sigmoid), 2), (4,), 1, 5, np.ascontiguousarray)
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32))
-def test_per_example_agrees_with_a_vectorised_gradient(batch: int, seed: int) -> None:
+def test_per_example_agrees_with_torch_vmap(batch: int, seed: int) -> None:
     shape = (1, 5, 6)
     net = serial(residual(conv(1, 3, padding=1)), maxpool(2), tanh, parallel(dense(4), dense(3), join="concat"))
     rng = np.random.default_rng(seed)

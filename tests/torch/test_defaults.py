@@ -23,7 +23,7 @@ PEERS = {
     "leaky_relu": "LeakyReLU",
     "maxpool": "MaxPool2d",
 }
-"""PyTorch's layer for each of our functions that make an operator or a loss and have defaults."""
+"""PyTorch's layer for each of our constructors with defaults."""
 
 RENAMED = {"slope": "negative_slope"}
 
@@ -42,7 +42,7 @@ def own(name: str) -> dict[str, Any]:
     return {key: value for key, value in defaults(getattr(fnn, name)).items() if key not in OURS.get(name, ())}
 
 
-def test_every_maker_of_operators_and_losses_with_defaults_is_compared() -> None:
+def test_torch_defaults_cover_every_constructor_with_defaults() -> None:
     made = fnn.Op, "Op", Loss, "Loss"
     functions = [name for name in fnn.__all__ if inspect.isfunction(getattr(fnn, name))]
     makers = [name for name in functions if inspect.signature(getattr(fnn, name)).return_annotation in made]
@@ -50,6 +50,6 @@ def test_every_maker_of_operators_and_losses_with_defaults_is_compared() -> None
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_defaults_are_pytorchs(name: str) -> None:
+def test_constructors_have_torch_defaults(name: str) -> None:
     theirs = defaults(getattr(torch.nn, PEERS[name]))
     assert own(name) == {key: theirs[RENAMED.get(key, key)] for key in own(name)}

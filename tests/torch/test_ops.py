@@ -1,4 +1,4 @@
-"""Every operator, combinator and loss against PyTorch in float64: outputs and gradients, to 1e-9 relative."""
+"""Every operator and loss compared with PyTorch in float64: outputs and gradients, with a tolerance of 1e-9."""
 
 import inspect
 from collections.abc import Callable
@@ -52,46 +52,48 @@ from tests.support.strategies import Example, convolutions, denses, nets, number
 F = torch.nn.functional
 
 
-def test_every_public_operator_is_compared() -> None:
+def test_torch_has_every_operator_of_the_table() -> None:
     assert IN_TORCH.keys() == TABLE.keys()  # which has every public one, or a test fails
 
 
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=lambda row: repr(row.op))
-def test_what_the_table_lists(row: Row) -> None:
+def test_table_agrees_with_torch(row: Row) -> None:
     x = np.random.default_rng(0).standard_normal((row.batch, *row.shape)) if row.x is None else row.x
     agrees_at(row.op, x, np.ascontiguousarray, row.key)
 
 
 @given(convolutions(), seeds, st.integers(1, 4), orders)
-def test_convolution(example: Example, seed: int, batch: int, order: Order) -> None:
+def test_conv_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
     agrees(*example, seed, batch, order)
 
 
 @given(poolings(), seeds, st.integers(1, 4), orders, st.booleans())
-def test_pooling_and_the_maximum_that_ties_choose(
+def test_pools_and_maxpool_ties_agree_with_torch(
     example: Example, seed: int, batch: int, order: Order, ties: bool
 ) -> None:
     agrees(*example, seed, batch, order, ties)
 
 
 @given(denses(), seeds, st.integers(1, 4), orders)
-def test_dense(example: Example, seed: int, batch: int, order: Order) -> None:
+def test_dense_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
     agrees(*example, seed, batch, order)
 
 
 @given(shapeless(), seeds, st.integers(1, 4), orders, st.booleans())
-def test_activations_and_flatten(example: Example, seed: int, batch: int, order: Order, ties: bool) -> None:
+def test_activations_and_flatten_agree_with_torch(
+    example: Example, seed: int, batch: int, order: Order, ties: bool
+) -> None:
     agrees(*example, seed, batch, order, ties)  # relu at 0 is among the ties
 
 
 @given(nets(), seeds, st.integers(1, 4), orders)
-def test_chains(example: Example, seed: int, batch: int, order: Order) -> None:
+def test_serial_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
     agrees(*example, seed, batch, order)
 
 
 @pytest.mark.parametrize("batch", [1, 63, 64, 65, 130])
 @pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
-def test_the_reference_net_at_sizes_about_those_of_tiles(batch: int, order: Order) -> None:
+def test_reference_net_agrees_with_torch_at_tile_sizes(batch: int, order: Order) -> None:
     features = (conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh)
     net = serial(*features, dense(32), tanh, dense(16), tanh, dense(10))
     agrees(net, (1, 28, 28), 0, batch, order)
@@ -102,7 +104,7 @@ Drawn = tuple[Loss, Any, Array, Array]
 
 
 def classified(rng: np.random.Generator, shape: Shape) -> tuple[Array, Array]:
-    """Logits, for classes as many as the last number says, and labels."""
+    """Returns logits and labels; the last size is the number of classes."""
     return 10 * rng.standard_normal(shape), rng.integers(0, shape[-1], shape[:-1])
 
 
@@ -112,7 +114,7 @@ def smoothed(rng: np.random.Generator, shape: Shape) -> Drawn:
 
 
 def in_rows(**options: Any) -> Callable[[Any, Any], Any]:
-    """PyTorch's cross-entropy, of each position of a sequence by itself."""
+    """Returns PyTorch's cross-entropy, with positions of a sequence as examples."""
     return lambda logits, labels: F.cross_entropy(logits.flatten(0, -2), labels.flatten(), **options)
 
 
@@ -135,7 +137,7 @@ LOSSES: dict[str, Callable[[np.random.Generator, Shape], Drawn]] = {
 }
 
 
-def test_every_public_loss_is_compared() -> None:
+def test_torch_has_every_public_loss() -> None:
     functions = {name: getattr(fnn, name) for name in fnn.__all__ if inspect.isfunction(getattr(fnn, name))}
     returned = {name: inspect.signature(f, eval_str=True).return_annotation for name, f in functions.items()}
     assert LOSSES.keys() == {name for name, value in returned.items() if value in (Loss, tuple[Any, LossVjp])}
@@ -143,7 +145,7 @@ def test_every_public_loss_is_compared() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple), seeds, orders)
-def test_losses(name: str, shape: Shape, seed: int, order: Order) -> None:
+def test_losses_agree_with_torch(name: str, shape: Shape, seed: int, order: Order) -> None:
     loss, loss_theirs, outputs, targets = LOSSES[name](np.random.default_rng(seed), shape)
     value, vjp = loss(order(outputs), order(targets))
     theirs = tensor(outputs)
@@ -164,40 +166,48 @@ def normal(seed: int, *shape: int) -> Array:
 
 
 @given(shapes, batches, seeds, orders, reals, st.booleans())
-def test_activations(shape: Shape, batch: int, seed: int, order: Order, number: float, ties: bool) -> None:
+def test_more_activations_agree_with_torch(
+    shape: Shape, batch: int, seed: int, order: Order, number: float, ties: bool
+) -> None:
     x = 4 * numbers(np.random.default_rng(seed), (batch, *shape), ties)  # 0 is among the ties
     for op in leaky_relu(number), elu(number), gelu, silu, softplus:
         agrees_at(op, x, order)
 
 
 @given(transposed(), batches, seeds, orders)
-def test_conv_transpose(example: tuple[Op, Shape], batch: int, seed: int, order: Order) -> None:
+def test_conv_transpose_agrees_with_torch(example: tuple[Op, Shape], batch: int, seed: int, order: Order) -> None:
     op, shape = example
     agrees_at(op, normal(seed, batch, *shape), order)
 
 
 @given(shapes, st.integers(1, 3), batches, seeds, orders, positives)
-def test_layer_norm(shape: Shape, axes: int, batch: int, seed: int, order: Order, eps: float) -> None:
+def test_layer_norm_agrees_with_torch(shape: Shape, axes: int, batch: int, seed: int, order: Order, eps: float) -> None:
     agrees_at(layer_norm(min(axes, len(shape)), eps), 1 + normal(seed, batch, *shape), order)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), shapes, batches, seeds, orders, positives)
-def test_group_norm(groups: int, each: int, shape: Shape, batch: int, seed: int, order: Order, eps: float) -> None:
+def test_group_norm_agrees_with_torch(
+    groups: int, each: int, shape: Shape, batch: int, seed: int, order: Order, eps: float
+) -> None:
     agrees_at(group_norm(groups, eps), 1 + normal(seed, batch, groups * each, *shape[1:], 2), order)
 
 
 @given(shapes, st.integers(2, 5), seeds, orders, positives)
-def test_batch_norm_in_training(shape: Shape, batch: int, seed: int, order: Order, eps: float) -> None:
+def test_batch_norm_in_training_agrees_with_torch(
+    shape: Shape, batch: int, seed: int, order: Order, eps: float
+) -> None:
     agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order, key=seed)
 
 
 @given(shapes, batches, seeds, orders, positives)
-def test_batch_norm_in_prediction(shape: Shape, batch: int, seed: int, order: Order, eps: float) -> None:
+def test_batch_norm_in_prediction_agrees_with_torch(
+    shape: Shape, batch: int, seed: int, order: Order, eps: float
+) -> None:
     agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order)
 
 
 @given(st.lists(st.integers(2, 6), min_size=1, max_size=3), seeds)
-def test_a_net_with_batch_norm_trains_calibrates_and_predicts(sizes: list[int], seed: int) -> None:
+def test_batch_norm_in_a_net_agrees_with_torch(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     net = serial(conv(3, 2), batch_norm(), relu, dense(4), batch_norm())
     params = tree_map(lambda a: a + rng.standard_normal(a.shape), net.init(0, (2, 4, 4)))
@@ -229,28 +239,30 @@ def test_a_net_with_batch_norm_trains_calibrates_and_predicts(sizes: list[int], 
 
 
 @given(st.floats(0, 0.9), shapes, batches, seeds, orders)
-def test_dropout_with_the_same_mask(rate: float, shape: Shape, batch: int, seed: int, order: Order) -> None:
+def test_dropout_agrees_with_torch(rate: float, shape: Shape, batch: int, seed: int, order: Order) -> None:
     for key in seed, None:
         agrees_at(dropout(rate), normal(seed, batch, *shape), order, key)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), batches, seeds, orders)
-def test_global_avgpool(channels: int, height: int, width: int, batch: int, seed: int, order: Order) -> None:
+def test_global_avgpool_agrees_with_torch(
+    channels: int, height: int, width: int, batch: int, seed: int, order: Order
+) -> None:
     agrees_at(global_avgpool, normal(seed, batch, channels, height, width), order)
 
 
 @given(st.permutations([1, 2, 3, 4]), st.permutations([-1, 4, 2]), batches, seeds, orders)
-def test_reshape(shape: list[int], new: list[int], batch: int, seed: int, order: Order) -> None:
+def test_reshape_agrees_with_torch(shape: list[int], new: list[int], batch: int, seed: int, order: Order) -> None:
     agrees_at(reshape(*new), normal(seed, batch, *shape), order)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), shapes, batches, seeds, orders)
-def test_embedding(n: int, features: int, shape: Shape, batch: int, seed: int, order: Order) -> None:
+def test_embedding_agrees_with_torch(n: int, features: int, shape: Shape, batch: int, seed: int, order: Order) -> None:
     agrees_at(embedding(n, features), np.random.default_rng(seed).integers(0, n, (batch, *shape)), order)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), batches, seeds, orders)
-def test_position_embedding_and_positionwise(
+def test_position_embedding_and_positionwise_agree_with_torch(
     time: int, features: int, out: int, batch: int, seed: int, order: Order
 ) -> None:
     for op in position_embedding(), positionwise(dense(out)):
@@ -258,5 +270,7 @@ def test_position_embedding_and_positionwise(
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.booleans(), batches, seeds, orders)
-def test_attention(heads: int, size: int, time: int, causal: bool, batch: int, seed: int, order: Order) -> None:
+def test_attention_agrees_with_torch(
+    heads: int, size: int, time: int, causal: bool, batch: int, seed: int, order: Order
+) -> None:
     agrees_at(attention(heads, causal), normal(seed, batch, time, heads * size), order)

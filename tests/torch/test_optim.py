@@ -1,4 +1,4 @@
-"""Every optimizer beside PyTorch's, in float64, on the same gradients."""
+"""Every optimizer compared with PyTorch's in float64, on the same gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ CASES: dict[str, Case] = {
 
 
 def random_tree(rng: np.random.Generator) -> Tree:
-    """A tree whose shapes and depth are drawn, of arrays in Fortran order."""
+    """Returns a tree of random shapes and depth, with arrays in Fortran order."""
 
     def leaf() -> Any:
         return np.asfortranarray(rng.standard_normal(rng.integers(1, 6, rng.integers(0, 4))))
@@ -99,7 +99,7 @@ def assert_equal(params: Tree, tensors: list[Any]) -> None:
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> tuple[Tree, list[Tree]]:
-    """Random params, and 200 random gradients of sizes that differ from step to step."""
+    """Returns random params and 200 random gradients of very different sizes."""
     rng = np.random.default_rng([len(request.node.name), *request.node.name.encode()])
     params = random_tree(rng)
     return params, [
@@ -112,19 +112,19 @@ def run(request: pytest.FixtureRequest) -> tuple[Tree, list[Tree]]:
     "schedule", ["constant", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES if name != "constant")]
 )
 @pytest.mark.parametrize("case", CASES)
-def test_params_are_pytorchs_after_200_steps(case: str, schedule: str, run: tuple[Tree, list[Tree]]) -> None:
+def test_optimizers_agree_with_torch_after_200_steps(case: str, schedule: str, run: tuple[Tree, list[Tree]]) -> None:
     make, name, options = CASES[case]
     rate = SCHEDULES[schedule]
     assert_equal(ours(make(rate), *run), theirs(name, options, rate, *run))
 
 
 @pytest.mark.parametrize("norm", [0.1, 5.0, 1e6])
-def test_clipped_gradients_are_pytorchs(norm: float, run: tuple[Tree, list[Tree]]) -> None:
+def test_clip_by_global_norm_agrees_with_torch(norm: float, run: tuple[Tree, list[Tree]]) -> None:
     clipped = ours(clip_by_global_norm(sgd(0.01, momentum=0.9), norm), *run)
     assert_equal(clipped, theirs("SGD", {"momentum": 0.9}, 0.01, *run, norm=norm))
 
 
-def test_defaults_are_pytorchs(run: tuple[Tree, list[Tree]]) -> None:
+def test_optimizers_have_torch_defaults(run: tuple[Tree, list[Tree]]) -> None:
     cases: list[tuple[Callable[[], Optimizer], str]] = [
         (rmsprop, "RMSprop"),
         (adagrad, "Adagrad"),

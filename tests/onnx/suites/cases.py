@@ -33,7 +33,7 @@ class Case(Described):
     atol: float
 
     def array(self, n: int) -> Array:
-        """Input `n`, which must be there."""
+        """Returns input `n`, which must exist."""
         array = self.inputs[n]
         assert isinstance(array, np.ndarray)
         return array

@@ -1,4 +1,4 @@
-"""What each case of the onnx package must pass, and the ledger of those that have no net."""
+"""The checks for each case of the onnx package, and the ledger of cases without a net."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEDGER = tomllib.loads(Path(__file__).with_name("ledger.toml").read_text("utf-8"
 
 
 def listed(suite: str) -> dict[str, str]:
-    """The cases that the ledger lists, each with its reason."""
+    """Returns the cases in the ledger, each with its reason."""
     pairs = [(name, reason) for reason, names in LEDGER[suite].items() for name in names]
     assert len(dict(pairs)) == len(pairs), "a case is listed twice"
     return dict(pairs)
 
 
 def outcome(run: Callable[[T], None], case: T) -> str:
-    """`PASSES`, the reason why there is no net for the case, or what went wrong."""
+    """Returns `PASSES`, the reason why there is no net for the case, or the error."""
     try:
         run(case)
     except UnexpressibleError as error:

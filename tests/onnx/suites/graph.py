@@ -55,7 +55,7 @@ def join(how: Literal["sum", "concat"], layers: Sequence[Layer]) -> Layer:
 
 @dataclass(frozen=True)
 class Described:
-    """What an operator of ONNX is given: its attributes and its inputs. An optional input that is left out is None."""
+    """The attributes and inputs of an ONNX operator. A missing optional input is None."""
 
     op_type: str
     attributes: Mapping[str, Any]
@@ -63,20 +63,20 @@ class Described:
     opset: int
 
     def get(self, attribute: str, default: Any = None) -> Any:
-        """The attribute; strings as str."""
+        """Returns the attribute, strings as str."""
         value = self.attributes.get(attribute, default)
         return value.decode() if isinstance(value, bytes) else value
 
     def options(self, **names: str) -> dict[str, Any]:
-        """fnn's hyper-parameters, by their names in ONNX. One that is left out has the same default in both."""
+        """Returns fnn's hyper-parameters by their ONNX names. A missing one has the same default in both."""
         return {ours: self.get(theirs) for ours, theirs in names.items() if theirs in self.attributes}
 
     def has(self, n: int) -> bool:
-        """Whether the optional input `n` is there."""
+        """Returns whether the optional input `n` exists."""
         return n < len(self.inputs) and self.inputs[n] is not None
 
     def refused(self, why: str) -> UnexpressibleError:
-        """The error to raise if fnn has no net for the operator."""
+        """Returns the error to raise if fnn has no net for the operator."""
         return UnexpressibleError(f"{self.op_type}: {why}")
 
 
@@ -131,7 +131,7 @@ class Node(Described):
             raise self.mixes_examples()
 
     def axis(self, n: int) -> int:
-        """Axis `n` of the data, counted among the axes of one example."""
+        """Returns axis `n` of the data as an axis of one example."""
         axis = n % len(self.whole_shape) - (self.batch is not None)
         if axis < 0:
             raise self.mixes_examples()

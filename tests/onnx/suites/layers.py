@@ -195,7 +195,7 @@ def _group_norm(node: Node) -> Layer:
 
 
 def _gemm(node: Node) -> Layer:
-    """alpha A B + beta C, where A is the data."""
+    """Gemm: alpha A B + beta C, where A is the data."""
     if node.get("transA", 0):
         raise node.refused("transposed data")
     w = node.get("alpha", 1.0) * (node.array(1).T if node.get("transB", 0) else node.array(1))
@@ -252,7 +252,7 @@ def _gather(node: Node) -> Layer:
 
 
 def lookup(table: Array, shape: Shape) -> tuple[Layer, Op]:
-    """The layers from integers of that shape to the entries of `table` along its first axis."""
+    """Layers that map integers of that shape to rows of `table`."""
     rows = table.reshape(len(table), -1)
     return (embedding(*rows.shape), {"w": rows}), reshape(*shape, *table.shape[1:])
 
@@ -268,7 +268,7 @@ def _last_axis(op: Op) -> Translate:
 
 
 def _sum(node: Node) -> Layer:
-    """The sum of all inputs. Arrays that do not depend on the data are added as position embeddings are."""
+    """The sum of all inputs. Constant arrays are added by a position embedding."""
     values = [value for value in node.inputs if isinstance(value, Value)]
     layer = join("sum", [value.layer for value in values]) if len(values) > 1 else node.data.layer
     for n, value in enumerate(node.inputs):

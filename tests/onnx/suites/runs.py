@@ -1,4 +1,4 @@
-"""How node cases are run for which a graph's net is not enough: other layouts, several outputs, losses, optimizers."""
+"""How to run cases that need more than the graph's net: other layouts, several outputs, losses, optimizers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.onnx.suites.layers import LAYERS, lookup
 
 
 def _along_axis(op: Op) -> Callable[[Case], None]:
-    """For an operator of the last axis: the case with its axis moved there."""
+    """For operators of the last axis: moves the axis of the case there."""
 
     def run(case: Case) -> None:
         axis = case.get("axis", -1)
@@ -43,14 +43,14 @@ def _along_axis(op: Op) -> Callable[[Case], None]:
 
 
 def _gemm(case: Case) -> None:
-    """A net does not transpose its data: that is done here."""
+    """Transposes the data here, because a net does not."""
     if case.get("transA", 0):
         case = replace(case, inputs=(case.array(0).T, *case.inputs[1:]), graph=_with(case.graph, transA=0))
     case.agrees_by_graph()
 
 
 def _concat(case: Case) -> None:
-    """fnn joins along axis 1, and a batch of one along axis 0. An axis after these becomes axis 1 here."""
+    """fnn concatenates along axis 1, or axis 0 for a batch of one. Other axes become axis 1 here."""
     axis = case.get("axis") % case.array(0).ndim
     if axis > 1:
         inputs = tuple(case.array(n).swapaxes(1, axis) for n in range(len(case.inputs)))
@@ -60,7 +60,7 @@ def _concat(case: Case) -> None:
 
 
 def _with(graph: Any, **attributes: int) -> Any:
-    """A copy of the graph, whose node has these attributes."""
+    """Returns a copy of the graph with other attributes of its node."""
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     kept = [a for a in graph.node[0].attribute if a.name not in attributes]
@@ -70,7 +70,7 @@ def _with(graph: Any, **attributes: int) -> Any:
 
 
 def _gather(case: Case) -> None:
-    """Entries along any axis: an embedding whose rows are all that lies at one place of the axis."""
+    """Gather along any axis: an embedding whose rows are the slices along this axis."""
     axis, at = case.get("axis", 0), case.array(1)
     if at.min() < 0:
         raise case.refused("negative indices (fnn refuses them)")
@@ -79,7 +79,7 @@ def _gather(case: Case) -> None:
 
 
 def _dropout(case: Case) -> None:
-    """In training, ONNX drops other numbers than fnn does: what both keep must agree."""
+    """In training, ONNX drops other numbers than fnn, so only the numbers that both keep are compared."""
     x = case.array(0)
     if not (case.has(2) and case.array(2)):
         case.agrees_by_graph()
@@ -95,7 +95,7 @@ def _dropout(case: Case) -> None:
 
 
 def _batch_norm(case: Case) -> None:
-    """In training also the running statistics must agree: those of `calibrate`, averaged with the old ones."""
+    """In training, the running statistics must also agree with those of `calibrate`, averaged with the old ones."""
     if not case.get("training_mode", 0):
         case.agrees_by_graph()
         return
@@ -112,7 +112,7 @@ def _batch_norm(case: Case) -> None:
 
 
 def _layer_norm(case: Case) -> None:
-    """The means and deviations, which are outputs in ONNX, do not come out of fnn's operator."""
+    """Compares only the first output: fnn's operator does not return means and deviations."""
     case.agrees_by_graph()
 
 
@@ -125,7 +125,7 @@ def _mean_variance(case: Case) -> None:
 
 
 def _maxpool(case: Case) -> None:
-    """The places of the maxima, an output of its own in ONNX, are those to which the vjp takes a one."""
+    """ONNX also outputs the positions of the maxima: the vjp has its ones there."""
     case.agrees_by_graph()
     if len(case.outputs) < 2:
         return
@@ -220,7 +220,7 @@ def _picking(q: Shape, k: Shape, v: Shape, scale: float, dtype: DTypeLike) -> Pa
 
 
 def _in_heads(a: Array, heads: int | None) -> Array:
-    """(batch, time, heads * size) to (batch, heads, time, size); without a number of heads it is that already."""
+    """Reshapes (batch, time, heads * size) to (batch, heads, time, size); `heads=None` means that it has this shape."""
     return a if heads is None else a.reshape(*a.shape[:2], heads, -1).swapaxes(1, 2)
 
 
@@ -230,7 +230,7 @@ def _in_rows(a: Array) -> Array:
 
 
 def _cross_entropy(case: Case) -> None:
-    """A label that is to be ignored is left out of the batch; without a reduction, each label is a batch."""
+    """Removes ignored labels from the batch; without a reduction, each label is a batch."""
     if case.has(2):
         raise case.refused("class weights (fnn has none)")
     logits, labels = np.moveaxis(case.array(0), 1, -1), case.array(1)
@@ -255,7 +255,7 @@ def _log_likelihood(case: Case) -> None:
 
 
 def _descends(case: Case, optimizer: Optimizer, slots: tuple[str, ...], step: int) -> None:
-    """Compares one update after `step` others: the parameters and what the state holds in these slots."""
+    """Compares the parameters and these entries of the state after one more update."""
     _, _, *arrays = (case.array(n) for n in range(len(case.inputs)))
     count = len(arrays) // (2 + len(slots))
     trees = [{f"w{i}": arrays[first + i] for i in range(count)} for first in range(0, len(arrays), count)]
@@ -312,10 +312,10 @@ RUNS: Mapping[str, Callable[[Case], None]] = {
     "Softmax": _along_axis(softmax),
     "SoftmaxCrossEntropyLoss": _cross_entropy,
 }
-"""How the cases of these types are run; those of the other types in `LAYERS` are run by their graph."""
+"""Functions that run the cases of these types; the other types in `LAYERS` run by their graph."""
 
 RELEVANT = sorted(LAYERS.keys() | RUNS.keys())
-"""The types of nodes that fnn has operators, losses or optimizers for."""
+"""Types of nodes for which fnn has operators, losses or optimizers."""
 
 
 def run(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""The PyTorch layer models of the onnx package: each has a net that gives its outputs, or stands in the ledger."""
+"""The PyTorch layer models of the onnx package: a net gives the same outputs, or the ledger lists the model."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def run(case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_models_pass_or_are_listed(case: Any) -> None:
+def test_onnx_models_pass_or_are_listed(case: Any) -> None:
     assert outcome(run, case) == listed("models").get(case.name, PASSES)
 
 
-def test_the_ledger_lists_models_of_the_package() -> None:
+def test_ledger_lists_only_onnx_models() -> None:
     assert listed("models").keys() <= {case.name for case in CASES}

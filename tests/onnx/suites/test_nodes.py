@@ -1,4 +1,4 @@
-"""The node cases of the onnx package: each agrees with fnn and keeps `check_op`, or stands in the ledger."""
+"""The node cases of the onnx package: fnn agrees and its net passes `check_op`, or the ledger lists the case."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def cases() -> list[Case]:
 
 
 @pytest.mark.parametrize("op_type", RELEVANT)
-def test_node_cases_pass_or_are_listed(op_type: str, cases: list[Case]) -> None:
+def test_onnx_nodes_pass_or_are_listed(op_type: str, cases: list[Case]) -> None:
     wanted = listed("nodes")
     of_type = [case for case in cases if case.op_type == op_type]
     assert of_type
@@ -23,10 +23,10 @@ def test_node_cases_pass_or_are_listed(op_type: str, cases: list[Case]) -> None:
     assert came == {name: wanted.get(name, PASSES) for name in came}
 
 
-def test_the_ledger_lists_node_cases_of_the_package(cases: list[Case]) -> None:
+def test_ledger_lists_only_onnx_nodes(cases: list[Case]) -> None:
     assert listed("nodes").keys() <= {case.name for case in cases if case.op_type in RELEVANT}
 
 
-def test_each_type_of_node_is_run_or_out_of_scope(cases: list[Case]) -> None:
+def test_every_onnx_node_type_is_run_or_out_of_scope(cases: list[Case]) -> None:
     out_of_scope = LEDGER["out_of_scope"]["types"].split()
     assert sorted({case.op_type for case in cases}) == sorted([*RELEVANT, *out_of_scope])

@@ -1,0 +1,38 @@
+"""The arithmetic that optimizers share. Results have the dtype and memory order of the first argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+
+def axpy(scale: float) -> Callable[[Array, Array], Array]:
+    """Returns the function `x + scale * y` of arrays of one shape; its result has the dtype and memory order of x."""
+
+    def add(x: Array, y: Array) -> Array:
+        if y.shape != x.shape:
+            raise ValueError(f"expected shape {x.shape}, got {y.shape}")
+        out = np.empty_like(x)
+        np.multiply(y, scale, out)
+        return np.add(x, out, out)
+
+    return add
+
+
+def lerp(weight: float) -> Callable[[Array, Array], Array]:
+    """Returns the function `(1 - weight) * x + weight * y`; its result has the dtype and memory order of x."""
+
+    def mix(x: Array, y: Array) -> Array:
+        if y.shape != x.shape:
+            raise ValueError(f"expected shape {x.shape}, got {y.shape}")
+        out, term = np.empty_like(x), np.empty_like(x)
+        np.multiply(x, 1 - weight, out)
+        np.multiply(y, weight, term)
+        return np.add(out, term, out)
+
+    return mix
