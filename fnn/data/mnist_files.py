@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from fnn.data.examples import Dataset, Examples
 from fnn.files.disk import atomic_write
 
+# Where MNIST is downloaded from: the first mirror that works.
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
-"""Where MNIST is downloaded from: the first mirror that works."""
 
+# MNIST's four files, with the published checksum of each gzipped file.
 MD5 = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-"""MNIST's four files, with the published checksum of each gzipped file."""
 
+# Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer.
 TIMEOUT = 4.0
-"""Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer."""
 
 
 class DataError(ValueError):

@@ -42,8 +42,8 @@ class RunError(ValueError):
 def locked(folder: Path, new: bool) -> Iterator[None]:
     """Locks the folder for this process during the block; with `new`, creates it if needed.
 
-    The operating system releases the lock when the process ends in any way; the file `lock` remains. Raises RunError if
-    another process has the lock, or if `new` and the folder contains a run. Raises OSError if it cannot be written.
+    The lock ends with the process; the file `lock` remains. Raises RunError if another process has the lock, or if
+    `new` and the folder contains a run.
     """
     if new:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,7 @@ def read_config(folder: Path) -> Config:
 def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:
     """Returns the configuration of the run in the folder.
 
-    Raises RunError unless it has the names of `like`, one of the allowed values for each name in `choices`, and the
-    values in `wanted`; the message lists all that differ.
+    Raises RunError unless it has the names of `like`, values among the `choices` of each name, and all `wanted` values.
     """
     config, path = read_config(folder), folder / CONFIG
     if config.keys() != like.keys():
@@ -127,10 +126,7 @@ def read_state(folder: Path, task: Task) -> State:
 
 
 def truncate_to(folder: Path, state: State) -> list[Metrics]:
-    """Removes the metrics of later epochs than the state's, and temporary files of killed processes.
-
-    Returns the metrics of the earlier epochs.
-    """
+    """Removes temporary files of killed processes, and metrics of later epochs than the state's; returns the others."""
     for temporary in folder.glob(".fnn-*"):
         temporary.unlink()
     lines = read_metrics(folder)

@@ -15,8 +15,8 @@ from fnn.op import Params
 from fnn.torch import state_dict
 from fnn.torch.state_dict import CONFUSABLE, COUNT, ENTRIES, Modules, State, join, raise_faults
 
+# Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch.
 NOT_TRANSPOSED = ("embedding", "position_embedding", "layer_norm")
-"""Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch."""
 
 
 class TorchLayer(NamedTuple):

@@ -59,7 +59,7 @@ from fnn import (
 )
 from fnn.mpi import spread
 from fnn.onnx import export
-from fnn.onnx.kinds import KINDS
+from fnn.onnx.model import KINDS
 from fnn.op import Array, Shape
 from fnn.testing.table import TABLE
 from tests.support.programs import python
@@ -356,15 +356,16 @@ def test_export_of_a_users_block_runs_the_same_in_onnxruntime(op: Op) -> None:
 def test_export_refuses_other_operators_and_names_their_path(op: Op, tmp_path: Path) -> None:
     net = serial(dense(4), residual(serial(named("own", op))))
     with pytest.raises(OpError) as caught:
-        export(net, {}, (4,), tmp_path / "net.onnx")  # before any params are read
+        export(net, net.init(0, (4,)), (4,), tmp_path / "net.onnx")
     message = f"expected an operator of fnn.__all__, got another one of kind {op.kind!r}"
     assert str(caught.value) == f"residual1/serial1/own: {message}"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_a_foreign_operator_inside_a_block(tmp_path: Path) -> None:
+    net = serial(block(4, mine("relu")))
     with pytest.raises(OpError, match=r"^block1/relu1: expected an operator of fnn\.__all__, got another"):
-        export(serial(block(4, mine("relu"))), {}, (4,), tmp_path / "net.onnx")
+        export(net, net.init(0, (4,)), (4,), tmp_path / "net.onnx")
 
 
 def test_a_net_that_is_no_operator_or_not_the_librarys_is_refused(tmp_path: Path) -> None:

@@ -245,16 +245,10 @@ def test_mistakes_show_image_label_prediction_and_probability(tmp_path: Path) ->
     figure = pictures.plot_mistakes(TEST, scores, chosen)
     written = texts(figure)
     assert "25 of 100 mistakes in 120 test images (true label → prediction), highest loss first" in written
-    [panel] = figure.axes
-    assert [text.get_text() for text in panel.texts] == [
+    assert [panel.get_title() for panel in figure.axes] == [
         f"{labels[n]} → {predicted[n]} (88 % confident)" for n in range(25)
     ]
-    assert np.array_equal([np.asarray(image.get_array()) for image in panel.images], TEST.images[:25])
-    for image, text in zip(panel.images, panel.texts, strict=True):
-        left, right, bottom, top = image.get_extent()
-        x, y = text.get_position()
-        assert left < x < right
-        assert top > y > top - 0.1 * (bottom - top)
+    assert np.array_equal([np.asarray(panel.images[0].get_array()) for panel in figure.axes], TEST.images[:25])
     assert pixels(figure, tmp_path).shape == (1100, 1000)
 
 
@@ -263,7 +257,7 @@ def test_fewer_mistakes_take_fewer_rows(n: int, height: int, tmp_path: Path) -> 
     predicted = np.where(np.arange(120) < n, (TEST.labels + 1) % 10, TEST.labels)
     scores = scores_for(TEST.labels, predicted)
     figure = pictures.plot_mistakes(TEST, scores, worst(scores, TEST.labels))
-    assert len(figure.axes[0].images) == n
+    assert [len(panel.images) for panel in figure.axes] == [1] * n
     assert pixels(figure, tmp_path).shape == (height, 1000)
 
 
@@ -279,7 +273,7 @@ def test_no_mistake_is_said(tmp_path: Path) -> None:
 def test_filters_are_drawn_on_one_scale_with_0_in_the_middle(n: int, shown: int, tmp_path: Path) -> None:
     images = np.random.default_rng(n).standard_normal((n, 3, 5))
     figure = pictures.plot_filters("conv1/w", images)
-    drawn = figure.axes[0].images
+    drawn = [panel.images[0] for panel in figure.axes if panel.images]
     assert len(drawn) == shown
     limit = np.abs(images[:64]).max()
     assert {image.get_clim() for image in drawn} == {(-limit, limit)}
