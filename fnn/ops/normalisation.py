@@ -122,6 +122,8 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
 
 
 def _copy(a: Array) -> Array:
+    if not isinstance(a, np.ndarray):
+        return a  # `apply` refuses it
     return a.astype(np.float32 if a.dtype == np.float16 else a.dtype)
 
 
