@@ -30,10 +30,8 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     Every operator of `fnn.__all__` can be exported. Raises OpError with the path for other operators: `fnn.mpi.spread`
     (export the operator in it) and your own, unless a function with `@operator` builds them from ours. Raises OpError
     also for params that are not float32 (runtimes lack float64 convolutions), for an example of size 0, for params of
-    2 GiB, and, as `apply` does, for params and shapes that do not match. In the model, a negative integer for
-    `embedding` counts from the end instead of being an error.
-
-    If anything fails, the old file is unchanged, as with `save`. Needs the extra `onnx`.
+    2 GiB, and as `apply` does. In the model, a negative integer for `embedding` counts from the end instead of being an
+    error. If anything fails, the old file is unchanged. Needs the extra `onnx`.
     """
     path = check_regular(path, lambda message: OpError(message, "export"))
     check_operator(net, "export")

@@ -79,11 +79,8 @@ def read_modules(state: State) -> Modules:
 
 
 def check_order(state: State, modules: Modules) -> None:
-    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown.
-
-    In a dict that was loaded from a file, a bias comes before its weight.
-    """
-    order = (*ENTRIES, COUNT)
+    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown."""
+    order = (*ENTRIES, COUNT)  # in a dict that was loaded from a file, a bias comes before its weight
     if isinstance(state, Mapping) and all([*names] == sorted(names, key=order.index) for names in modules.values()):
         return
     expected = "expected numbers, our layers' names, or a dict in order, because a file loses the order"
