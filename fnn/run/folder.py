@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fnn.checks.errors import describe
-from fnn.files.checkpoint import load
+from fnn.files.checkpoint import CheckpointError, load
 from fnn.files.disk import atomic_write
 from fnn.run.task import Metrics, State, Task, start
 
@@ -115,8 +115,15 @@ def write_metrics(folder: Path, lines: list[Metrics]) -> None:
 
 def read_state(folder: Path, task: Task) -> State:
     """Returns the last saved state, or the initial one. Raises CheckpointError for the state of another task."""
-    first = start(task)
-    state: State = load(folder / STATE, first) if (folder / STATE).exists() else first
+    path, first = folder / STATE, start(task)
+    if not path.exists():
+        return first
+    state: State = load(path, first)
+    epochs, n_batches = task.epochs + 1, -(-len(task.data.train.labels) // task.batch_size)
+    epoch, batch = state["epoch"], state["batch"]
+    if not (1 <= epoch <= epochs and 0 <= batch <= n_batches):
+        expected = f"epoch 1 to {epochs} and batch 0 to {n_batches}"
+        raise CheckpointError(f"{path}: expected {expected}, got epoch {epoch} and batch {batch}")
     return state
 
 

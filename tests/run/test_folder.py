@@ -111,6 +111,10 @@ def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
     for other in (task_of(net=serial(dense(10))), task_of(optimizer=fnn.sgd(0.1))):
         with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not match like"):
             run.read_state(tmp_path, other)
+    with pytest.raises(
+        fnn.CheckpointError, match=r"state\.pkl: expected epoch 1 to 4 and batch 0 to 2, got epoch 2 and batch 3$"
+    ):
+        run.read_state(tmp_path, task_of(batch_size=35))
 
 
 def test_before_a_state_was_kept_a_run_begins_anew(tmp_path: Path) -> None:
