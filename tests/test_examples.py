@@ -1,5 +1,7 @@
 """The examples reach a minimum accuracy on a small budget, which a wrong gradient in a layer usually prevents."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,22 @@ import pytest
 
 import fnn
 from examples import denoise, residual, transformer
-from tests.support.programs import environment
+from tests.support.programs import environment, python
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("FNN_DATA" not in os.environ, reason="FNN_DATA does not name a folder with MNIST")
+def test_mnist_example_reaches_98_percent_in_two_epochs() -> None:
+    program = ROOT / "examples" / "mnist.py"
+    assert len(program.read_text().splitlines()) <= 30
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    accuracies = [float(percent) for percent in re.findall(r"epoch \d: ([\d.]+)%", done.stdout)]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 97
+    assert accuracies[-1] > 98
 
 
 @pytest.mark.slow
