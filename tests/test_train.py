@@ -19,7 +19,7 @@ import pytest
 import fnn
 from fnn.data import digits
 from tests.support import programs
-from tests.support.runs import bits, timeless
+from tests.support.runs import bits, metrics_without_times
 
 PROGRAM = Path(__file__).parent.parent / "train.py"
 
@@ -255,7 +255,7 @@ def same(folder: Path, other: Path) -> None:
     """Asserts that two runs have identical results."""
     for name in ("state.pkl", "best.pkl"):
         assert bits(fnn.load(folder / name)) == bits(fnn.load(other / name))
-    assert timeless(folder) == timeless(other)
+    assert metrics_without_times(folder) == metrics_without_times(other)
     assert sorted(os.listdir(folder)) == sorted(os.listdir(other))
 
 
