@@ -29,14 +29,14 @@ def test_mnist_example_reaches_98_percent_in_two_epochs() -> None:
 
 
 @pytest.mark.slow
-def test_a_residual_net_learns_to_read_digits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_residual_example_learns_to_read_digits(capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = residual.main(n=2500, epochs=3)
     assert accuracy > 0.9
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"test accuracy {accuracy:.1%}")
 
 
 @pytest.mark.slow
-def test_a_transformer_learns_to_sort(capsys: pytest.CaptureFixture[str]) -> None:
+def test_transformer_example_learns_to_sort(capsys: pytest.CaptureFixture[str]) -> None:
     loss, share = transformer.main(steps=200)
     assert (
         transformer.FLOOR - 0.005 < loss < transformer.FLOOR + 0.025
@@ -45,7 +45,7 @@ def test_a_transformer_learns_to_sort(capsys: pytest.CaptureFixture[str]) -> Non
     assert sum(map(transformer.is_correct, capsys.readouterr().out.splitlines())) > 0
 
 
-def test_its_text_is_right_and_what_is_not_is_told_from_it() -> None:
+def test_transformer_is_correct_accepts_its_text_and_rejects_wrong_lines() -> None:
     lines = transformer.make_text(20, fnn.Key(3))
     texts = ["".join(transformer.ALPHABET[i] for i in line) for line in lines]
     assert all(line[0] == line[-1] == "\n" and transformer.is_correct(line.strip()) for line in texts)
@@ -53,7 +53,7 @@ def test_its_text_is_right_and_what_is_not_is_told_from_it() -> None:
 
 
 @pytest.mark.slow
-def test_an_autoencoder_learns_to_take_noise_off(capsys: pytest.CaptureFixture[str]) -> None:
+def test_denoise_example_learns_to_remove_noise(capsys: pytest.CaptureFixture[str]) -> None:
     after, before = denoise.main(n=1000, epochs=3)
     assert before == pytest.approx(0.7**2, rel=0.01)
     assert after < 0.33 * before
@@ -61,8 +61,8 @@ def test_an_autoencoder_learns_to_take_noise_off(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("name", ["denoise", "residual", "transformer"])
-def test_it_finds_the_library_from_any_folder(name: str, tmp_path: Path) -> None:
+def test_example_finds_the_library_from_any_folder(name: str, tmp_path: Path) -> None:
     program = f"import runpy; runpy.run_path({str(ROOT / 'examples' / f'{name}.py')!r})"
     variables = environment() | {"PYTHONPATH": ""}
-    ran = subprocess.run([sys.executable, "-c", program], env=variables, cwd=tmp_path, capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    done = subprocess.run([sys.executable, "-c", program], env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
