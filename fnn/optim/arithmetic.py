@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from fnn.checks.arrays import Array as Array
 
 
 def axpy(scale: float) -> Callable[[Array, Array], Array]:

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from fnn import checks, op
-from fnn.kernels import numerics, underflow
+from fnn.kernels import numerics
 from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ PATIENCE = (20, 40, 80, 160, 320, 640)  # for each run: polls without a step of 
 GIVE_UP = 60.0  # seconds without a step that count as a deadlock
 
 FOLDERS = (np.__file__, checks.__file__, __file__)
-NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__, underflow.__file__)
+NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__)
 """Files and folders whose lines are not interleaved: they are not the operator's own code."""
 
 
