@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray  # a lookup of `np.ndarray` in each check takes three times as long
 from numpy.typing import NDArray
 
-from fnn.checks.errors import OpError, describe, describe_value
+from fnn.checks.errors import OpError, describe, describe_value, join_first
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int | str | None, ...]
@@ -175,6 +175,5 @@ def params_error(params: Any, shapes: Mapping[str, Any], kind: str = "") -> OpEr
     return OpError(f"expected {wanted}, got {got}; {'; '.join(fixes)}", kind, bool(missing))
 
 
-def _join(names: list[Any], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(describe_value, names[:most])) + more
+def _join(names: list[Any]) -> str:
+    return join_first([*map(describe_value, names)], 8)

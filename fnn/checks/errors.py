@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,16 @@ def describe_value(value: Any) -> str:
     return text if 0 < len(text) <= 60 else describe(value)
 
 
-def is_constructor_of(value: Any, *types: Any) -> bool:
-    """Whether `value` is a function annotated to return one of the types: somebody forgot to call it."""
-    return getattr(value, "__annotations__", {}).get("return") in types
+def describe_uncalled(value: Any, *types: Any) -> str:
+    """How an error shows a function annotated to return one of the types, which you must call; "" for anything else."""
+    is_constructor = getattr(value, "__annotations__", {}).get("return") in types
+    return f"the function {value.__name__}; call it: {value.__name__}(...)" if is_constructor else ""
+
+
+def join_first(texts: Sequence[str], most: int) -> str:
+    """The first `most` texts with commas between them, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def prepend_path(error: Exception, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fnn.checks.errors import join_first
+
 
 class TreeError(ValueError):
     """Trees must have the same structure, but they differ."""
@@ -14,7 +16,8 @@ def structure_error(trees: list[Any], path: str) -> TreeError:
         got = _list_paths(tree, path)
         extra, missing = [p for p in got if p not in expected], [p for p in expected if p not in got]
         if extra or missing:
-            return TreeError(f"trees differ: expected {_join(missing)} as in tree 1, got {_join(extra)} in tree {nth}")
+            expected_paths, got_paths = (join_first([*map(repr, paths)], 4) or "nothing" for paths in (missing, extra))
+            return TreeError(f"trees differ: expected {expected_paths} as in tree 1, got {got_paths} in tree {nth}")
     return TreeError("trees differ: expected names without slashes, got names that differ only in slashes")
 
 
@@ -23,8 +26,3 @@ def _list_paths(tree: Any, path: str) -> list[str]:
     if not isinstance(tree, dict):
         return [path.removesuffix("/")]
     return [p for name, child in tree.items() for p in _list_paths(child, f"{path}{name}/")] or [path or "{}"]
-
-
-def _join(paths: list[str]) -> str:
-    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
-    return ", ".join(map(repr, paths[:4])) + more if paths else "nothing"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fnn.checks.calls import named_by_call
-from fnn.checks.errors import describe, describe_value, is_constructor_of
+from fnn.checks.errors import describe, describe_uncalled, describe_value
 from fnn.checks.values import check_fraction, check_positive
 from fnn.kernels.reductions import allow_underflow, square_sum
 from fnn.optim.arithmetic import Array, lerp
@@ -150,7 +150,5 @@ def _check_optimizer(value: Any) -> Optimizer:
     """Returns `value` if it is an optimizer."""
     if isinstance(value, Optimizer):
         return value
-    got = describe_value(value)
-    if is_constructor_of(value, Optimizer, "Optimizer"):
-        got = f"the function {value.__name__}; call it: {value.__name__}(...)"
+    got = describe_uncalled(value, Optimizer, "Optimizer") or describe_value(value)
     raise ValueError(f"expected an optimizer such as adam(), got {got}")
