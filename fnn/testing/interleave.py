@@ -110,16 +110,12 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
             order.append(me)
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
-            if frame.f_code.co_filename.startswith(NOT_TRACED):
+            if event == "call" and frame.f_code.co_filename.startswith(NOT_TRACED):
                 return None
-            frame.f_trace_opcodes, offsets = True, _call_offsets(frame.f_code)
-
-            def trace_inside(frame: FrameType, event: str, arg: Any) -> Any:
-                if event == "line" or (event == "opcode" and frame.f_lasti in offsets):
-                    begin_step(id(frame.f_code), frame.f_lasti)
-                return trace_inside
-
-            return trace_inside
+            frame.f_trace_opcodes = True
+            if event == "line" or (event == "opcode" and frame.f_lasti in _call_offsets(frame.f_code)):
+                begin_step(id(frame.f_code), frame.f_lasti)
+            return trace
 
         started.wait()
         sys.settrace(trace)  # in this thread only
