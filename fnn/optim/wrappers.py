@@ -101,12 +101,13 @@ def _split(tree: Tree, where: Callable[[str], bool], path: str = "") -> tuple[Tr
 
 def _merge(like: Tree, first: Tree, second: Tree) -> Tree:
     """The tree with the structure and order of `like`. Each leaf comes from `first` or `second`, which has it."""
-    return {
-        name: _merge(child, first[name], second[name])
-        if isinstance(child, dict)
-        else (first if name in first else second)[name]
-        for name, child in like.items()
-    }
+    merged = {}
+    for name, child in like.items():
+        if isinstance(child, dict):
+            merged[name] = _merge(child, first[name], second[name])
+        else:
+            merged[name] = first[name] if name in first else second[name]
+    return merged
 
 
 @named_by_call
