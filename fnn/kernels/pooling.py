@@ -12,7 +12,7 @@ from fnn.checks.arrays import Array
 from fnn.kernels.masks import drop_kept, keep
 from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.kernels.reductions import accurate_mean
-from fnn.kernels.windows import Axis
+from fnn.kernels.windows import Axis, Pair
 from fnn.kernels.windows import Windows as Windows
 
 Adjoint: TypeAlias = Callable[[Array], Array]
@@ -23,12 +23,12 @@ MAX_FLOAT32_TERMS = 32
 """More numbers than this are added in float64: their sum in float32 would not be exact to 1e-6."""
 
 
-def pool_max(x: Array, windows: Windows, padding: tuple[int, int]) -> tuple[Array, Adjoint]:
+def pool_max(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
     """The maximum of each window of `x` (N, C, H, W), and the map from the cotangent to that of `x`."""
     return _pool(_max_along, -np.inf, x, windows, padding)
 
 
-def pool_mean(x: Array, windows: Windows, padding: tuple[int, int]) -> tuple[Array, Adjoint]:
+def pool_mean(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
     """The mean of each window of `x` (N, C, H, W) and its padding, and the map from the cotangent to that of `x`."""
     return _pool(_mean_along, 0, x, windows, padding)
 
@@ -45,11 +45,7 @@ def image_mean(x: Array) -> tuple[Array, Adjoint]:
 
 
 def _pool(
-    along: Callable[[Array, Axis, int], tuple[Array, Share]],
-    blank: float,
-    x: Array,
-    windows: Windows,
-    padding: tuple[int, int],
+    along: Callable[[Array, Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows, padding: Pair
 ) -> tuple[Array, Adjoint]:
     (down, across), (top, left) = windows, padding
     h = to_wchn(x)

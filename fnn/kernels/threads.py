@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -77,7 +77,10 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
             except BaseException as error:
                 errors[i] = error
 
-    others = [future for _ in range(crew - 1) if (future := _submit(work))]
+    others: list[Future[None]] = []
+    with suppress(RuntimeError):  # Python is shutting down: no thread can start
+        while _has_helpers.get() and len(others) < crew - 1:
+            others.append(_executor().submit(copy_context().run, work))
     work()
     for future in others:
         if not future.cancel():  # False if a thread has started it
@@ -88,16 +91,6 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
         finally:
             errors.clear()  # the traceback of the error refers to this function: without this, the two form a cycle
     return results
-
-
-def _submit(work: Callable[[], None]) -> Future[None] | None:
-    """Starts `work` on another thread, in the context of the caller. None if threads can no longer start."""
-    if not _has_helpers.get():
-        return None
-    try:
-        return _executor().submit(copy_context().run, work)
-    except RuntimeError:  # Python is shutting down
-        return None
 
 
 @cache
