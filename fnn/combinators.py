@@ -124,9 +124,8 @@ def _sum(ys: list[Array]) -> tuple[Array, Split]:
 
 def _concatenate(ys: list[Array]) -> tuple[Array, Split]:
     if any(y.ndim < 2 or y[:, :0].shape != ys[0][:, :0].shape or y.dtype != ys[0].dtype for y in ys):
-        raise OpError(
-            f"expected outputs of one dtype and, except axis 1, one shape, got {', '.join(map(describe, ys))}"
-        )
+        got = ", ".join(map(describe, ys))
+        raise OpError(f"expected outputs of one dtype and, except axis 1, one shape, got {got}")
     ends = np.cumsum([y.shape[1] for y in ys])
     return np.concatenate(ys, 1), lambda dy: np.split(dy, ends[:-1], 1)
 

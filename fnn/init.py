@@ -2,50 +2,51 @@
 
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fnn.checks.arrays import Array
 from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_non_negative
 from fnn.random import Key
 
-Initialiser: TypeAlias = Callable[[Key, tuple[int, ...], int, int], NDArray[Any]]
+Shape: TypeAlias = tuple[int, ...]
+Initialiser: TypeAlias = Callable[[Key, Shape, int, int], Array]
 """`(key, shape, fan_in, fan_out)` to a float32 array of `shape`."""
 
 
-def glorot_uniform(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def glorot_uniform(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Uniform of variance 2 / (fan_in + fan_out), to keep signals and gradients at one scale (Glorot, Bengio 2010)."""
     return _uniform(key, shape, sqrt(6 / max(1, fan_in + fan_out)))
 
 
-def glorot_normal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def glorot_normal(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Normal of variance 2 / (fan_in + fan_out); see `glorot_uniform`."""
     return _normal(key, shape, sqrt(2 / max(1, fan_in + fan_out)))
 
 
-def he_uniform(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def he_uniform(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Uniform of variance 2 / fan_in, to keep signals at one scale through relu (He et al. 2015)."""
     return _uniform(key, shape, sqrt(6 / max(1, fan_in)))
 
 
-def he_normal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def he_normal(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Normal of variance 2 / fan_in; see `he_uniform`."""
     return _normal(key, shape, sqrt(2 / max(1, fan_in)))
 
 
-def lecun_uniform(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def lecun_uniform(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Uniform of variance 1 / fan_in, to keep signals at one scale through linear maps (LeCun et al. 1998)."""
     return _uniform(key, shape, sqrt(3 / max(1, fan_in)))
 
 
-def lecun_normal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def lecun_normal(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """Normal of variance 1 / fan_in; see `lecun_uniform`."""
     return _normal(key, shape, sqrt(1 / max(1, fan_in)))
 
 
-def orthogonal(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def orthogonal(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """A random matrix whose rows, or columns if they are fewer, have length 1 and are orthogonal (Saxe et al. 2014).
 
     All axes but the first count as columns. Every such matrix is equally likely.
@@ -61,7 +62,7 @@ def truncated_normal(std: float) -> Initialiser:
     """Makes an initialiser: normal with standard deviation `std`, where numbers beyond two of them are drawn again."""
     std = check_non_negative("std", std)
 
-    def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+    def init(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
         generator = key.generator()
         values = generator.standard_normal(shape)
         while np.any(outside := np.abs(values) > 2):
@@ -76,38 +77,33 @@ def constant(value: float) -> Initialiser:
     """Makes an initialiser that sets every number to `value`."""
     value = float(value)
 
-    def init(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+    def init(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
         return np.full(shape, value, np.float32)
 
     return init
 
 
-def zeros(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def zeros(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """All zeros."""
     return np.zeros(shape, np.float32)
 
 
-def ones(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> NDArray[Any]:
+def ones(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
     """All ones."""
     return np.ones(shape, np.float32)
 
 
 def init_affine(
-    key: Key,
-    w_shape: tuple[int, ...],
-    b_shape: tuple[int, ...] | None,
-    fans: tuple[int, int],
-    w_init: Initialiser,
-    b_init: Initialiser,
-) -> dict[str, NDArray[Any]]:
+    key: Key, w_shape: Shape, b_shape: Shape | None, fans: tuple[int, int], w_init: Initialiser, b_init: Initialiser
+) -> dict[str, Array]:
     """The initial `w` of an operator and, unless its shape is None, its initial `b`. `fans` are fan_in and fan_out."""
     params = {"w": w_init(key.fold("w"), w_shape, *fans)}
     return params if b_shape is None else params | {"b": b_init(key.fold("b"), b_shape, *fans)}
 
 
-def _uniform(key: Key, shape: tuple[int, ...], limit: float) -> NDArray[Any]:
+def _uniform(key: Key, shape: Shape, limit: float) -> Array:
     return key.generator().uniform(-limit, limit, shape).astype(np.float32)
 
 
-def _normal(key: Key, shape: tuple[int, ...], std: float) -> NDArray[Any]:
+def _normal(key: Key, shape: Shape, std: float) -> Array:
     return (std * key.generator().standard_normal(shape)).astype(np.float32)

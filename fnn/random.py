@@ -4,7 +4,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from fnn.checks.seeds import check_part, check_seed
+from fnn.checks.values import check_part, check_seed
 
 
 class Key(NamedTuple):

@@ -24,20 +24,11 @@ HEADER = ("path", "operator", "output", "parameters", "multiply-adds")
 class Layer(NamedTuple):
     """An operator in its net. If its parts are layers too, its numbers are without theirs."""
 
-    path: str
-    """As in params and errors; that of the whole net is empty."""
-
-    operator: str
-    """The call that creates it, without its parts."""
-
-    shape: Shape
-    """The shape of one output example; of the last application if there are several."""
-
-    parameters: int | None
-    """How many numbers its params have; None if all belong to its parts."""
-
-    multiply_adds: int | None
-    """For one example; None if its parts have them, or if they are not known."""
+    path: str  # as in params and errors; that of the whole net is empty
+    operator: str  # the call that creates it, without its parts
+    shape: Shape  # of one output example; of the last application if there are several
+    parameters: int | None  # how many numbers its params have; None if all belong to its parts
+    multiply_adds: int | None  # for one example; None if its parts have them, or if they are not known
 
 
 class _Application(NamedTuple):
@@ -83,8 +74,8 @@ def _record(net: Op, params: Params, x: Array, paths: dict[int, str]) -> dict[st
         positions = outer
         if id(params) in paths:
             count = _multiply_adds(op, params, x, y)
-            application = _Application(op, (*outer, *y.shape[1:]), None if count is None else count * prod(outer))
-            found[paths[id(params)]].append(application)
+            count = None if count is None else count * prod(outer)
+            found[paths[id(params)]].append(_Application(op, (*outer, *y.shape[1:]), count))
         return y, vjp
 
     intercept(net, around).apply(params, x)
@@ -142,14 +133,8 @@ def summary(net: Op, shape: Shape, params: Params | None = None) -> str:
     parameters = [layer.parameters for layer in rows if layer.parameters is not None]
     counts = [layer.multiply_adds for layer in rows if layer.multiply_adds is not None]
     at_least = "at least " if len(counts) < len(parameters) else ""
-    return _table(
-        [
-            HEADER,
-            ("input", "", str(shape), "", ""),
-            *map(_cells, _indent(rows), rows),
-            ("total", net_layer.operator, str(net_layer.shape), f"{sum(parameters):,}", f"{at_least}{sum(counts):,}"),
-        ]
-    )
+    total = ("total", net_layer.operator, str(net_layer.shape), f"{sum(parameters):,}", f"{at_least}{sum(counts):,}")
+    return _table([HEADER, ("input", "", str(shape), "", ""), *map(_cells, _indent(rows), rows), total])
 
 
 def _indent(rows: Sequence[Layer]) -> Iterator[str]:
@@ -163,10 +148,9 @@ def _indent(rows: Sequence[Layer]) -> Iterator[str]:
 
 
 def _cells(path: str, layer: Layer) -> Sequence[str]:
-    if layer.parameters is None:
-        return path, layer.operator, str(layer.shape), "", ""
-    count = "?" if layer.multiply_adds is None else f"{layer.multiply_adds:,}"
-    return path, layer.operator, str(layer.shape), f"{layer.parameters:,}", count
+    parameters, count = layer.parameters, layer.multiply_adds
+    numbers = ("", "") if parameters is None else (f"{parameters:,}", "?" if count is None else f"{count:,}")
+    return path, layer.operator, str(layer.shape), *numbers
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

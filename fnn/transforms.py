@@ -54,29 +54,27 @@ def microbatch(op: Op, size: int) -> Op:
     Parameter gradients are added in pairs. So the result differs from that of `op` only in the order of sums. Each
     piece folds its number into the key. `op` must treat the examples of a batch independently.
     """
-    size = check_int("size", size, 1, OpError)
+    size, again = check_int("size", size, 1, OpError), remat(op)
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         pieces = [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
         if len(pieces) == 1:
             return op.apply(params, x, key and key.fold(0))
-
-        def forward(i: int) -> tuple[Array, Vjp]:
-            return op.apply(params, x[pieces[i]], key and key.fold(i))
+        ys, vjps = zip(*(again.apply(params, x[p], key and key.fold(i)) for i, p in enumerate(pieces)), strict=True)
 
         def vjp_pieces(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             dxs = []
 
             def grads() -> Iterator[Params]:
-                for i, piece in enumerate(pieces):
-                    dparams, dx = forward(i)[1](dy[piece], need_dx)
+                for piece, vjp in zip(pieces, vjps, strict=True):
+                    dparams, dx = vjp(dy[piece], need_dx)
                     dxs.append(dx)
                     yield dparams
 
             dparams = tree_sum(grads())
             return dparams, np.concatenate(dxs) if need_dx else None
 
-        return np.concatenate([forward(i)[0] for i in range(len(pieces))]), vjp_pieces
+        return np.concatenate(ys), vjp_pieces
 
     return wrap(op, apply)
 

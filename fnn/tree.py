@@ -5,8 +5,8 @@ from functools import reduce
 from operator import add
 from typing import Any, TypeAlias
 
-from fnn.checks.trees import TreeError as TreeError
-from fnn.checks.trees import structure_error
+from fnn.checks.errors import TreeError as TreeError
+from fnn.checks.errors import structure_error
 
 Tree: TypeAlias = Any
 """A leaf, or a dict from names to trees."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray  # a lookup of `np.ndarray` in each check takes three times as long
 from numpy.typing import NDArray
 
-from fnn.checks.errors import OpError, describe, describe_value
+from fnn.checks.errors import OpError, describe, describe_value, join_first
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int | str | None, ...]
@@ -104,40 +104,35 @@ def get_params(params: Any, shapes: Mapping[str, Sizes | None]) -> list[Any]:
 
     Raises OpError unless params are a dict of exactly these names, with arrays of these shapes and of one float dtype.
     """
-    if not isinstance(params, dict):
+    if not isinstance(params, dict) or len(params) + [*shapes.values()].count(None) != len(shapes):
         raise params_error(params, shapes)
     arrays: list[Any] = []
     sizes_by_name: dict[Any, int] = {}
-    dtype, absent = None, 0
-    try:
-        for name, expected in shapes.items():
-            if expected is None:
-                arrays.append(None)
-                absent += 1
-                continue
-            array = params.get(name)
-            if type(array) is not ndarray or (array.dtype is not dtype and array.dtype not in FLOATS):
-                if fault := array_fault(name, array):
-                    raise OpError(f"{name}: {fault}")
-                array = np.asarray(array)
-            if dtype is None:
-                dtype = array.dtype
-            elif array.dtype is not dtype and array.dtype != dtype:
-                raise OpError(f"{name}: expected {dtype} as {next(iter(shapes))!r} is, got {describe(array)}")
-            shape = array.shape
-            # The second test is for speed: most weights may have any size along their first axis only.
-            if shape != expected and (expected[:1] != ANY or not shape or shape[1:] != expected[1:]):
-                if len(shape) != len(expected):
+    dtype = None
+    for name, expected in shapes.items():
+        if expected is None:
+            arrays.append(None)
+            continue
+        if name not in params:
+            raise params_error(params, shapes)
+        array = params[name]
+        if type(array) is not ndarray or (array.dtype is not dtype and array.dtype not in FLOATS):
+            if fault := array_fault(name, array):
+                raise OpError(f"{name}: {fault}")
+            array = np.asarray(array)
+        if dtype is None:
+            dtype = array.dtype
+        elif array.dtype is not dtype and array.dtype != dtype:
+            raise OpError(f"{name}: expected {dtype} as {next(iter(shapes))!r} is, got {describe(array)}")
+        shape = array.shape
+        # The second test is for speed: most weights may have any size along their first axis only.
+        if shape != expected and (expected[:1] != ANY or not shape or shape[1:] != expected[1:]):
+            if len(shape) != len(expected):
+                raise _shape_error(name, array, expected, sizes_by_name)
+            for n, size in zip(shape, expected):  # noqa: B905 `strict` takes time
+                if n != size and size is not None and (type(size) is int or sizes_by_name.setdefault(size, n) != n):
                     raise _shape_error(name, array, expected, sizes_by_name)
-                for n, size in zip(shape, expected):  # noqa: B905 `strict` takes time
-                    if n != size and size is not None and (type(size) is int or sizes_by_name.setdefault(size, n) != n):
-                        raise _shape_error(name, array, expected, sizes_by_name)
-            arrays.append(array)
-    except OpError as error:  # wrong names explain more than a wrong array
-        known = {name for name, expected in shapes.items() if expected is not None}
-        raise (error if params.keys() == known else params_error(params, shapes)) from None
-    if len(params) != len(arrays) - absent:
-        raise params_error(params, shapes)
+        arrays.append(array)
     return arrays
 
 
@@ -175,6 +170,5 @@ def params_error(params: Any, shapes: Mapping[str, Any], kind: str = "") -> OpEr
     return OpError(f"expected {wanted}, got {got}; {'; '.join(fixes)}", kind, bool(missing))
 
 
-def _join(names: list[Any], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(describe_value, names[:most])) + more
+def _join(names: list[Any]) -> str:
+    return join_first([*map(describe_value, names)], 8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from math import inf
 from operator import is_
@@ -27,8 +27,8 @@ def named_by_call(make: Callable[P, T]) -> Callable[P, T]:
     def construct(*args: P.args, **kwargs: P.kwargs) -> T:
         result = make(*args, **kwargs)
         function: Any = result[-1] if isinstance(result, tuple) else result
-        arguments = format_arguments(signature, bind_arguments(signature, *args, **kwargs), unnamed=1)
-        function.__name__ = function.__qualname__ = format_call(make.__name__, arguments)
+        arguments = bind_arguments(signature, *args, **kwargs)
+        function.__name__ = function.__qualname__ = _format_call(make.__name__, signature, arguments, unnamed=1)
         return result
 
     return construct
@@ -41,30 +41,30 @@ def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> d
     return {name: _as_python(value) for name, value in bound.arguments.items()}
 
 
-def format_arguments(signature: inspect.Signature, arguments: Mapping[str, Any], unnamed: int = 0) -> list[str]:
-    """Each argument as you would write it: no defaults, and optional ones by name, except the first `unnamed`."""
+def repr_call(name: str, make: Callable[..., Any] | None, arguments: Mapping[str, Any], width: float = inf) -> str:
+    """The call of `make` as you would write it; the name alone if there is no such function."""
+    return name if make is None else _format_call(name, inspect.signature(make), arguments, width)
+
+
+def _format_call(
+    name: str, signature: inspect.Signature, arguments: Mapping[str, Any], width: float = inf, unnamed: int = 0
+) -> str:
+    """The call `name(...)`, with one argument per line if it is longer than `width`.
+
+    Defaults are left out. Optional arguments have their names, except the first `unnamed`.
+    """
     texts: list[str] = []
-    for nth, (name, parameter) in enumerate(signature.parameters.items()):
-        value, default = arguments[name], parameter.default
+    for nth, parameter in enumerate(signature.parameters.values()):
+        value, default = arguments[parameter.name], parameter.default
         if parameter.kind is parameter.VAR_POSITIONAL:
             texts += map(repr, value)
         elif not (value is default or (isinstance(value, int | float) and value == default)):
             text = value.__name__ if inspect.isfunction(value) else repr(value)
-            texts.append(text if default is parameter.empty or nth < unnamed else f"{name}={text}")
-    return texts
-
-
-def repr_call(name: str, make: Callable[..., Any] | None, arguments: Mapping[str, Any], width: float = inf) -> str:
-    """The call of `make` as you would write it; the name alone if there is no such function."""
-    return name if make is None else format_call(name, format_arguments(inspect.signature(make), arguments), width)
-
-
-def format_call(name: str, arguments: Sequence[str], width: float = inf) -> str:
-    """The call `name(...)`, with one argument per line if it is longer than `width`."""
-    line = f"{name}({', '.join(arguments)})"
+            texts.append(text if default is parameter.empty or nth < unnamed else f"{parameter.name}={text}")
+    line = f"{name}({', '.join(texts)})"
     if len(line) <= width:
         return line
-    inner = ",\n".join(arguments).replace("\n", "\n    ")
+    inner = ",\n".join(texts).replace("\n", "\n    ")
     return f"{name}(\n    {inner},\n)"
 
 

@@ -1,7 +1,8 @@
-"""OpError, and how errors describe values."""
+"""OpError and TreeError, and how errors describe values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ class OpError(ValueError):
         return f"{where}: {self.message}" if where else self.message
 
 
+class TreeError(ValueError):
+    """Trees must have the same structure, but they differ."""
+
+
 def describe(value: Any) -> str:
     """How an error shows a value: an array by its dtype and shape, anything else by its type."""
     kind = type(value)
@@ -49,9 +54,16 @@ def describe_value(value: Any) -> str:
     return text if 0 < len(text) <= 60 else describe(value)
 
 
-def is_constructor_of(value: Any, *types: Any) -> bool:
-    """Whether `value` is a function annotated to return one of the types: somebody forgot to call it."""
-    return getattr(value, "__annotations__", {}).get("return") in types
+def describe_uncalled(value: Any, *types: Any) -> str:
+    """How an error shows a function annotated to return one of the types, which you must call; "" for anything else."""
+    is_constructor = getattr(value, "__annotations__", {}).get("return") in types
+    return f"the function {value.__name__}; call it: {value.__name__}(...)" if is_constructor else ""
+
+
+def join_first(texts: Sequence[str], most: int) -> str:
+    """The first `most` texts with commas between them, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def prepend_path(error: Exception, name: str) -> None:
@@ -60,3 +72,22 @@ def prepend_path(error: Exception, name: str) -> None:
         error.path = (name, *error.path)
     else:
         error.add_note(f"in {name}")
+
+
+def structure_error(trees: list[Any], path: str) -> TreeError:
+    """Describes the first tree whose structure is not that of `trees[0]`. All are found at `path`, as `a/b/`."""
+    expected = _list_paths(trees[0], path)
+    for nth, tree in enumerate(trees[1:], 2):
+        got = _list_paths(tree, path)
+        extra, missing = [p for p in got if p not in expected], [p for p in expected if p not in got]
+        if extra or missing:
+            expected_paths, got_paths = (join_first([*map(repr, paths)], 4) or "nothing" for paths in (missing, extra))
+            return TreeError(f"trees differ: expected {expected_paths} as in tree 1, got {got_paths} in tree {nth}")
+    return TreeError("trees differ: expected names without slashes, got names that differ only in slashes")
+
+
+def _list_paths(tree: Any, path: str) -> list[str]:
+    """The paths of all leaves, and of all empty dicts, which end in a slash."""
+    if not isinstance(tree, dict):
+        return [path.removesuffix("/")]
+    return [p for name, child in tree.items() for p in _list_paths(child, f"{path}{name}/")] or [path or "{}"]

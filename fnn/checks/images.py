@@ -8,14 +8,14 @@ import numpy as np
 
 from fnn.checks.arrays import Array, input_error
 from fnn.checks.errors import OpError, describe_value
-from fnn.checks.values import as_int, check_int
+from fnn.checks.values import as_ints, check_int
 
 
 def check_pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     """Returns `value`, an int or a pair for height and width, as two ints. Raises OpError if one is below `minimum`."""
     is_pair = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    both = [n for n in map(as_int, value if is_pair else (value, value)) if n is not None and n >= minimum]
-    if len(both) != 2 or (is_pair and len(value) != 2):
+    both = as_ints(value if is_pair else (value, value), minimum)
+    if both is None or len(both) != 2:
         raise OpError(f"{name}: expected an int or a pair of ints of at least {minimum}, got {describe_value(value)}")
     return both[0], both[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.checks.arrays import FLOATS, INTEGERS, Array, array_fault
-from fnn.checks.errors import OpError, describe, describe_value, is_constructor_of
+from fnn.checks.errors import OpError, describe, describe_uncalled, describe_value
 from fnn.checks.results import operator_error
 from fnn.checks.values import MISSING
 
@@ -90,14 +90,13 @@ def check_arguments(net: Any, loss: Any, op_type: type) -> None:
         raise LossError("value_and_grad: expected (net, loss), got (loss, net); swap the arguments")
     if not isinstance(net, op_type):
         raise operator_error(net, "value_and_grad", op_type)
-    if callable(loss) and not isinstance(loss, op_type) and not is_constructor_of(loss, "Loss"):
-        return
-    got = "none" if loss is MISSING else describe_value(loss)
+    got = describe_uncalled(loss, "Loss")
     if isinstance(loss, op_type):
         got = f"the operator {loss!r}"
-    elif callable(loss):
-        got = f"the function {loss.__name__}; call it: {loss.__name__}(...)"
-    raise LossError(f"value_and_grad: expected a loss such as cross_entropy, got {got}")
+    elif not callable(loss):
+        got = "none" if loss is MISSING else describe_value(loss)
+    if got:
+        raise LossError(f"value_and_grad: expected a loss such as cross_entropy, got {got}")
 
 
 def check_needs_no_key(net: Any, path: tuple[str, ...] = ()) -> None:
@@ -105,8 +104,7 @@ def check_needs_no_key(net: Any, path: tuple[str, ...] = ()) -> None:
     if net.needs_key:
         for names, part in net.inside():
             check_needs_no_key(part, (*path, *names))
-        error = OpError(
-            "expected a key in training, got none; pass a key, or key=None to train without randomness", net.kind
-        )
+        fix = "pass a key, or key=None to train without randomness"
+        error = OpError(f"expected a key in training, got none; {fix}", net.kind)
         error.path = path
         raise error

@@ -12,10 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from fnn.checks.arrays import Array, params_error
-from fnn.checks.errors import OpError, describe, describe_value, is_constructor_of
-
-MAX_PATHS = 4
-"""Paths that a warning lists."""
+from fnn.checks.errors import OpError, describe, describe_uncalled, describe_value, join_first
 
 
 class UncalibratedWarning(RuntimeWarning):
@@ -58,13 +55,11 @@ def explain(error: Exception, kind: str, expected: str, f: Callable[..., Any], *
         error.kind = error.kind or kind
         return
     try:
-        signature = inspect.signature(f)
-    except ValueError:
+        inspect.signature(f).bind(*args)
+    except ValueError:  # a C function may have no signature
         return
-    try:
-        signature.bind(*args)
     except TypeError:
-        came = f"{expected.partition('(')[0]}({', '.join(signature.parameters)})"
+        came = f"{expected.partition('(')[0]}({', '.join(inspect.signature(f).parameters)})"
         raise OpError(f"expected {expected}, got {came}", kind) from error
 
 
@@ -99,27 +94,22 @@ def warn_uncalibrated(op: Any, params: Any, x: Any, key: Any) -> None:
     """Warns, once, if `op` predicted with statistics in `params` that still have their initial values."""
     if key is not None or not op.statistics or op.has_warned or not len(x):
         return
-    paths = [
-        "/".join(path) or op.kind for path, initial in op.statistics.items() if _are_initial(params, path, initial)
-    ]
+    paths = ["/".join(path) or op.kind for path, values in op.statistics.items() if _are_initial(params, path, values)]
     if paths:
-        names = ", ".join(paths[:MAX_PATHS]) + (f" and {len(paths) - MAX_PATHS} more" if len(paths) > MAX_PATHS else "")
         fix = "after training, call params = calibrate(net, params, batches)"
-        message = f"{names}: predicting with the initial mean 0 and variance 1; {fix}"
+        message = f"{join_first(paths, 4)}: predicting with the initial mean 0 and variance 1; {fix}"
         warnings.warn(message, UncalibratedWarning, stacklevel=3)  # where the user called the net
         op.has_warned = True
 
 
-def _are_initial(params: Any, path: tuple[str, ...], initial: Mapping[str, float]) -> bool:
+def _are_initial(params: Any, path: tuple[str, ...], values: Mapping[str, float]) -> bool:
     for name in path:
-        params = params.get(name) if isinstance(params, dict) else None
-    return isinstance(params, dict) and all(_is_full(params.get(name), value) for name, value in initial.items())
-
-
-def _is_full(array: Any, value: float) -> bool:
-    if not isinstance(array, ndarray) or not array.size or array.flat[0] != value:  # quick for calibrated statistics
-        return False
-    return bool((array == value).all())
+        params = params.get(name, {})
+    for name, value in values.items():
+        array = np.asarray(params.get(name, ()))
+        if not array.size or array.flat[0] != value or (array != value).any():  # the first number is a quick test
+            return False
+    return True
 
 
 def call_error(op: Any, arguments: list[Any]) -> OpError:
@@ -131,12 +121,12 @@ def call_error(op: Any, arguments: list[Any]) -> OpError:
 
 def operator_error(value: Any, where: str, op_type: type) -> OpError:
     """The error for a value in place of an operator, with the fix."""
+    if uncalled := describe_uncalled(value, op_type, "Op"):
+        return OpError(f"expected an operator, got {uncalled}", where)
     name = value if isinstance(value, str) else getattr(value, "__name__", "")
     came, fix = f"the function {name}" if callable(value) and name else describe_value(value), ""
     if isinstance(getattr(sys.modules["fnn"], name or "fnn", None), op_type):  # NumPy's tanh, PyTorch's relu, 'tanh'
         fix = f"; use fnn.{name}"
-    elif is_constructor_of(value, op_type, "Op"):
-        fix = f"; call it: {name}(...)"
     elif isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
         fix = "; write Op(init, apply)"
     elif isinstance(value, Iterable) and not isinstance(value, str | bytes | ndarray | Mapping):

@@ -22,9 +22,6 @@ from fnn.kernels.windows import Windows as Windows
 
 Index: TypeAlias = tuple[slice, ...]
 
-FEW = 20_000
-"""Fewer patches than this, as of a single image, are set to zero as a whole: faster than to find their edges."""
-
 
 def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int) -> Array:
     """For each window, the sum over channels and taps of `x` times `w` (out, channels / groups, kh, kw), plus `b`."""
@@ -86,11 +83,8 @@ def _patches(x: Array, windows: Windows, groups: int, ones: bool) -> Array:
     memory = np.empty((groups, span, rows, pitch), x.dtype)
     padded = memory[..., :length].reshape(groups, span, rows, down.out, batch)
     copies, blanks = _plan(windows, span, channels)
-    if memory.size < FEW:
-        memory.fill(0)
-    else:
-        for place in blanks:
-            padded[place] = 0
+    for place in blanks:
+        padded[place] = 0
     for place, seen in copies:
         padded[place] = x[seen]
     if ones:

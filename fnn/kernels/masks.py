@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from fnn.checks.arrays import Array
 
 INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
 
@@ -19,11 +16,8 @@ def keep(x: Array, mask: Array, out: Array | None = None) -> Array:
     """Returns `x` where the bools in `mask` are true, and 0 elsewhere, in `out` or in a new array."""
     integer = INTEGERS[x.itemsize]
     bits = np.negative(mask.view(np.int8)).astype(integer)  # all bits are 1 where the mask is true
-    if out is None:
-        np.bitwise_and(x.view(integer), bits, out=bits)
-        return bits.view(x.dtype)
-    np.bitwise_and(x.view(integer), bits, out=out.view(integer))
-    return out
+    np.bitwise_and(x.view(integer), bits, out=bits if out is None else out.view(integer))
+    return bits.view(x.dtype) if out is None else out
 
 
 def drop_kept(x: Array, kept: Array) -> None:

@@ -14,40 +14,40 @@ so that no layer transposes it. A function here copies only if its argument has 
 """
 
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fnn.checks.arrays import Array
 
 
-def fast_order(x: NDArray[Any]) -> NDArray[Any]:
+def fast_order(x: Array) -> Array:
     """The images `x`, (N, C, H, W), with memory in the order (W, C, H, N)."""
     return from_wchn(to_wchn(x))
 
 
-def to_wchn(x: NDArray[Any]) -> NDArray[Any]:
+def to_wchn(x: Array) -> Array:
     """The images `x`, (N, C, H, W), as a contiguous (W, C, H, N) array."""
     return np.ascontiguousarray(x.transpose(3, 1, 2, 0))
 
 
-def from_wchn(memory: NDArray[Any]) -> NDArray[Any]:
+def from_wchn(memory: Array) -> Array:
     """The (N, C, H, W) view of a (W, C, H, N) array."""
     return memory.transpose(3, 1, 2, 0)
 
 
-def match_order(x: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+def match_order(x: Array, like: Array) -> Array:
     """The matrix `x` in rows or in columns, as `like`."""
     return np.ascontiguousarray(x) if like.flags.c_contiguous else np.asfortranarray(x)
 
 
-def to_features(x: NDArray[Any]) -> NDArray[Any]:
+def to_features(x: Array) -> Array:
     """The batch `x`, (N, *shape), as (N, features): a view if `x` is C-contiguous, otherwise contiguous columns."""
     if x.flags.c_contiguous:
         return x if x.ndim == 2 else x.reshape(len(x), prod(x.shape[1:]))
     return _to_columns(x).T
 
 
-def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def from_features(features: Array, shape: tuple[int, ...]) -> Array:
     """The (N, *shape) batch of (N, features). Images made of columns come in the order of `fast_order`."""
     if len(shape) == 1:
         return features
@@ -57,6 +57,6 @@ def from_features(features: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any
     return fast_order(batch) if len(shape) == 3 else batch
 
 
-def _to_columns(x: NDArray[Any]) -> NDArray[Any]:
+def _to_columns(x: Array) -> Array:
     """The batch `x`, (N, *shape), as a contiguous (features, N)."""
     return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0)).reshape(prod(x.shape[1:]), len(x))

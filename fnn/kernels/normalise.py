@@ -12,30 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fnn.checks.arrays import Array
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.reductions import wide_mean as wide_mean
 from fnn.kernels.reductions import wide_sum as wide_sum
 
-Array: TypeAlias = NDArray[Any]
 Ints: TypeAlias = tuple[int, ...]
 Adjoint: TypeAlias = Callable[[Array, bool], tuple[Array, Array, Array | None]]
 
 OFFSET = 3
 """If the squared mean is more than this many times the variance, the mean is subtracted first, for exact variances."""
-
-
-class Standardised(NamedTuple):
-    """z as `(base - offset) * scale`, where only `base` is as large as `x`, and the derivative `slope` of z by `x`."""
-
-    base: Array
-    offset: Any
-    scale: Array
-    slope: Array
 
 
 def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
@@ -90,19 +80,22 @@ def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> 
     return y, pull
 
 
-def _standardise(x: Array, axes: Ints, eps: float) -> Standardised:
-    """Finds mean and variance over `axes`, in most cases without a copy of `x`."""
+def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:
+    """Returns `base, offset, scale, slope`: z is `(base - offset) * scale`, and `slope` is the derivative of z by `x`.
+
+    Only `base` is as large as `x`. In most cases it is `x` itself.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         mean = wide_mean(x, axes, True)
         var = wide_mean(x, axes, True, times=x) - mean * mean
         if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
             scale = 1 / np.sqrt(var + eps)
-            return Standardised(x, mean, scale, scale)
+            return x, mean, scale, scale
         return _standardise_centred(x, axes, eps)
 
 
-def _standardise_centred(x: Array, axes: Ints, eps: float) -> Standardised:
-    """Finds mean and variance of numbers far from zero, or so large that their squares overflow.
+def _standardise_centred(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:
+    """`_standardise` for numbers far from zero, or so large that their squares overflow.
 
     Such large numbers are first divided by a power of two. Then the derivative is less than the scale.
     """
@@ -113,7 +106,7 @@ def _standardise_centred(x: Array, axes: Ints, eps: float) -> Standardised:
         unit = np.where(np.isfinite(square), 1.0, np.ldexp(1.0, np.frexp(largest)[1] - 1))
         centred, square = _subtract_mean(x / unit.astype(x.dtype), axes)
     scale = 1 / np.sqrt(square + eps / unit / unit)
-    return Standardised(centred, 0.0, scale, scale / unit)
+    return centred, 0.0, scale, scale / unit
 
 
 def _subtract_mean(x: Array, axes: Ints) -> tuple[Array, Array]:

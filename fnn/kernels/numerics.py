@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from fnn.kernels.underflow import allow_underflow as allow_underflow
-from fnn.kernels.underflow import allowed
-from fnn.tree import tree_leaves, tree_map
+from fnn.tree import tree_leaves, tree_map, widen
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HALF = np.dtype(np.float16)
 
-is_inside = allowed
-"""Whether the caller is inside of another operator, or of `value_and_grad`."""
+is_inside = ContextVar("is_inside", default=False)
+"""True inside `allow_underflow`: to set the state again for every layer would take 5 % of a small net's step."""
+
+
+def allow_underflow(f: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls `f(...)`. Results too small for a dtype become zero: that is no error here, whatever NumPy's settings."""
+    if is_inside.get():
+        return f(*args, **kwargs)
+    token = is_inside.set(True)
+    try:
+        with np.errstate(under="ignore"):
+            return f(*args, **kwargs)
+    finally:
+        is_inside.reset(token)
 
 
 def apply_in_float32(apply: Callable[..., Any], params: Any, x: Any, *key: Any) -> Any:
@@ -25,17 +39,13 @@ def apply_in_float32(apply: Callable[..., Any], params: Any, x: Any, *key: Any) 
     floats = {a.dtype for a in (*tree_leaves(params), x) if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
     if floats != {HALF}:
         return apply(params, x, *key)
-    y, vjp = apply(tree_map(_widen, params), _widen(x), *key)
+    y, vjp = apply(widen(params), widen(x), *key)
 
     def rounded_vjp(dy: Any, need_dx: bool = True) -> tuple[Any, Any]:
-        dparams, dx = vjp(_widen(dy), need_dx)
+        dparams, dx = vjp(widen(dy), need_dx)
         return tree_map(_round, dparams), None if dx is None else _round(dx)
 
     return _round(y), rounded_vjp
-
-
-def _widen(a: Any) -> Any:
-    return a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype == HALF else a
 
 
 def _round(a: Any) -> Any:

@@ -12,21 +12,23 @@ from fnn.checks.arrays import Array
 from fnn.kernels.masks import drop_kept, keep
 from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.kernels.reductions import accurate_mean
-from fnn.kernels.windows import Axis
+from fnn.kernels.windows import Axis, Pair
 from fnn.kernels.windows import Windows as Windows
 
 Adjoint: TypeAlias = Callable[[Array], Array]
+Share: TypeAlias = Callable[[Array, list[Array]], None]
+"""Writes the part of each tap of the windows in a cotangent to a list of arrays."""
 
 MAX_FLOAT32_TERMS = 32
 """More numbers than this are added in float64: their sum in float32 would not be exact to 1e-6."""
 
 
-def pool_max(x: Array, windows: Windows, padding: tuple[int, int]) -> tuple[Array, Adjoint]:
+def pool_max(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
     """The maximum of each window of `x` (N, C, H, W), and the map from the cotangent to that of `x`."""
     return _pool(_max_along, -np.inf, x, windows, padding)
 
 
-def pool_mean(x: Array, windows: Windows, padding: tuple[int, int]) -> tuple[Array, Adjoint]:
+def pool_mean(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
     """The mean of each window of `x` (N, C, H, W) and its padding, and the map from the cotangent to that of `x`."""
     return _pool(_mean_along, 0, x, windows, padding)
 
@@ -43,30 +45,28 @@ def image_mean(x: Array) -> tuple[Array, Adjoint]:
 
 
 def _pool(
-    along: Callable[[Array, Axis, int], tuple[Array, Adjoint]],
-    blank: float,
-    x: Array,
-    windows: Windows,
-    padding: tuple[int, int],
+    along: Callable[[Array, Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows, padding: Pair
 ) -> tuple[Array, Adjoint]:
     (down, across), (top, left) = windows, padding
     h = to_wchn(x)
     if top or left:
         h = np.pad(h, ((left, left), (0, 0), (top, top), (0, 0)), constant_values=blank)
-    u, adjoint_across = along(h, across, 0)
-    y, adjoint_down = along(u, down, 2)
+    u, share_across = along(h, across, 0)
+    y, share_down = along(u, down, 2)
+    h_shape, u_shape = h.shape, u.shape  # the arrays themselves need not stay in memory
 
     def adjoint(dy: Array) -> Array:
-        dx = adjoint_across(adjoint_down(to_wchn(dy)))
+        du = _add_taps(u_shape, to_wchn(dy), down, 2, share_down)
+        dx = _add_taps(h_shape, du, across, 0, share_across)
         return from_wchn(dx[left : left + across.size, :, top : top + down.size])
 
     return from_wchn(y), adjoint
 
 
-def _max_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
+def _max_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
     """The maximum along `dim`. The first of equal maxima counts, and padding never does."""
     first, *others = _taps(x, windows, dim)
-    y, is_larger, shape = first, [], x.shape
+    y, is_larger = first, []
     for t, tap in enumerate(others, 1):
         is_larger.append(tap > y)  # the vjp keeps these masks, a byte for each number, and not the input
         for window in range(windows.out):
@@ -74,34 +74,28 @@ def _max_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
                 is_larger[-1][(slice(None),) * dim + (window,)] = True
         y = np.maximum(y, tap)
 
-    def adjoint(dy: Array) -> Array:
-        def share(parts: list[Array]) -> None:
-            rest = dy.copy("K") if others else dy
-            for mask, part in zip(reversed(is_larger), reversed(parts[1:]), strict=True):
-                drop_kept(rest, keep(rest, mask, out=part))
-            parts[0][...] = rest
+    def share(dy: Array, parts: list[Array]) -> None:
+        rest = dy.copy("K") if is_larger else dy
+        for mask, part in zip(reversed(is_larger), reversed(parts[1:]), strict=True):
+            drop_kept(rest, keep(rest, mask, out=part))
+        parts[0][...] = rest
 
-        return _add_taps(shape, dy, windows, dim, share)
-
-    return y, adjoint
+    return y, share
 
 
-def _mean_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Adjoint]:
-    taps, shape = _taps(x, windows, dim), x.shape
+def _mean_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
+    taps = _taps(x, windows, dim)
     total = taps[0].astype(np.float64 if len(taps) > MAX_FLOAT32_TERMS else x.dtype)
     for tap in taps[1:]:
         total += tap
     y = total.astype(x.dtype, copy=False)
     y /= windows.taps
 
-    def adjoint(dy: Array) -> Array:
-        def share(parts: list[Array]) -> None:
-            for part in parts:
-                np.divide(dy, windows.taps, out=part)
+    def share(dy: Array, parts: list[Array]) -> None:
+        for part in parts:
+            np.divide(dy, windows.taps, out=part)
 
-        return _add_taps(shape, dy, windows, dim, share)
-
-    return y, adjoint
+    return y, share
 
 
 def _taps(x: Array, windows: Axis, dim: int) -> list[Array]:
@@ -116,18 +110,16 @@ def _places(windows: Axis, dim: int) -> list[tuple[slice, ...]]:
     return [(slice(None),) * dim + (slice(t, t + reach, windows.stride),) for t in range(windows.taps)]
 
 
-def _add_taps(
-    shape: tuple[int, ...], dy: Array, windows: Axis, dim: int, share: Callable[[list[Array]], None]
-) -> Array:
-    """The cotangent of an array of that shape; `share` writes the part of each tap to a list of arrays."""
+def _add_taps(shape: tuple[int, ...], dy: Array, windows: Axis, dim: int, share: Share) -> Array:
+    """The cotangent of the array of that shape that was pooled along `dim`."""
     if windows.stride < windows.taps:  # windows overlap, and their parts are added
         parts = [np.empty_like(dy) for _ in range(windows.taps)]
-        share(parts)
+        share(dy, parts)
         dx = np.zeros(shape, np.float64 if windows.taps > MAX_FLOAT32_TERMS * windows.stride else dy.dtype)
         for tap, part in zip(_taps(dx, windows, dim), parts, strict=True):
             tap += part
         return dx.astype(dy.dtype, copy=False)
     is_covered = windows.stride == windows.taps and windows.out * windows.stride == shape[dim]
     dx = np.empty(shape, dy.dtype) if is_covered else np.zeros(shape, dy.dtype)
-    share(_taps(dx, windows, dim))
+    share(dy, _taps(dx, windows, dim))
     return dx

@@ -11,6 +11,7 @@ from _thread import allocate_lock  # threading takes half a millisecond to impor
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,7 @@ def warn_if_blas_is_unlimited() -> None:
     """Warns, once, if BLAS may use several threads and `limited_blas` cannot change that."""
     if os.environ.get("FNN_LIMIT_BLAS") == "0" or any(os.environ.get(name) == "1" for name in BLAS_VARIABLES):
         return
-    try:
-        import threadpoolctl  # noqa: F401
-    except ImportError:
+    if find_spec("threadpoolctl") is None:
         warnings.warn(
             "shard: BLAS may use several threads beside those of shard, which makes both slow; set "
             "OPENBLAS_NUM_THREADS=1 before you import NumPy, or pip install '.[threads]'",

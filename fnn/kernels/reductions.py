@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from math import isfinite, prod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fnn.kernels.underflow import allow_underflow as allow_underflow  # for losses and optimizers, which need both
+from fnn.checks.arrays import Array
+from fnn.kernels.numerics import allow_underflow as allow_underflow  # for losses and optimizers, which need both
 
-Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 
 DOT = 256

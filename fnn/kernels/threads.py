@@ -92,12 +92,10 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
         if not future.cancel():  # False if a thread has started it
             future.result()
     if errors:
-        first = errors[min(errors)]
-        errors.clear()  # the traceback of an error refers to this function: without this, the two form a cycle
         try:
-            raise first
+            raise errors[min(errors)]
         finally:
-            del first
+            errors.clear()  # the traceback of the error refers to this function: without this, the two form a cycle
     return results
 
 

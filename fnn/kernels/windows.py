@@ -19,12 +19,7 @@ class Windows(NamedTuple):
     @classmethod
     @lru_cache(maxsize=1000)
     def over(
-        cls,
-        size: tuple[int, ...],
-        taps: Pair,
-        stride: Pair,
-        dilation: Pair,
-        padding: tuple[int | str, int | str],
+        cls, size: tuple[int, ...], taps: Pair, stride: Pair, dilation: Pair, padding: tuple[int | str, int | str]
     ) -> Windows:
         """The windows over images of that height and width; `padding` may be "same" or "valid" as in `conv`."""
         return cls(*map(Axis.over, size, taps, stride, dilation, padding))

@@ -139,10 +139,10 @@ def _batch_statistics(x: Array, axes: Axes) -> tuple[Array, Array]:
 def _with_statistics(params: Params, copies: Params, found: dict[int, list[tuple[Array, Array]]]) -> Params:
     """`params` with the averages of the statistics found. Threads report in any order: `fsum` is exact in each."""
     if uses := found.get(id(copies.get("mean"))):
-        averages = (
-            [fsum(channel) / len(uses) for channel in zip(*values, strict=True)] for values in zip(*uses, strict=True)
-        )
-        return params | {name: np.array(a, params[name].dtype) for name, a in zip(INITIAL, averages, strict=True)}
+        averages = {}
+        for name, values in zip(INITIAL, zip(*uses, strict=True), strict=True):
+            averages[name] = np.array([fsum(a) / len(uses) for a in zip(*values, strict=True)], params[name].dtype)
+        return params | averages
     return {
         name: _with_statistics(child, copies[name], found) if isinstance(child, dict) else child
         for name, child in params.items()
@@ -157,7 +157,8 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
     "Layer Normalization", 2016.
     """
     axes, eps = check_int("axes", axes, 1, OpError), check_positive("eps", eps, OpError)
-    names = tuple(f"axis {axis}" for axis in range(-axes, 0))
+    last = tuple(range(-axes, 0))
+    names = tuple(f"axis {axis}" for axis in last)
 
     def init(key: Key, shape: Shape) -> Params:
         if len(shape) < axes:
@@ -169,7 +170,6 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
         if x.ndim <= axes or x.shape[-axes:] != w.shape or x.dtype != w.dtype:
             raise input_error(x, w.dtype, {"...": None, **dict(zip(names, w.shape, strict=True))})
         kept = tuple(range(x.ndim - axes))
-        last = tuple(range(x.ndim - axes, x.ndim))
         y, adjoint = normalise_examples(x, np.expand_dims(w, kept), np.expand_dims(b, kept), last, eps)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:

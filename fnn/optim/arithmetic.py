@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from fnn.checks.arrays import Array as Array
 
 
 def axpy(scale: float) -> Callable[[Array, Array], Array]:
@@ -26,13 +24,5 @@ def axpy(scale: float) -> Callable[[Array, Array], Array]:
 
 def lerp(weight: float) -> Callable[[Array, Array], Array]:
     """Returns the function `(1 - weight) * x + weight * y`; its result has the dtype and memory order of x."""
-
-    def mix(x: Array, y: Array) -> Array:
-        if y.shape != x.shape:
-            raise ValueError(f"expected shape {x.shape}, got {y.shape}")
-        out, term = np.empty_like(x), np.empty_like(x)
-        np.multiply(x, 1 - weight, out)
-        np.multiply(y, weight, term)
-        return np.add(out, term, out)
-
-    return mix
+    add = axpy(weight)
+    return lambda x, y: add(x * (1 - weight), y)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fnn.checks.calls import named_by_call
 from fnn.checks.values import check_fraction, check_non_negative
-from fnn.kernels.underflow import allow_underflow
+from fnn.kernels.numerics import allow_underflow
 from fnn.optim.arithmetic import axpy
 from fnn.optim.checks import check_gradients, check_matches, check_params, check_state
 from fnn.optim.schedules import Rate, as_schedule

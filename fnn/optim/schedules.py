@@ -7,7 +7,7 @@ from math import cos, pi
 from typing import TypeAlias
 
 from fnn.checks.calls import named_by_call
-from fnn.checks.errors import is_constructor_of
+from fnn.checks.errors import describe_uncalled
 from fnn.checks.values import check_fraction, check_int, check_non_negative, check_positive
 
 Schedule: TypeAlias = Callable[[int], float]
@@ -94,9 +94,8 @@ def one_cycle(
 
 def as_schedule(name: str, rate: Rate) -> Schedule:
     """A constant schedule for a number. For a schedule, the same one with a check of its value at each step."""
-    if is_constructor_of(rate, Schedule, "Schedule"):
-        maker = getattr(rate, "__name__", "it")
-        raise ValueError(f"{name}: expected a number or a schedule, got the function {maker}; call it: {maker}(...)")
+    if uncalled := describe_uncalled(rate, Schedule, "Schedule"):
+        raise ValueError(f"{name}: expected a number or a schedule, got {uncalled}")
     if not callable(rate):
         return constant(check_non_negative(name, rate))
     schedule = rate

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fnn.checks.calls import named_by_call
-from fnn.checks.errors import describe, describe_value, is_constructor_of
+from fnn.checks.errors import describe, describe_uncalled, describe_value
 from fnn.checks.values import check_fraction, check_positive
 from fnn.kernels.reductions import allow_underflow, square_sum
 from fnn.optim.arithmetic import Array, lerp
@@ -101,12 +101,13 @@ def _split(tree: Tree, where: Callable[[str], bool], path: str = "") -> tuple[Tr
 
 def _merge(like: Tree, first: Tree, second: Tree) -> Tree:
     """The tree with the structure and order of `like`. Each leaf comes from `first` or `second`, which has it."""
-    return {
-        name: _merge(child, first[name], second[name])
-        if isinstance(child, dict)
-        else (first if name in first else second)[name]
-        for name, child in like.items()
-    }
+    merged = {}
+    for name, child in like.items():
+        if isinstance(child, dict):
+            merged[name] = _merge(child, first[name], second[name])
+        else:
+            merged[name] = first[name] if name in first else second[name]
+    return merged
 
 
 @named_by_call
@@ -150,7 +151,5 @@ def _check_optimizer(value: Any) -> Optimizer:
     """Returns `value` if it is an optimizer."""
     if isinstance(value, Optimizer):
         return value
-    got = describe_value(value)
-    if is_constructor_of(value, Optimizer, "Optimizer"):
-        got = f"the function {value.__name__}; call it: {value.__name__}(...)"
+    got = describe_uncalled(value, Optimizer, "Optimizer") or describe_value(value)
     raise ValueError(f"expected an optimizer such as adam(), got {got}")

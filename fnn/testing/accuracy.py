@@ -13,10 +13,9 @@ from fnn.testing.compare import read_only
 from fnn.tree import tree_items, tree_leaves, tree_map, tree_size
 
 RANDOM, EQUAL = 1e-6, 4e-6
-"""Largest error of one layer for random and for mostly equal numbers, relative to the sum of magnitudes.
+"""Largest error of a layer relative to its sum of magnitudes. It is larger for equal numbers, whose errors add up.
 
-Errors of random numbers cancel in part, those of equal numbers add up. BLAS then has an error of up to 3e-6, and adding
-4,000 numbers one by one has about 3e-5.
+For these, BLAS has an error of up to 3e-6, and adding 4,000 numbers one by one has about 3e-5.
 """
 
 NUMBERS = 1 << 15  # numbers in the input; fewer for an operator with parts, which may split its batch many times
@@ -64,7 +63,10 @@ def _make_trials(case: Case, y: Array, vjp: Callable[..., tuple[Params, Array]],
     paths = [path for path in floats if path not in case.constants] * of_params
     for path in paths * (2 if len(paths) < 3 else 1):
         at = tuple(int(rng.integers(n)) for n in floats[path].shape)
-        slope = (case.op.apply(_add(case.params, floats[path], at, STEP), case.x, case.key)[0] - y) / STEP
+        moved = np.array(floats[path])  # a copy, also of a NumPy scalar
+        moved[at] += STEP
+        params = tree_map(lambda a, leaf=floats[path], moved=moved: moved if a is leaf else a, case.params)
+        slope = (case.op.apply(params, case.x, case.key)[0] - y) / STEP
         dy = _round(slope * rng.uniform(0.5, 1.5))  # the slope of a bias is 1, and ones add up exactly
         if _largest(dy) > 1e-6 * _largest(y):  # some parameters have no effect, like the keys' bias in attention
             expected = dict(tree_items(vjp(dy, False)[0]))[path][at]
@@ -86,27 +88,27 @@ def _enlarge(case: Case) -> Iterator[tuple[Case, float]]:
         cases.append((tree_map(_round, perturb(params, case.rng)), (FEW, *shape), (FEW, *[1] * (len(shape) - 1), 2)))
     for params, shape, halves in cases:
         long = -1 if halves[0] == FEW else 0  # all numbers in one half of this axis are equal
-        x = rng.uniform(0.5, 1.5, shape)
-        yield case._replace(params=params, x=read_only(_round(x)), shape=shape[1:]), RANDOM
         half = np.arange(shape[long]) * 2 // shape[long]
-        x = np.broadcast_to(np.take(rng.uniform(0.5, 1.5, halves), half, long), shape)
-        yield case._replace(params=params, x=read_only(_round(x)), shape=shape[1:]), EQUAL
+        random, equal = rng.uniform(0.5, 1.5, shape), np.take(rng.uniform(0.5, 1.5, halves), half, long)
+        for x, error in ((random, RANDOM), (np.broadcast_to(equal, shape), EQUAL)):
+            yield case._replace(params=params, x=read_only(_round(x)), shape=shape[1:]), error
 
 
 def _find_larger(case: Case) -> tuple[Params, Shape] | None:
     """Returns initial params and the largest shape that the operator takes, up to about 100,000 numbers, if any."""
     found, axes, factor = None, 2 if len(case.shape) > 2 else 1, 4
-    while True:
+    while case.shape:
         shape = (*case.shape[:-axes], *(n * factor for n in case.shape[-axes:]))
-        if not 0 < FEW * prod(shape) <= 2 * NUMBERS or not case.shape:
-            return found
+        if not 0 < FEW * prod(shape) <= 2 * NUMBERS:
+            break
         try:
             params = case.op.init(case.rng, shape)
         except OpError:
-            return found
+            break
         if tree_size(params) > NUMBERS:
-            return found
+            break
         found, factor = (params, shape), factor * 4
+    return found
 
 
 def _count_layers(case: Case) -> int:
@@ -121,23 +123,11 @@ def _count_operators(op: Op) -> int:
     return times * inside if op.is_composite else 1
 
 
-def _add(params: Params, leaf: Array, at: tuple[int, ...], step: float) -> Params:
-    """Returns the params with `step` added to one number of `leaf`."""
-    changed = np.array(leaf)  # the leaf may be a NumPy scalar
-    changed[at] += step
-    result: Params = tree_map(lambda a: read_only(changed) if a is leaf else a, params)
-    return result
-
-
 def check_within(name: str, result: Array, expected: Array, tolerance: float) -> None:
     """Raises AssertionError for the first number that differs by more than `tolerance`."""
-    result, expected = np.asarray(result), np.asarray(expected)
     for index in np.argwhere(~(np.abs(result - expected) <= tolerance))[:1].tolist():
-        at = tuple(index)
-        raise AssertionError(
-            f"{name}: expected {expected[at]} within {tolerance:.1e}, got {result[at]}; if it is a long sum in "
-            "float32, use fnn.accurate_sum"
-        )
+        found = f"expected {expected[tuple(index)]} within {tolerance:.1e}, got {result[tuple(index)]}"
+        raise AssertionError(f"{name}: {found}; if it is a long sum in float32, use fnn.accurate_sum")
 
 
 def _largest(x: Array) -> float:

@@ -33,16 +33,15 @@ class Case(NamedTuple):
     x: Array
     dy: Array
     constants: frozenset[str] = frozenset()
-    random: bool = False
-    """Whether `x` is random: then any other numbers are valid inputs too."""
+    random: bool = False  # whether `x` is: then any other numbers are valid inputs too
+
+    def arrays(self) -> Tree:
+        """The params, the input and the cotangent, as a tree."""
+        return {"params": self.params, "x": self.x, "dy": self.dy}
 
     def map(self, f: Callable[[Array], Array]) -> "Case":
         """Applies `f` to each array."""
         return self._replace(**tree_map(lambda a: read_only(np.asarray(f(a))), self.arrays()))
-
-    def arrays(self) -> Tree:
-        """The arguments of the operator, as a tree."""
-        return {"params": self.params, "x": self.x, "dy": self.dy}
 
     def cast(self, dtype: type) -> "Case":
         """Converts floats to that dtype."""
@@ -53,7 +52,7 @@ class Case(NamedTuple):
         return self._replace(x=read_only(self.x[index]), dy=read_only(self.dy[index]))
 
     def start(self) -> Callable[..., Tree]:
-        """Applies the operator. The function that it returns calls the vjp and returns all results as one tree."""
+        """Applies the operator. Returns the function that calls the vjp and returns all results as one tree."""
         y, vjp = self.op.apply(self.params, self.x, self.key)
         if y.shape != self.dy.shape:
             raise AssertionError(f"output: expected shape {self.dy.shape}, got {describe(y)}")
@@ -86,8 +85,7 @@ def prepare_case(op: Op, shape: Shape, rng: Key, x: Array, key: Key | None) -> C
     return case._replace(dy=dy).cast(np.float64)
 
 
-def perturb(params: Params, rng: Key) -> Params:
+def perturb(params: Params, rng: Key) -> Tree:
     """Adds noise to the params: initial zeros and ones could hide an error."""
     noise = rng.fold("params").generator()
-    noisy: Params = tree_map(lambda a: a + 0.1 * noise.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)
-    return noisy
+    return tree_map(lambda a: a + 0.1 * noise.standard_normal(a.shape) if a.dtype.kind == "f" else a, params)

@@ -82,8 +82,8 @@ def _shapes_and_dtypes(case: Case) -> None:
     predicted = (len(case.x), *case.op.output_shape(case.cast(np.float32).params, case.shape))
     if case.dy.shape != predicted:
         raise AssertionError(f"output: expected shape {predicted}, as output_shape says, got {case.dy.shape}")
-    for dtype in (np.float32, np.float64):
-        _check_forms(case.cast(dtype), case.cast(dtype).results())
+    for cast in (case.cast(np.float32), case.cast(np.float64)):
+        _check_forms(cast, cast.results())
 
 
 def _check_forms(case: Case, results: Tree) -> None:
@@ -151,12 +151,10 @@ def _gradients(case: Case, of: str) -> float:
 
     worst, rng = 0.0, case.rng.fold("directions").generator()
     equal = case._replace(x=read_only(rng.choice(case.x.ravel()[:3], case.x.shape)))
+    constant = {f"params/{path}" for path in case.constants} | ({"input"} if case.x.dtype.kind != "f" else set())
     for at in (case, equal):
         point = dict(tree_items({"input": at.x, "params": at.params}))
         gradients = dict(tree_items({of: at.results()[of]}))
-        constant = {f"params/{path}" for path in case.constants}
-        if at.x.dtype.kind != "f":
-            constant.add("input")
         zeros = {path: d for path, d in gradients.items() if path in constant}
         check_equal(zeros, tree_map(np.zeros_like, zeros), "of a constant")
         floats = [(nth, path) for nth, (path, a) in enumerate(point.items()) if a.dtype.kind == "f"]

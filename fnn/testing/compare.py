@@ -43,28 +43,24 @@ def read_only(array: Array) -> Array:
 
 
 def check_form(results: Tree, expected: Tree, where: str) -> None:
-    """Raises AssertionError unless both trees have the same structure, and each leaf the same shape and dtype."""
-    tree_map(lambda a, b: None, expected, results)
-    leaves = dict(tree_items(results))
-    for path, b in tree_items(expected):
+    """Raises an error unless both trees have the same structure, and each leaf the same shape and dtype."""
+    for path, pair in tree_items(tree_map(lambda b, a: (b, a), expected, results)):
         # A sum over all axes is a NumPy scalar; it behaves like an array without axes.
-        a, b = (np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in (leaves[path], b))
-        if describe(a) != describe(b):
-            raise AssertionError(f"{path} {where}: expected {describe(b)}, got {describe(a)}")
+        b, a = (describe(np.asarray(leaf) if isinstance(leaf, np.generic) else leaf) for leaf in pair)
+        if a != b:
+            raise AssertionError(f"{path} {where}: expected {b}, got {a}")
 
 
 def check_equal(results: Tree, expected: Tree, where: str, tolerance: float = 0, least: float = 0) -> None:
-    """Raises AssertionError unless both trees have the same form and equal numbers.
+    """Raises an error unless both trees have the same form and equal numbers.
 
     With a tolerance, numbers may differ by `tolerance` times the largest number of their array. Sums may cancel, so
     that largest number counts as at least `least`, and at least 1e-4 of the largest number of all arrays.
     """
     check_form(results, expected, where)
-    leaves = dict(tree_items(results))
     if tolerance:
         least = max([least, *(1e-4 * float(np.abs(b).max(initial=0)) for b in tree_leaves(expected))])
-    for path, b in tree_items(expected):
-        a = leaves[path]
+    for path, (b, a) in tree_items(tree_map(lambda b, a: (b, a), expected, results)):
         wrong = (a != b) & ((a == a) | (b == b))  # nan equals nan
         if tolerance:
             wrong &= ~(np.abs(a - b) <= tolerance * np.abs(b).max(initial=least))
@@ -84,10 +80,9 @@ def check_gradients(
     `gradients` has a name and the gradient for some of the point's float64 arrays, by their position. Each gradient is
     projected on two random directions, and must agree there with a central difference of `f`.
 
-    Kinks give no false alarm. A difference may cross a kink (large steps) or lose its digits (small steps), but a wrong
-    gradient is wrong at every step: agreement at one step is enough. The point may also lie on a kink, for example if
-    the maximum of a window occurs twice. So equal numbers move together: ties then stay ties, and the slope does not
-    depend on which of the equal numbers gets the gradient.
+    A difference may cross a kink (large steps) or lose its digits (small steps), but a wrong gradient is wrong at every
+    step: agreement at one step is enough. The point may also lie on a kink, if the maximum of a window occurs twice. So
+    equal numbers move together: ties stay ties, and any of the equal numbers may get the gradient.
     """
     worst = 0.0
     noise = 100 * np.finfo(np.float64).eps * float(np.linalg.norm(cotangent * f([*point])))

@@ -7,27 +7,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from threading import Barrier, Thread
 from types import CodeType, FrameType
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from fnn import checks, op
-from fnn.kernels import numerics, underflow
+from fnn.kernels import numerics
 from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
-Step: TypeAlias = tuple[int, int, int]
-"""Where a step begins: the id of the code, the offset in it, and how many times the thread was there before."""
+Step = tuple[int, int, int]  # where it begins: the code's id, the offset in it, how often the thread was there before
 
 POLL = 0.001  # seconds that a thread sleeps before it asks again for its turn
 PATIENCE = (20, 40, 80, 160, 320, 640)  # for each run: polls without a step of the other thread before a thread goes on
 GIVE_UP = 60.0  # seconds without a step that count as a deadlock
 
 FOLDERS = (np.__file__, checks.__file__, __file__)
-NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__, underflow.__file__)
+NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__)
 """Files and folders whose lines are not interleaved: they are not the operator's own code."""
 
 
@@ -37,8 +37,12 @@ class Run(NamedTuple, Generic[T]):
     results: list[T]
     order: bytes  # for each step, the number of the thread that made it
     steps: tuple[set[Step], set[Step]]  # the steps of each thread
-    switches: int  # how often a thread stopped between two of its steps while the other one made a step
     stalls: int  # how often a thread went on alone because the other did not hand back the turn in time
+
+    @property
+    def switches(self) -> int:
+        """How often a thread stopped between two of its steps while the other one made a step."""
+        return len([*groupby(self.order)]) - len({*self.order})
 
 
 def run_in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
@@ -48,11 +52,11 @@ def run_in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
     hands over the turn before a step that the other one has not reached. So the threads overtake each other all the
     time: between any two steps, one stops while the other makes the same steps.
 
-    The calls may take different paths: a first run in which they do does not count, and from the second run on, no
-    thread stops before a step that the other one did not make in the run before. A thread may not hand back the turn in
-    time, because it waits for a lock, is in a long call of C, or the machine is busy. Then the other one makes a step
-    without the turn (a stall). A run with stalls counts only if it repeats the order of the run before, which a busy
-    machine would not do; else the calls run again with more patience. The last run always counts.
+    A first run in which the calls take different paths does not count; from the second run on, no thread stops before a
+    step that the other one did not make in the run before. A thread that waits for a lock, or is in a long call of C,
+    does not hand back the turn in time: the other one makes a step without it (a stall). A run with stalls counts only
+    if it repeats the order of the run before, which a busy machine would not do; else the calls run again with more
+    patience. The last run always counts.
 
     `shard` gets no helper threads here, so all of its work is interleaved. Raises AssertionError if no steps were
     interleaved, as for C functions alone; TimeoutError for a deadlock.
@@ -79,7 +83,7 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
     results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
     order, steps = bytearray(), (set[Step](), set[Step]())
-    switches, stalls, ended = [0, 0], [0, 0], [False, False]
+    stalls, ended = [0, 0], [False, False]
 
     def work(me: int) -> None:
         other, has_turn, visits = 1 - me, me == 0, Counter[tuple[int, int]]()
@@ -101,23 +105,17 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
             if not ended[other] and (has_turn or await_turn()):
                 has_turn = True
                 if step not in steps[other] and (known is None or step in known[other]):
-                    before = len(order)
                     turns[other].release()
                     has_turn = await_turn()
-                    switches[me] += len(order) > before > 0
             order.append(me)
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
-            if frame.f_code.co_filename.startswith(NOT_TRACED):
+            if event == "call" and frame.f_code.co_filename.startswith(NOT_TRACED):
                 return None
-            frame.f_trace_opcodes, offsets = True, _call_offsets(frame.f_code)
-
-            def trace_inside(frame: FrameType, event: str, arg: Any) -> Any:
-                if event == "line" or (event == "opcode" and frame.f_lasti in offsets):
-                    begin_step(id(frame.f_code), frame.f_lasti)
-                return trace_inside
-
-            return trace_inside
+            frame.f_trace_opcodes = True
+            if event == "line" or (event == "opcode" and frame.f_lasti in _call_offsets(frame.f_code)):
+                begin_step(id(frame.f_code), frame.f_lasti)
+            return trace
 
         started.wait()
         sys.settrace(trace)  # in this thread only
@@ -143,7 +141,7 @@ def _run(calls: tuple[Callable[[], T], ...], patience: int, known: tuple[set[Ste
             thread.join(GIVE_UP)
     if errors:
         raise errors[min(errors)]
-    return Run([results[0], results[1]], bytes(order), steps, sum(switches), sum(stalls))
+    return Run([results[0], results[1]], bytes(order), steps, sum(stalls))
 
 
 @cache

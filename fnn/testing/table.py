@@ -9,14 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fnn import ops
-from fnn.chain import serial
-from fnn.combinators import named, parallel, positionwise, repeat, residual, shared
+import fnn
+from fnn import conv, conv_transpose, dense, dropout, embedding, flatten, layer_norm, maxpool, serial, shard, tanh
 from fnn.op import Array, Op, Shape
-from fnn.ops import conv, conv_transpose, dense, dropout, embedding, flatten, layer_norm, maxpool, reshape, tanh
 from fnn.random import Rng
 from fnn.testing.checks import check_op
-from fnn.transforms import check_finite, freeze, microbatch, remat, shard
 
 
 class Example(NamedTuple):
@@ -46,18 +43,18 @@ class Example(NamedTuple):
 _INTEGERS = np.arange(15) % 5
 _STATISTICS = ("batch independence",)
 _EXAMPLES: list[Example] = [
-    Example(ops.attention(2), (3, 4)),
-    Example(ops.attention(1, causal=True), (5, 3)),
-    Example(ops.attention(3, causal=True), (1, 6)),
-    Example(ops.avgpool(2), (2, 6, 4)),
-    Example(ops.avgpool(2), (2, 7, 5)),
-    Example(ops.avgpool(3, stride=2, padding=1), (1, 8, 7)),
-    Example(ops.avgpool((2, 3), stride=(3, 1)), (2, 7, 6)),
-    Example(ops.avgpool(2), (1, 6, 6), batch=130),
-    Example(ops.batch_norm(), (3,), batch=5, key=1, exempt=_STATISTICS),
-    Example(ops.batch_norm(eps=0.1), (2, 3, 4), key=1, exempt=_STATISTICS),
-    Example(ops.batch_norm(), (2, 4, 3), constants=("mean", "var")),
-    Example(check_finite(serial(dense(3), tanh)), (4,)),
+    Example(fnn.attention(2), (3, 4)),
+    Example(fnn.attention(1, causal=True), (5, 3)),
+    Example(fnn.attention(3, causal=True), (1, 6)),
+    Example(fnn.avgpool(2), (2, 6, 4)),
+    Example(fnn.avgpool(2), (2, 7, 5)),
+    Example(fnn.avgpool(3, stride=2, padding=1), (1, 8, 7)),
+    Example(fnn.avgpool((2, 3), stride=(3, 1)), (2, 7, 6)),
+    Example(fnn.avgpool(2), (1, 6, 6), batch=130),
+    Example(fnn.batch_norm(), (3,), batch=5, key=1, exempt=_STATISTICS),
+    Example(fnn.batch_norm(eps=0.1), (2, 3, 4), key=1, exempt=_STATISTICS),
+    Example(fnn.batch_norm(), (2, 4, 3), constants=("mean", "var")),
+    Example(fnn.check_finite(serial(dense(3), tanh)), (4,)),
     Example(conv(3, 3), (2, 6, 5)),
     Example(conv(3, 3, padding=1, bias=False), (2, 5, 6)),
     Example(conv(4, (3, 2), stride=2, padding="same", groups=2), (2, 7, 6)),
@@ -81,56 +78,50 @@ _EXAMPLES: list[Example] = [
     Example(flatten, (2, 3, 4)),
     Example(flatten, (5,)),
     Example(flatten, (3, 2)),
-    Example(freeze(dense(3)), (4,), constants=("w", "b")),
-    Example(serial(dense(3), freeze(dense(2)), tanh), (4,), constants=("dense2/w", "dense2/b"), name="freeze"),
-    Example(ops.global_avgpool, (3, 4, 5)),
-    Example(ops.global_avgpool, (2, 3, 1)),
-    Example(ops.group_norm(2), (4, 3, 3)),
-    Example(ops.group_norm(1), (3, 5)),
-    Example(ops.group_norm(3, eps=0.1), (6, 2, 3)),
+    Example(fnn.freeze(dense(3)), (4,), constants=("w", "b")),
+    Example(serial(dense(3), fnn.freeze(dense(2)), tanh), (4,), constants=("dense2/w", "dense2/b"), name="freeze"),
+    Example(fnn.global_avgpool, (3, 4, 5)),
+    Example(fnn.global_avgpool, (2, 3, 1)),
+    Example(fnn.group_norm(2), (4, 3, 3)),
+    Example(fnn.group_norm(1), (3, 5)),
+    Example(fnn.group_norm(3, eps=0.1), (6, 2, 3)),
     Example(layer_norm(), (5,)),
     Example(layer_norm(), (3, 4)),
     Example(layer_norm(2, eps=0.1), (2, 3, 4)),
-    Example(ops.log_softmax, (5,)),
-    Example(ops.log_softmax, (3, 4)),
     Example(maxpool(2), (2, 6, 4)),
     Example(maxpool(2), (2, 7, 5)),
     Example(maxpool(3, stride=2, padding=1), (1, 8, 7)),
     Example(maxpool((2, 3), stride=(3, 1)), (2, 7, 6)),
     Example(maxpool(2), (1, 6, 6), batch=130),
-    Example(microbatch(dense(3), size=2), (4,), batch=5),
-    Example(serial(dense(4), microbatch(serial(tanh, dense(2)), size=1)), (3,), name="microbatch"),
-    Example(serial(named("first", dense(3)), tanh), (4,), name="named"),
-    Example(parallel(dense(3), serial(tanh, dense(3))), (4,)),
-    Example(parallel(conv(2, 1), maxpool(3, stride=1, padding=1), join="concat"), (2, 4, 4)),
-    Example(ops.position_embedding(), (4, 3)),
-    Example(positionwise(dense(3)), (4, 5)),
-    Example(positionwise(serial(layer_norm(), dense(4), ops.gelu, dropout(0.2))), (3, 5), key=1),
-    Example(remat(serial(dense(3), tanh)), (4,)),
-    Example(repeat(serial(dense(4), tanh), 2), (4,)),
-    Example(reshape(3, 4), (2, 6)),
-    Example(reshape(2, -1, 3), (12,)),
-    Example(reshape(-1), (2, 3, 4)),
-    Example(residual(serial(dense(4), tanh)), (4,)),
-    Example(residual(conv(2, 3, padding=1)), (2, 4, 4)),
+    Example(fnn.microbatch(dense(3), size=2), (4,), batch=5),
+    Example(serial(dense(4), fnn.microbatch(serial(tanh, dense(2)), size=1)), (3,), name="microbatch"),
+    Example(serial(fnn.named("first", dense(3)), tanh), (4,), name="named"),
+    Example(fnn.parallel(dense(3), serial(tanh, dense(3))), (4,)),
+    Example(fnn.parallel(conv(2, 1), maxpool(3, stride=1, padding=1), join="concat"), (2, 4, 4)),
+    Example(fnn.position_embedding(), (4, 3)),
+    Example(fnn.positionwise(dense(3)), (4, 5)),
+    Example(fnn.positionwise(serial(layer_norm(), dense(4), fnn.gelu, dropout(0.2))), (3, 5), key=1),
+    Example(fnn.remat(serial(dense(3), tanh)), (4,)),
+    Example(fnn.repeat(serial(dense(4), tanh), 2), (4,)),
+    Example(fnn.reshape(3, 4), (2, 6)),
+    Example(fnn.reshape(2, -1, 3), (12,)),
+    Example(fnn.reshape(-1), (2, 3, 4)),
+    Example(fnn.residual(serial(dense(4), tanh)), (4,)),
+    Example(fnn.residual(conv(2, 3, padding=1)), (2, 4, 4)),
     Example(serial(), (3,)),
-    Example(serial(dense(5), tanh, dense(3), ops.softmax), (4,)),
+    Example(serial(dense(5), tanh, dense(3), fnn.softmax), (4,)),
     Example(serial(conv(3, 3, padding=1), maxpool(2), tanh, serial(flatten, dense(4))), (2, 6, 6)),
-    Example(serial(flatten, ops.relu, dense(3), ops.relu), (2, 2, 3)),
+    Example(serial(flatten, fnn.relu, dense(3), fnn.relu), (2, 2, 3)),
     # Created when used: a `shard` with several workers may warn about the threads of BLAS.
     Example(cache(lambda: shard(dense(3), workers=2, size=2)), (4,), batch=7, name="shard"),
     Example(cache(lambda: shard(serial(conv(2, 3), maxpool(2), dense(3)), workers=2, size=1)), (1, 6, 6), name="shard"),
     Example(serial(dense(4), shard(tanh, workers=1), dense(2)), (3,), batch=130, name="shard"),
-    Example(shared(serial(dense(4), tanh), 2), (4,)),
-    Example(ops.softmax, (5,)),
-    Example(ops.softmax, (3, 4)),
-    Example(ops.elu(), (5,)),
-    Example(ops.elu(0.5), (2, 4, 3)),
-    Example(ops.leaky_relu(), (5,)),
-    Example(ops.leaky_relu(0.2), (2, 4, 3)),
+    Example(fnn.shared(serial(dense(4), tanh), 2), (4,)),
 ]
-for _op in (ops.gelu, ops.relu, ops.sigmoid, ops.silu, ops.softplus, tanh):
+for _op in (fnn.gelu, fnn.log_softmax, fnn.relu, fnn.sigmoid, fnn.silu, fnn.softmax, fnn.softplus, tanh):
     _EXAMPLES += [Example(_op, (5,)), Example(_op, (2, 4, 3))]
+for _make in (fnn.elu, fnn.leaky_relu):
+    _EXAMPLES += [Example(_make(), (5,)), Example(_make(0.2), (2, 4, 3))]
 
 TABLE: dict[str, list[Example]] = {}
 """The examples of each operator, by its public name."""
