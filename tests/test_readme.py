@@ -34,7 +34,7 @@ def test_readme_doctests_print_what_the_readme_shows() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_readme_programs_run_by_itself(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_program_runs_by_itself(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some blocks write files
     exec(compile(PROGRAMS[number], f"README.md, program {number}", "exec"), {})
 
@@ -57,12 +57,12 @@ def test_readme_flags_of_each_command_exist(command: str, monkeypatch: pytest.Mo
         benchmarks.arguments(arguments[2:])
 
 
-def test_its_paths_exist() -> None:
+def test_readme_paths_exist() -> None:
     assert [path for path in paths_in(README) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("folder", ["", "fnn/"])
-def test_the_map_names_every_module_and_package(folder: str) -> None:
+def test_readme_map_names_every_module_and_package(folder: str) -> None:
     modules = {
         f"{folder}{path.name}{'/' * path.is_dir()}"
         for path in (ROOT / folder).iterdir()
