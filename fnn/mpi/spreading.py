@@ -13,7 +13,7 @@ import numpy as np
 from fnn.checks.errors import describe
 from fnn.checks.values import check_int
 from fnn.combinators import wrap
-from fnn.kernels.process import limited_blas, warn_if_blas_is_unlimited
+from fnn.kernels.process import warn_if_blas_is_unlimited
 from fnn.losses import Loss, LossError, LossVjp
 from fnn.mpi.ranks import Comm, cores_per_rank, world
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
@@ -70,12 +70,10 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         shards = _own_shards(params, len(x), size, comm)
-        with limited_blas(max(workers, comm.size)):
-            y, vjp = apply_in_shards(op, shards, workers, params, x, key)
+        y, vjp = apply_in_shards(op, shards, workers, params, x, key)
 
         def vjp_part(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            with limited_blas(max(workers, comm.size)):
-                grads, dx = vjp(dy, need_dx)
+            grads, dx = vjp(dy, need_dx)
             return sum_gradients(grads, params, comm), dx
 
         return y, vjp_part
