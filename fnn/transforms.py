@@ -179,8 +179,8 @@ def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     pairs, in a fixed order. So the result depends on `size` and the batch, but not on `workers`. Each shard folds its
     number into the key. `op` must treat the examples of a batch independently. Params are those of `op`.
 
-    Shards pay on one core too, because the arrays of a shard stay in the processor's cache. While several threads run
-    shards, BLAS is limited to one thread, with the extra `threads`: `pip install '.[threads]'`. Without it, set
+    Shards pay on one core too, because the arrays of a shard stay in the processor's cache. BLAS is
+    limited to one thread meanwhile, with the extra `threads`: `pip install '.[threads]'`. Without it, set
     OPENBLAS_NUM_THREADS=1 before you import NumPy.
     """
     workers = cores() if workers is None else check_int("workers", workers, 1, OpError)
