@@ -22,11 +22,8 @@ from fnn.ops.normalisation import keep_statistics
 from fnn.random import Key, Rng, as_key
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map, tree_sum
 
-SHARD_SIZE = 128
-"""Default maximum of examples in a shard."""
-
-MIN_SPLIT = 64
-"""By default, a batch of more images or sequences than this has at least two shards."""
+SHARD_SIZE = 128  # default maximum of examples in a shard
+MIN_SPLIT = 64  # by default, a batch of more images or sequences than this has at least two shards
 
 
 @operator

@@ -22,8 +22,7 @@ from fnn.tree import tree_map
 Axes: TypeAlias = tuple[int, ...]
 Observer: TypeAlias = Callable[[Array, Array, Axes], None]
 
-INITIAL = {"mean": 0.0, "var": 1.0}
-"""The statistics before `calibrate`."""
+INITIAL = {"mean": 0.0, "var": 1.0}  # the statistics before `calibrate`
 
 
 @operator
