@@ -188,11 +188,13 @@ def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         is_vectors = x.ndim == 2 and x.dtype.kind == "f"
         min_count = 2 if size is None and len(x) > MIN_SPLIT and not is_vectors else 1
-        return apply_in_shards(op, _numbered_slices(len(x), max_size, min_count), workers, params, x, key)
+        shards = dict(enumerate(shard_slices(len(x), max_size, min_count)))
+        return apply_in_shards(op, shards, workers, params, x, key)
 
     return wrap(op, apply)
 
 
+@lru_cache(maxsize=100)
 def shard_slices(n: int, size: int, min_count: int = 1) -> list[slice]:
     """The shards of a batch of n: the smallest power of two of slices that is allowed, of equal size if possible.
 
@@ -202,11 +204,6 @@ def shard_slices(n: int, size: int, min_count: int = 1) -> list[slice]:
     while count * size < n or count < min_count:
         count *= 2
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
-
-
-@lru_cache(maxsize=100)
-def _numbered_slices(n: int, size: int, min_count: int) -> dict[int, slice]:
-    return dict(enumerate(shard_slices(n, size, min_count)))
 
 
 def apply_in_shards(
