@@ -10,7 +10,7 @@ from fnn.data import Examples, as_float
 from fnn.files.checkpoint import load
 from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
-from fnn.ops import log_softmax
+from fnn.ops.softmaxes import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
 from fnn.tree import tree_items
 

@@ -7,9 +7,24 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import CheckpointError, Op, conv, dense, freeze, maxpool, named, parallel, relu, residual, serial, shard, tanh
+from fnn import (
+    CheckpointError,
+    Op,
+    batch_norm,
+    conv,
+    dense,
+    freeze,
+    maxpool,
+    named,
+    parallel,
+    relu,
+    reshape,
+    residual,
+    serial,
+    shard,
+    tanh,
+)
 from fnn.data import digits
-from fnn.ops import batch_norm, reshape
 from fnn.run import RunError
 from fnn.run.report import CURVES, confusion, first_filters, log_probabilities, report, worst
 from tests.support.programs import python
