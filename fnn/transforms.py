@@ -221,12 +221,9 @@ def apply_in_shards(
         ys, vjps = zip(*parallel_map(forward, len(rows), workers), strict=True)
 
     def vjp_shards(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-        def backward(i: int) -> tuple[Params, Array | None]:
-            gradients: tuple[Params, Array | None] = vjps[i](dy[rows[i]], need_dx)
-            return gradients
-
         with limited_blas(workers):
-            grads, dxs = zip(*parallel_map(backward, len(rows), workers), strict=True)
+            results = parallel_map(lambda i: vjps[i](dy[rows[i]], need_dx), len(rows), workers)
+        grads, dxs = zip(*results, strict=True)
         return tree_sum(grads), _join(dxs) if need_dx else None
 
     return _join(ys), vjp_shards
