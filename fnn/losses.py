@@ -1,4 +1,4 @@
-"""Losses: `value, vjp = loss(outputs, targets)`, the mean over the batch; `vjp()` is its gradient by the outputs.
+"""Losses: `value, vjp = loss(outputs, targets)`. The value is the mean over the batch, and `vjp()` its gradient.
 
 The value is a scalar with the dtype of the outputs. All raise LossError for an empty batch, which has no mean, and for
 targets of another shape or dtype.

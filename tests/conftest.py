@@ -11,17 +11,17 @@ import shutil
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 # Temporary files in memory: the tests open 10,000 files for writing, which takes 0.5 ms each on a disk.
-MEMORY = "/dev/shm"
-if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+MEMORY_FOLDER = "/dev/shm"
+if os.access(MEMORY_FOLDER, os.W_OK) and shutil.disk_usage(MEMORY_FOLDER).free > 1 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY_FOLDER)
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-on_a_busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", on_a_busy_machine, derandomize=True, max_examples=5)
-settings.register_profile("full", on_a_busy_machine, derandomize=True, max_examples=30)
-settings.register_profile("hunt", on_a_busy_machine, max_examples=500)
+common = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", common, derandomize=True, max_examples=5)
+settings.register_profile("full", common, derandomize=True, max_examples=30)
+settings.register_profile("hunt", common, max_examples=500)
 
 
 def pytest_configure(config: pytest.Config) -> None:

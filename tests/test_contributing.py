@@ -19,18 +19,19 @@ NEW = {"fnn/ops/rectifiers.py", "tests/ops/test_prelu.py"}
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
+    """Executes the code with these names and returns all names."""
     exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     return names
 
 
-def test_the_example_is_an_operator() -> None:
+def test_contributing_example_is_a_valid_operator() -> None:
     prelu = run(OPERATOR)["prelu"]
     check_op(prelu(), (3,))
     check_op(serial(dense(4), prelu()), (2, 4, 3))
     assert repr(prelu()) == "prelu()"
 
 
-def test_the_example_has_an_onnx_translation() -> None:
+def test_contributing_example_has_an_onnx_translation() -> None:
     op, graph = run(OPERATOR)["prelu"](), Graph()
     ctx = Context(graph, op, op.init(0, (2, 4, 3)), ("prelu1",), (2, 4, 3), (2, 4, 3))
     run(TRANSLATION, Context=Context)["_prelu"](ctx, "input")
@@ -39,11 +40,11 @@ def test_the_example_has_an_onnx_translation() -> None:
     np.testing.assert_array_equal(graph.tensors[inputs[1]], np.full((2, 1, 1), 0.25, np.float32))
 
 
-def test_its_paths_exist() -> None:
+def test_contributing_paths_exist() -> None:
     assert [path for path in paths_in(TEXT) if path not in NEW and not (ROOT / path).exists()] == []
 
 
-def test_its_names_are_in_the_files_that_it_says() -> None:
+def test_contributing_names_are_in_their_files() -> None:
     rows = re.findall(r"^\| `([\w/]+\.py)` \| (.*?) \|", TEXT, re.MULTILINE)
     in_table = [(name, path) for path, text in rows for name in re.findall(r"`(_[a-z]\w+|[A-Z_]{3,})`", text)]
     assert ("_multiply_adds", "fnn/summaries.py") in in_table
@@ -51,5 +52,5 @@ def test_its_names_are_in_the_files_that_it_says() -> None:
 
 
 @pytest.mark.parametrize("command", re.findall(r"^python -m benchmarks (.*?) *#", TEXT, re.MULTILINE))
-def test_the_flags_of_the_benchmarks_exist(command: str) -> None:
+def test_contributing_flags_of_the_benchmarks_exist(command: str) -> None:
     assert benchmarks.arguments(command.split()).peers == ["fnn"]

@@ -49,7 +49,7 @@ from fnn.data import digits
 from fnn.kernels.threads import MIN_SHARED_MACS, run_both
 from fnn.mpi import spread, spread_loss
 from fnn.testing.table import TABLE, Example
-from tests.support.runs import silent, task_of
+from tests.support.runs import make_task, no_log
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
 NET = serial(conv(4, 3), batch_norm(), relu, dense(3))
@@ -141,7 +141,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "from_torch": lambda: from_torch(STATE_DICT, PARAMS),
     "to_torch": lambda: to_torch(PARAMS),
     "to_torch like": lambda: to_torch(PARAMS, STATE_DICT),
-    "run.train": lambda: run.train(task_of(epochs=1), run.start(task_of(epochs=1)), log=silent),
+    "run.train": lambda: run.train(make_task(epochs=1), run.start(make_task(epochs=1)), log=no_log),
 }
 
 ERRORS: dict[str, Callable[[], object]] = {
@@ -231,12 +231,12 @@ def test_export_leaves_no_garbage(tmp_path: Path) -> None:
 
 
 def test_run_train_in_a_folder_leaves_no_garbage(tmp_path: Path) -> None:
-    task = task_of(epochs=1)
+    task = make_task(epochs=1)
 
     def call() -> None:
         folder = tmp_path / str(len(os.listdir(tmp_path)))
         folder.mkdir()
-        run.train(task, run.read_state(folder, task), folder, log=silent)
+        run.train(task, run.read_state(folder, task), folder, log=no_log)
 
     assert left_by(call) == []
 

@@ -10,23 +10,23 @@ from tests.support.documents import read
 PROJECT = tomllib.loads(read("pyproject.toml"))
 
 
-def test_the_version_has_three_numbers() -> None:
+def test_version_has_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", fnn.__version__)
 
 
-def test_pyproject_reads_the_version_from_the_package() -> None:
+def test_pyproject_reads_version_from_the_package() -> None:
     assert "version" not in PROJECT["project"]
     assert PROJECT["project"]["dynamic"] == ["version"]
     source = read(PROJECT["tool"]["hatch"]["version"]["path"])
     assert re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE) == [fnn.__version__]
 
 
-def test_classifiers_name_the_python_versions_from_the_oldest_on() -> None:
+def test_classifiers_start_at_requires_python() -> None:
     versions = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
     assert f">={versions[0]}" == PROJECT["project"]["requires-python"]
 
 
-def test_the_new_names_in_the_changelog_exist() -> None:
+def test_changelog_names_exist() -> None:
     rows = re.findall(r"^\| .*`fnn.* \| (.*) \|$", read("CHANGELOG.md"), re.MULTILINE)
     names = [name for row in rows for name in re.findall(r"`(fnn[\w.]*)`", row)]
     assert len(names) > 50

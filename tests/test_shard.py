@@ -213,16 +213,31 @@ def test_limited_blas_can_be_nested_and_restores_after_an_error() -> None:
         return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
 
     before = threads()
-    with limited_blas(2):
-        with limited_blas(3):
+    with limited_blas():
+        with limited_blas():
             assert set(threads()) <= {1}
         assert set(threads()) <= {1}
     assert threads() == before
 
     def fail() -> None:
-        with limited_blas(2):
+        with limited_blas():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert threads() == before
+
+
+def test_shard_gives_the_same_bits_with_any_number_of_workers_if_blas_has_threads() -> None:
+    pytest.importorskip("threadpoolctl")
+    code = """
+import numpy as np, fnn
+net = fnn.serial(fnn.conv(16, 3, padding=1), fnn.relu, fnn.maxpool(2), fnn.dense(128), fnn.tanh, fnn.dense(10))
+params, x = net.init(0, (1, 28, 28)), np.random.default_rng(0).standard_normal((100, 1, 28, 28)).astype(np.float32)
+results = set()
+for workers in (1, 2, 3):
+    y, vjp = fnn.shard(net, workers).apply(params, x)
+    results.add(b"".join(a.tobytes() for a in [y, *fnn.tree_leaves(vjp(np.cos(y), False)[0])]))
+print(len(results))
+"""
+    assert python("-c", code, **dict.fromkeys(BLAS_VARIABLES, "2")).stdout == "1\n"

@@ -105,7 +105,8 @@ def warn_uncalibrated(op: Any, params: Any, x: Any, key: Any) -> None:
 def _are_initial(params: Any, path: tuple[str, ...], values: Mapping[str, float]) -> bool:
     for name in path:
         params = params.get(name, {})
-    for name, value in values.items():
+    zeros = {name: value for name, value in values.items() if value == 0}
+    for name, value in (zeros or values).items():  # weight decay changes all others
         array = np.asarray(params.get(name, ()))
         if not array.size or array.flat[0] != value or (array != value).any():  # the first number is a quick test
             return False

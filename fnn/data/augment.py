@@ -37,10 +37,7 @@ def compose(*augmentations: Augmentation) -> Augmentation:
 
 
 def shift(pixels: int) -> Augmentation:
-    """Moves each image by a whole number of pixels, at most `pixels` horizontally and vertically.
-
-    Images must be at least `pixels` wide and high.
-    """
+    """Moves each image, of at least that size, by at most `pixels` whole pixels horizontally and vertically."""
     pixels = check_int("pixels", pixels)
 
     def shifted(images: Images, rng: Rng) -> Images:
@@ -72,10 +69,9 @@ def affine(degrees: float = 0, scale: float = 0, shear: float = 0) -> Augmentati
 def elastic(strength: float, smoothness: float) -> Augmentation:
     """Moves each pixel by random offsets that vary smoothly over the image, with bilinear interpolation.
 
-    `strength` is the standard deviation of the offsets in pixels. `smoothness` is the standard deviation in pixels of
-    the Gaussian filter that smooths them. Simard, Steinkraus and Platt, "Best practices for convolutional neural
-    networks applied to visual document analysis", 2003: their sigma is `smoothness`, and their alpha of 34 with a sigma
-    of 4 is a strength of 1.4.
+    The arguments are standard deviations in pixels: `strength` of the offsets, `smoothness` of the Gaussian filter that
+    smooths them. Simard, Steinkraus and Platt, "Best practices for convolutional neural networks applied to visual
+    document analysis", 2003: their sigma of 4 and alpha of 34 are a smoothness of 4 and a strength of 1.4.
     """
     strength = check_real("strength", strength, at_least=0, at_most=1000)
     smoothness = check_real("smoothness", smoothness, at_least=0.1, at_most=1000)
@@ -95,8 +91,7 @@ def elastic(strength: float, smoothness: float) -> Augmentation:
 def erase(size: int) -> Augmentation:
     """Sets one rectangle in each image to the background. Its width and height are random, from 0 to `size` pixels.
 
-    Zhong et al., "Random erasing data augmentation", 2017, but they fill it with noise. Images must be at least `size`
-    pixels wide and high.
+    Images must have at least that size. Zhong et al., "Random erasing data augmentation", 2017, fill it with noise.
     """
     size = check_int("size", size)
 

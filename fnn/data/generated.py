@@ -4,8 +4,6 @@ Equal keys give equal bytes on every machine. The code therefore uses only rando
 square root, which IEEE 754 rounds in exactly one way; sin, exp and matrix products may differ between machines.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +11,8 @@ from fnn.checks.values import check_int
 from fnn.data.examples import Examples
 from fnn.random import Rng, as_key
 
-if TYPE_CHECKING:
-    from numpy.random import Generator
-
+# One or more drawings of each digit: strokes separated by slashes. A stroke is a list of control points `xy` of a
+# quadratic B-spline, on a grid from 00 (top left) to 99. A repeated point is a corner.
 DRAWINGS = (
     ("50 10 03 06 19 79 96 93 70 40",),
     ("50 49", "23 50 50 59", "22 50 50 59 / 29 79"),
@@ -28,11 +25,8 @@ DRAWINGS = (
     ("81 60 00 04 95 99 09 05 83 81",),
     ("82 60 00 05 65 82 81 81 69", "82 60 00 05 65 93 82 99 39 18"),
 )
-"""One or more drawings of each digit: strokes separated by slashes. A stroke is a list of control points `xy` of a
-quadratic B-spline, on a grid from 00 (top left) to 99. A repeated point is a corner."""
 
-CHUNK = 128
-"""Images drawn at a time: they fit in a core's cache. Another number gives other images."""
+CHUNK = 128  # images drawn at a time: they fit in a core's cache. Another number gives other images.
 
 Floats = NDArray[np.float32]
 
@@ -57,7 +51,7 @@ def digits(n: int, rng: Rng) -> Examples:
     return Examples(images, labels)
 
 
-def _draw(drawing: str, n: int, generator: "Generator") -> NDArray[np.uint8]:
+def _draw(drawing: str, n: int, generator: "np.random.Generator") -> NDArray[np.uint8]:
     """Draws `n` images (n, 28, 28) of one drawing; the batch is the last axis until the end."""
     dots = np.concatenate([_trace(stroke, n, generator) for stroke in drawing.split("/")])
     distance = np.sqrt(_squared_distance(*_transform(dots, generator)))
@@ -68,7 +62,7 @@ def _draw(drawing: str, n: int, generator: "Generator") -> NDArray[np.uint8]:
     return levels.transpose(2, 0, 1)
 
 
-def _trace(stroke: str, n: int, generator: "Generator") -> Floats:
+def _trace(stroke: str, n: int, generator: "np.random.Generator") -> Floats:
     """Returns dots (number, 2, n) along `n` random variants of a stroke, on a grid with its origin in the middle.
 
     Each segment of the spline has 20 dots, closer together than the width of the thinnest pen.
@@ -82,7 +76,7 @@ def _trace(stroke: str, n: int, generator: "Generator") -> Floats:
     return segments.reshape(-1, 2, n)
 
 
-def _transform(dots: Floats, generator: "Generator") -> tuple[Floats, Floats]:
+def _transform(dots: Floats, generator: "np.random.Generator") -> tuple[Floats, Floats]:
     """Scales, shears, rotates and shifts each image's dots at random; returns columns and rows (number, n)."""
     n = dots.shape[-1]
     x = dots[:, 0] * (1.3 + _uniform(generator, 0.35, n))
@@ -104,5 +98,5 @@ def _squared_distance(columns: Floats, rows: Floats) -> Floats:
     return nearest
 
 
-def _uniform(generator: "Generator", limit: float, *shape: int) -> Floats:
+def _uniform(generator: "np.random.Generator", limit: float, *shape: int) -> Floats:
     return (generator.random(shape, np.float32) - 0.5) * (2 * limit)

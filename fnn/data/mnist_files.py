@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from fnn.data.examples import Dataset, Examples
 from fnn.files.disk import atomic_write
 
+# Where MNIST is downloaded from: the first mirror that works.
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
-"""Where MNIST is downloaded from: the first mirror that works."""
 
+# MNIST's four files, with the published checksum of each gzipped file.
 MD5 = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-"""MNIST's four files, with the published checksum of each gzipped file."""
 
+# Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer.
 TIMEOUT = 4.0
-"""Seconds to wait for each address of a mirror (S3 has eight). Some firewalls drop packets without an answer."""
 
 
 class DataError(ValueError):
@@ -133,23 +133,26 @@ def _read_idx(path: Path, *sides: int) -> NDArray[np.uint8]:
     import gzip
     import zlib
 
+    axes, start = 1 + len(sides), 4 * (2 + len(sides))
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):  # gzipped, whatever the name is
-            content = gzip.decompress(content)
+        with open(path, "rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"  # whatever the name is
+        with gzip.open(path) if is_gzip else open(path, "rb") as file:
+            header = file.read(start)
+            if len(header) < start:
+                raise DataError(f"{path}: expected an IDX header of {start} bytes, got {len(header) or 'nothing'}")
+            magic, length, *shape = np.frombuffer(header, ">u4").tolist()
+            if magic != 0x800 + axes:
+                raise DataError(f"{path}: expected the magic number {0x800 + axes:#010x}, got {magic:#010x}")
+            if shape != list(sides):
+                raise DataError(f"{path}: expected images of 28 x 28, got {shape[0]} x {shape[1]}")
+            expected, largest = length * prod(sides), path.stat().st_size * (1032 if is_gzip else 1)
+            body = b"" if expected > largest else file.read(expected + 1)  # gzip shrinks a file to 1 / 1032 at most
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged gzip: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    axes, start = 1 + len(sides), 4 * (2 + len(sides))
-    if len(content) < start:
-        raise DataError(f"{path}: expected an IDX header of {start} bytes, got {len(content) or 'nothing'}")
-    magic, length, *shape = np.frombuffer(content[:start], ">u4").tolist()
-    if magic != 0x800 + axes:
-        raise DataError(f"{path}: expected the magic number {0x800 + axes:#010x}, got {magic:#010x}")
-    if shape != list(sides):
-        raise DataError(f"{path}: expected images of 28 x 28, got {shape[0]} x {shape[1]}")
-    expected, got = length * prod(sides), len(content) - start
-    if got != expected:
+    if len(body) != expected:
+        got = "more" if len(body) > expected else str(len(body))
         raise DataError(f"{path}: expected {expected} bytes after the header, got {got}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(length, *sides).copy()
+    return np.frombuffer(body, np.uint8).reshape(length, *sides).copy()

@@ -12,15 +12,14 @@ from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
 from fnn.tree import Tree
 
+# What arrays may hold: bools, integers, floats and complex numbers, as NumPy's type characters, and as files spell the
+# dtypes, without the byte order: `f4`, `i8`, `b1` and so on.
 NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
-"""NumPy's type characters of what arrays may hold: bools, integers, floats and complex numbers."""
-
 CODES = {np.dtype(char).str[1:] for char in NUMBERS}
-"""These dtypes as files spell them, without the byte order: `f4`, `i8`, `b1` and so on."""
 
+# Limits on nested dicts and on entries, far above what nets need. A dict counts at each of its uses, so a dict that
+# contains itself, or that unfolds into billions of entries, is refused.
 MAX_DEPTH, MAX_ENTRIES = 100, 1 << 20
-"""Limits on nested dicts and on entries, far above what nets need. A dict counts at each of its uses, so a dict that
-contains itself, or that unfolds into billions of entries, is refused."""
 
 
 def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | None = None) -> None:
@@ -39,8 +38,8 @@ def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | 
         if tree.dtype.char == "?" and np.asarray(tree).view(np.uint8).max(initial=0) > 1:
             fault = "expected bools stored as 0 or 1, got other bytes"  # with them, NumPy indexes out of bounds
     elif type(tree) not in (NoneType, bool, int, float, str):
-        leaf = "a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
-        fault = f"expected {leaf}, got {describe(tree)}"
+        fault = "expected a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
+        fault += f", got {describe(tree)}"
     if fault:
         raise ValueError(f"{describe_path(path)}: {fault}")
     for name, child in tree.items() if type(tree) is dict else ():

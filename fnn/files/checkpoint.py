@@ -9,12 +9,11 @@ from typing import Any
 from fnn.files import npz, pickles, safetensors
 from fnn.files.allowed import check_tree
 from fnn.files.disk import atomic_write, check_regular
-from fnn.files.flat import nest, nest_like
-from fnn.files.template import match_template
+from fnn.files.trees import match_template, nest, nest_like
 from fnn.tree import Tree
 
+# Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path.
 FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
-"""Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path."""
 
 
 class CheckpointError(ValueError):

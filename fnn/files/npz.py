@@ -9,17 +9,17 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.files.allowed import CODES, describe_start, make_array
-from fnn.files.flat import flatten
+from fnn.files.trees import flatten
 from fnn.tree import Tree
 
+# Arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom halve.
 MAX_RATIO, MIN_LIMIT = 10, 1 << 20
-"""Arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom halve."""
 
+# The dict literal before an array's numbers, with its three entries in any order.
 HEADER = re.compile(
     r"\{\s*(?:'(?:descr'\s*:\s*'(?P<dtype>[^']*)'|fortran_order'\s*:\s*(?P<fortran>True|False)|"
     r"shape'\s*:\s*\((?P<shape>[\d\s,]*)\))\s*(?:,\s*)?){3}\}\s*"
 )
-"""The dict literal before an array's numbers, with its three entries in any order."""
 
 
 def encode(tree: Tree) -> list[Any]:

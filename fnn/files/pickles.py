@@ -13,16 +13,16 @@ from fnn.checks.errors import describe
 from fnn.files.allowed import CODES, check_sizes, describe_start, make_array
 from fnn.tree import Tree
 
+# All names that pickles of arrays and NumPy scalars refer to.
 GLOBALS = {"numpy ndarray", "numpy dtype", "_codecs encode", "__builtin__ bytes"} | {
     f"numpy.{core}.{name}"
     for core in ("core", "_core")  # NumPy 1, NumPy 2
     for name in ("multiarray _reconstruct", "multiarray scalar", "numeric _frombuffer")
 }
-"""All names that pickles of arrays and NumPy scalars refer to."""
 
+# How many items an opcode takes from the stack. None: all items above the last mark.
 TAKES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
 TAKES |= {"SETITEM": 2, "SETITEMS": None, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}
-"""How many items an opcode takes from the stack. None: all items above the last mark."""
 
 
 def encode(tree: Tree) -> list[Any]:

@@ -7,15 +7,13 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.files.allowed import make_array
-from fnn.files.flat import flatten
+from fnn.files.trees import flatten
 from fnn.tree import Tree
 
+# The format's names of the dtypes that NumPy has too, with NumPy's names.
 DTYPES = {"BOOL": "b1", "F16": "f2", "F32": "f4", "F64": "f8"}
 DTYPES |= {f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
-"""The format's names of the dtypes that NumPy has too, with NumPy's names."""
-
-CHECKSUM = "crc32"
-"""The checksum's name in the file's metadata."""
+CHECKSUM = "crc32"  # its name in the file's metadata
 
 
 def encode(tree: Tree) -> list[Any]:

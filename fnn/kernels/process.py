@@ -35,15 +35,14 @@ def keep_pages() -> None:
 
 
 @contextmanager
-def limited_blas(workers: int) -> Iterator[None]:
-    """Limits BLAS to one thread in a `with` block, if `workers` is more than 1 and threadpoolctl is installed.
+def limited_blas() -> Iterator[None]:
+    """Limits BLAS to one thread in a `with` block, if threadpoolctl is installed.
 
-    Otherwise the threads of BLAS and those of `shard` compete for the cores. The limit holds for the whole process
-    while any thread is in such a block. It takes about 4 µs.
+    Otherwise the threads of BLAS and those of `shard` compete for the cores, and the last bits of long sums depend on
+    the number of threads. The limit holds for the whole process while any thread is in such a block. It takes 4 µs.
     """
     global _blocks
-    libraries = _blas_libraries() if workers > 1 else {}
-    if not libraries:
+    if not (libraries := blas_libraries()):
         yield
         return
     with _lock:
@@ -67,7 +66,7 @@ _blocks = 0  # how many `with` blocks of `limited_blas` are active now
 
 
 @cache
-def _blas_libraries() -> dict[Any, int]:
+def blas_libraries() -> dict[Any, int]:
     """The BLAS libraries that use several threads, for each the number of threads to restore."""
     if os.environ.get("FNN_LIMIT_BLAS") == "0":
         return {}

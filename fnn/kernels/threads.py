@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,10 +54,19 @@ def parallel_map(f: Callable[[int], T], n: int, workers: int) -> list[T]:
 
 def run_both(f: Callable[[], S], g: Callable[[], T], macs: int) -> tuple[S, T]:
     """Returns `(f(), g())`. Runs both at the same time if a thread is idle and `f` is long enough, in multiply-adds."""
-    if macs < MIN_SHARED_MACS or idle_threads() == 1:
+    idle = idle_threads()
+    if macs < MIN_SHARED_MACS or idle == 1:
         return f(), g()
-    both: list[Any] = parallel_map(lambda i: g() if i else f(), 2, idle_threads())
-    return both[0], both[1]
+    before = _idle.set(idle // 2)
+    future = _submit(f)
+    try:
+        second = g()
+        return f() if future is None or future.cancel() else future.result(), second
+    finally:
+        if future and not future.cancel():
+            future.exception()  # waits; the error of `g` comes first
+        del future  # it refers to its error, whose traceback refers to this function
+        _idle.reset(before)
 
 
 def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
@@ -76,10 +85,7 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
             except BaseException as error:
                 errors[i] = error
 
-    others: list[Future[None]] = []
-    with suppress(RuntimeError):  # Python is shutting down: no thread can start
-        while _has_helpers.get() and len(others) < crew - 1:
-            others.append(_executor().submit(copy_context().run, work))
+    others = [future for _ in range(crew - 1) if (future := _submit(work))]
     work()
     for future in others:
         if not future.cancel():  # False if a thread has started it
@@ -90,6 +96,16 @@ def _run_together(f: Callable[[int], T], n: int, crew: int) -> list[T]:
         finally:
             errors.clear()  # the traceback of the error refers to this function: without this, the two form a cycle
     return results
+
+
+def _submit(work: Callable[[], T]) -> Future[T] | None:
+    """Starts `work` on another thread, in the context of the caller. None if threads can no longer start."""
+    if not _has_helpers.get():
+        return None
+    try:
+        return _executor().submit(copy_context().run, work)
+    except RuntimeError:  # Python is shutting down
+        return None
 
 
 @cache

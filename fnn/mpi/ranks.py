@@ -15,10 +15,10 @@ from typing import Any, Protocol, cast
 from fnn.kernels.threads import cores
 from fnn.op import Array
 
+# Environment variables set by the launchers of MPICH, Intel MPI, Open MPI and Slurm.
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
-"""Environment variables set by the launchers of MPICH, Intel MPI, Open MPI and Slurm."""
 
 
 class MPIError(ValueError):
@@ -26,10 +26,7 @@ class MPIError(ValueError):
 
 
 class Comm(Protocol):
-    """A communicator of mpi4py, that is, a group of ranks: the attributes and methods that are used here.
-
-    `rank` is this process's number, from 0, and `size` is the number of processes.
-    """
+    """What we use of a communicator of mpi4py: a group of `size` processes; this one has the number `rank`, from 0."""
 
     rank: int
     size: int
@@ -95,9 +92,8 @@ def cores_per_rank(comm: Comm) -> int:
 def program(main: Callable[[], int]) -> int:
     """Runs `main` as this rank's part of a program and returns its exit status: `sys.exit(program(main))`.
 
-    Only rank 0 prints. If `main` raises or returns a status other than 0 on any rank, all ranks end with that status,
-    and what that rank wrote to stderr is printed with its number. If several ranks fail for the same reason, only the
-    first one prints. Without a launcher this is `main()`.
+    Only rank 0 prints. If `main` fails or returns a status other than 0 on any rank, all ranks end with that status,
+    and the stderr of the first such rank is printed with its number. Without a launcher this is `main()`.
     """
     if not launched():
         return main()

@@ -38,16 +38,16 @@ class Graph:
 
     def _reserve(self, name: str, tensor: Array | None) -> str:
         """The first of name, name_2, name_3... that is free, or that already has the bits of `tensor`."""
-
-        def is_same(other: Array | None) -> bool:
-            if tensor is None or other is None:
-                return False
-            return (other.shape, other.dtype) == (tensor.shape, tensor.dtype) and other.tobytes() == tensor.tobytes()
-
         names = chain([name], (f"{name}_{i}" for i in count(2)))
-        name = next(n for n in names if n not in self._names or is_same(self.tensors.get(n)))
+        name = next(n for n in names if n not in self._names or _is_same(self.tensors.get(n), tensor))
         self._names.add(name)
         return name
+
+
+def _is_same(a: Array | None, b: Array | None) -> bool:
+    if a is None or b is None:
+        return False
+    return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
 
 
 class Context(NamedTuple):
@@ -78,5 +78,5 @@ class Context(NamedTuple):
         return self.node(name, "Reshape", x, self.tensor("shape", np.array(sizes, np.int64)))
 
 
+# Adds the nodes of one kind of operator, which read the value with the given name. Returns the output's name.
 Translate: TypeAlias = Callable[[Context, str], str]
-"""Adds the nodes of one kind of operator, which read the value with the given name. Returns the output's name."""

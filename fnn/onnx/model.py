@@ -1,20 +1,22 @@
-"""`export`: a net and its params as an ONNX file."""
+"""`export`: a net and its params as an ONNX file, translated operator by operator, each at its path."""
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
+import fnn
 from fnn.checks.errors import describe
 from fnn.checks.values import check_shape
 from fnn.files.disk import atomic_write, check_regular
-from fnn.onnx.graph import INPUT, OUTPUT, Graph
-from fnn.onnx.kinds import check_kinds, translate
+from fnn.inspection.rebuild import construct_again
+from fnn.onnx.graph import INPUT, OUTPUT, Context, Graph, Translate
+from fnn.onnx.layers import LAYERS
 from fnn.op import Op, OpError, Params, Shape, check_operator
 from fnn.tree import tree_items
 
 OPSET, IR_VERSION = 13, 8
-MAX_BYTES = (1 << 31) - (1 << 24)
-"""Limit for the tensors. The format is limited to 2 GiB, and the rest of a model needs less than the difference."""
+MAX_BYTES = (1 << 31) - (1 << 24)  # of all tensors: a file is limited to 2 GiB, and the rest of it is smaller than that
 
 
 def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) -> None:
@@ -26,12 +28,10 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     training or for the machine, such as `freeze` and `shard`, are left out. Opset 13, IR version 8.
 
     Every operator of `fnn.__all__` can be exported. Raises OpError with the path for other operators: `fnn.mpi.spread`
-    (export the operator in it) and your own, unless a function with `@operator` builds them from ours. Raises
-    OpError also for params that are not float32 (runtimes lack float64 convolutions), for an example of size 0, for
-    params of 2 GiB, and, as `apply` does, for params and shapes that do not match. In the model, a negative integer for
-    `embedding` counts from the end instead of being an error.
-
-    If anything fails, the old file is unchanged, as with `save`. Needs the extra `onnx`.
+    (export the operator in it) and your own, unless a function with `@operator` builds them from ours. Raises OpError
+    also for params that are not float32 (runtimes lack float64 convolutions), for an example of size 0, for params of
+    2 GiB, and as `apply` does. In the model, a negative integer for `embedding` counts from the end instead of being an
+    error. If anything fails, the old file is unchanged. Needs the extra `onnx`.
     """
     path = check_regular(path, lambda message: OpError(message, "export"))
     check_operator(net, "export")
@@ -40,7 +40,6 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
         if isinstance(leaf, np.ndarray) and leaf.dtype != np.float32:
             fix = "use tree_map(np.float32, params)"
             raise OpError(f"params: expected float32 for {name!r}, got {describe(leaf)}; {fix}", "export")
-    check_kinds(net)
     graph = Graph()
     y, out_shape = translate(graph, net, params, (), INPUT, shape)
     graph.nodes.append((OUTPUT, "Identity", (y,), {}))
@@ -49,6 +48,86 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
     data = _encode(graph, net, shape, out_shape)
     with atomic_write(path) as file:
         file.write(data)
+
+
+def translate(graph: Graph, op: Op, params: Params, path: tuple[str, ...], x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds nodes that apply `op` to the value `x`. Returns the output's name, and the shape of an example.
+
+    An operator that a constructor with `@operator` built from those of the library is translated as these.
+    """
+    while not _is_built_in(op) and op.maker is not None and (inner := construct_again(op)).maker is not None:
+        op = inner
+    if not _is_built_in(op):
+        raise _kind_error(op.kind, path)
+    ctx = Context(graph, op, params, path, shape, op.output_shape(params, shape))
+    return KINDS[op.kind](ctx, x), ctx.out_shape
+
+
+def _kind_error(kind: str, path: tuple[str, ...]) -> OpError:
+    error = OpError(f"expected an operator of fnn.__all__, got another one of kind {kind!r}", kind)
+    error.path = path
+    return error
+
+
+def _is_built_in(op: Op) -> bool:
+    """Whether the operator is the library's own. Other operators may have a kind of the same name."""
+    if op.kind not in KINDS:
+        return False
+    public = getattr(fnn, op.kind)
+    return op._apply is public._apply if isinstance(public, Op) else op.maker is public.__wrapped__
+
+
+def _translate_part(ctx: Context, name: str, x: str, shape: Shape) -> tuple[str, Shape]:
+    """Adds the nodes of a part. For a wrapper this is the operator that it wraps."""
+    if ctx.op.wraps is not None:
+        return translate(ctx.graph, ctx.op.wraps, ctx.params, ctx.path, x, shape)
+    return translate(ctx.graph, ctx.op.parts[name], ctx.params.get(name, {}), (*ctx.path, name), x, shape)
+
+
+def _wrapper(ctx: Context, x: str) -> str:
+    """The translation of an operator that computes the same as the one it wraps."""
+    return _translate_part(ctx, "", x, ctx.shape)[0]
+
+
+def _serial(ctx: Context, x: str) -> str:
+    shape = ctx.shape
+    for name in ctx.op.parts:
+        x, shape = _translate_part(ctx, name, x, shape)
+    return x
+
+
+def _shared(ctx: Context, x: str) -> str:
+    [name], shape = ctx.op.parts, ctx.shape
+    for _ in range(ctx.op.config["n"]):
+        x, shape = _translate_part(ctx, name, x, shape)
+    return x
+
+
+def _residual(ctx: Context, x: str) -> str:
+    return ctx.node("", "Add", _serial(ctx, x), x)
+
+
+def _parallel(ctx: Context, x: str) -> str:
+    ys = [_translate_part(ctx, name, x, ctx.shape)[0] for name in ctx.op.parts]
+    return ctx.node("", "Sum", *ys) if ctx.op.config["join"] == "sum" else ctx.node("", "Concat", *ys, axis=1)
+
+
+def _positionwise(ctx: Context, x: str) -> str:
+    time, *shape = ctx.shape
+    y, out = _translate_part(ctx, "", ctx.reshape("positions", x, -1, *shape), tuple(shape))
+    return ctx.reshape("sequence", y, -1, time, *out)
+
+
+KINDS: Mapping[str, Translate] = {
+    **LAYERS,
+    **dict.fromkeys(("check_finite", "freeze", "microbatch", "named", "remat", "shard"), _wrapper),
+    "parallel": _parallel,
+    "positionwise": _positionwise,
+    "repeat": _serial,
+    "residual": _residual,
+    "serial": _serial,
+    "shared": _shared,
+}
 
 
 def _encode(graph: Graph, net: Op, shape: Shape, out_shape: Shape) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from math import fsum, prod
 from typing import TypeAlias
 
@@ -99,7 +100,7 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
     batch or an empty one, and OpError if a batch, or a piece of it, has one number per channel.
     """
     key, count = as_key(rng), 0
-    copies = tree_map(np.array, widen(params))  # each array then stands for one place in params
+    copies = tree_map(copy, widen(params))  # each array then stands for one place in params
     found: dict[int, list[tuple[Array, Array]]] = {}
 
     def observe(mean: Array, x: Array, axes: Axes) -> None:

@@ -7,8 +7,7 @@ from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import BEST, Config, RunError, check_config, locked, read_metrics, read_state, write_config
-from fnn.run.loop import train
-from fnn.run.progress import describe_progress, format_accuracy
+from fnn.run.loop import describe_progress, format_accuracy, train
 from fnn.run.task import Metrics, State, Task, evaluate, final, start, steps
 
 __all__ = ["BEST", "Config", "Metrics", "NotFiniteError", "RunError", "State", "Task"]

@@ -19,7 +19,7 @@ def read_data(source: str | None, limit: int | None, log: Callable[[str], None])
     """Returns MNIST from the folder `source` (None: as `mnist` finds it), or generated digits if that is "digits".
 
     Without MNIST, logs the reason and returns generated digits. Only the first `limit` training examples are kept.
-    Raises DataError as `mnist` does, and if there are no training or no test examples.
+    Raises DataError as `mnist` does.
     """
     limit = None if limit is None else check_int("limit", limit, 1)
     try:

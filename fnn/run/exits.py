@@ -12,8 +12,8 @@ from fnn.op import OpError
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import RunError
 
+# These are printed without a traceback.
 EXPECTED_ERRORS = (CheckpointError, DataError, ImportError, MPIError, NotFiniteError, OpError, OSError, RunError)
-"""Errors printed without a traceback."""
 
 
 class Interrupted(BaseException):

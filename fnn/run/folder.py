@@ -42,8 +42,8 @@ class RunError(ValueError):
 def locked(folder: Path, new: bool) -> Iterator[None]:
     """Locks the folder for this process during the block; with `new`, creates it if needed.
 
-    The operating system releases the lock when the process ends in any way; the file `lock` remains. Raises RunError if
-    another process has the lock, or if `new` and the folder contains a run. Raises OSError if it cannot be written.
+    The lock ends with the process; the file `lock` remains. Raises RunError if another process has the lock, or if
+    `new` and the folder contains a run.
     """
     if new:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,8 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
 
 def write_config(folder: Path, config: Config) -> None:
     """Writes the configuration; from now on the folder contains a run."""
-    _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    with atomic_write(folder / CONFIG) as file:
+        file.write(json.dumps(config, indent=2).encode() + b"\n")
 
 
 def read_config(folder: Path) -> Config:
@@ -79,8 +80,7 @@ def read_config(folder: Path) -> Config:
 def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:
     """Returns the configuration of the run in the folder.
 
-    Raises RunError unless it has the names of `like`, one of the allowed values for each name in `choices`, and the
-    values in `wanted`; the message lists all that differ.
+    Raises RunError unless it has the names of `like`, values among the `choices` of each name, and all `wanted` values.
     """
     config, path = read_config(folder), folder / CONFIG
     if config.keys() != like.keys():
@@ -109,7 +109,8 @@ def read_metrics(folder: Path) -> list[Metrics]:
 
 def write_metrics(folder: Path, lines: list[Metrics]) -> None:
     """Writes the metrics, one line per epoch."""
-    _write(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+    with atomic_write(folder / METRICS) as file:
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def read_state(folder: Path, task: Task) -> State:
@@ -127,10 +128,7 @@ def read_state(folder: Path, task: Task) -> State:
 
 
 def truncate_to(folder: Path, state: State) -> list[Metrics]:
-    """Removes the metrics of later epochs than the state's, and temporary files of killed processes.
-
-    Returns the metrics of the earlier epochs.
-    """
+    """Removes temporary files of killed processes, and metrics of later epochs than the state's; returns the others."""
     for temporary in folder.glob(".fnn-*"):
         temporary.unlink()
     lines = read_metrics(folder)
@@ -138,8 +136,3 @@ def truncate_to(folder: Path, state: State) -> list[Metrics]:
     if ended != lines:
         write_metrics(folder, ended)
     return ended
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())

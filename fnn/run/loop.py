@@ -1,14 +1,19 @@
 """The training loop: takes steps, shows progress and saves to a folder."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from fnn.files.checkpoint import save
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import BEST, STATE, truncate_to, write_metrics
-from fnn.run.progress import format_accuracy, show_progress
 from fnn.run.task import State, Task, final, steps
+
+LOG_EVERY = 2500  # images between progress lines
 
 
 def train(
@@ -29,7 +34,7 @@ def train(
     lines = truncate_to(folder, state) if folder else []
     saved = state if folder and (folder / STATE).exists() else None
     try:
-        with show_progress(len(task.data.train.labels), log) as show:
+        with _show_progress(len(task.data.train.labels), log) as show:
             for new, metrics in steps(task, state):
                 if folder and metrics:
                     lines.append(metrics)
@@ -65,3 +70,57 @@ def _save_state(folder: Path, state: State) -> None:
     except OSError as error:
         error.add_note(f"to continue from the last good state, use --resume {folder}")
         raise
+
+
+def format_accuracy(correct: int, n: int) -> str:
+    """Returns the test accuracy as a line of text."""
+    return f"test acc: {correct / n:.4f} ({correct}/{n})"
+
+
+def describe_progress(state: State) -> str:
+    """Returns the state's position in the run as text."""
+    return f"step {state['step']} (epoch {state['epoch']}, {state['seen']} images)"
+
+
+@contextmanager
+def _show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[State], None]]:
+    """Yields a function that shows a state: as a bar on a terminal with tqdm, else as a logged line now and then.
+
+    Epochs have n images. The end of each epoch is logged in any case.
+    """
+    make_bar, bar, seen = _get_tqdm(), None, 0
+
+    def show(state: State) -> None:
+        nonlocal bar, seen
+        before, seen = seen, state["seen"]
+        if not seen:  # a new epoch
+            return
+        means = f"loss: {state['loss_sum'] / seen:.4f} acc: {state['hits'] / seen:.3f}"
+        if make_bar and seen < n:
+            title = f"epoch {state['epoch']}"
+            bar = bar or make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
+            bar.update(seen - bar.n)
+            bar.set_postfix_str(means, refresh=False)
+        elif bar:
+            bar.close()
+            bar = None
+        if seen == n or (not make_bar and seen // LOG_EVERY > before // LOG_EVERY):
+            log(f"epoch: {state['epoch']} iter: {seen} {means} n_correct: {state['hits']}")
+
+    try:
+        yield show
+    finally:
+        if bar:
+            bar.close()
+
+
+def _get_tqdm() -> Any:
+    """Returns tqdm if it is installed and the output is a terminal that can show a bar, else None."""
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not is_terminal or os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # 0: the width is unknown
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm

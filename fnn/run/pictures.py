@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -23,16 +22,13 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 """Colours from the colour-blind safe palette of Okabe & Ito, 2008."""
 
-GREY = "0.85"
-"""The grey of grids and frames."""
-
+GREY = "0.85"  # of grids and frames
 MAX_FILTERS = 64
 
 
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the content of a PNG file."""
-    file = BytesIO()
-    FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
+    FigureCanvasAgg(figure).print_png(file := BytesIO())  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 
@@ -95,59 +91,49 @@ def plot_confusion(counts: NDArray[np.int64]) -> Figure:
     panel.grid(which="minor", color=GREY)
     panel.tick_params(which="minor", length=0)
     recall = panel.secondary_yaxis("right")
-    recall.set_yticks(range(classes), [_percent(n, of) for n, of in zip(correct, counts.sum(1), strict=True)])
+    shares = zip(correct, counts.sum(1), strict=True)
+    recall.set_yticks(range(classes), [f"{100 * n / of:.1f} %" if of else "-" for n, of in shares])
     recall.set_ylabel("recall")
-    panel.set_title(f"{correct.sum():,} of {total:,} test images correct: {_percent(correct.sum(), total, 2)}")
+    panel.set_title(f"{correct.sum():,} of {total:,} test images correct: {100 * correct.sum() / total:.2f} %")
     return figure
-
-
-def _percent(n: float, of: float, digits: int = 1) -> str:
-    return f"{100 * n / of:.{digits}f} %" if of else "-"
 
 
 def plot_mistakes(test: Examples, scores: Array, indices: NDArray[np.int64]) -> Figure:
     """Shows these images with label, prediction and probability: 1000 pixels wide, 1100 high for 25 images."""
-    rows = max(1, ceil(len(indices) / 5))
-    figure, predicted = _figure(10, 0.5 + 2.1 * rows), scores.argmax(1)
+    figure, predicted = _figure(10, 0.5 + 2.1 * max(1, ceil(len(indices) / 5))), scores.argmax(1)
     wrong, total = np.count_nonzero(predicted != test.labels), len(predicted)
     if not wrong:
         figure.text(0.5, 0.5, f"No mistake in {total:,} test images", ha="center", va="center", fontsize="large")
         return figure
-    figure.suptitle(
-        f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images (true label → prediction), highest loss first"
-    )
-    confidences = [_percent(np.exp(scores[i, predicted[i]]), 1, 0) for i in indices]
-    captions = [f"{test.labels[i]} → {predicted[i]} ({p} confident)" for i, p in zip(indices, confidences, strict=True)]
-    _draw_tiles(figure.subplots(), 5, test.images[indices], captions, "gray_r", (0, 255))
+    title = f"{len(indices):,} of {wrong:,} mistakes in {total:,} test images"
+    figure.suptitle(f"{title} (true label → prediction), highest loss first")
+    percent = 100 * np.exp(scores.max(1))
+    captions = [f"{test.labels[i]} → {predicted[i]} ({percent[i]:.0f} % confident)" for i in indices]
+    _draw_tiles(figure, 5, test.images[indices], captions, "gray_r", (0, 255))
     return figure
 
 
 def plot_filters(path: str, images: Array) -> Figure:
     """Shows at most 64 images on one scale; zero is grey, black is negative: 1200 x 800 pixels."""
-    figure = _figure(12, 8)
-    images, n = images[:MAX_FILTERS], len(images)
-    panel, limit = figure.subplots(), np.abs(images).max() or 1
-    _draw_tiles(panel, ceil(sqrt(1.5 * len(images))), images, [*map(str, range(len(images)))], "gray", (-limit, limit))
-    figure.colorbar(panel.images[0], ax=panel, label="weight", aspect=40)
+    figure, n, images = _figure(12, 8), len(images), images[:MAX_FILTERS]
+    limit, captions = np.abs(images).max() or 1, [str(i) for i in range(len(images))]
+    _draw_tiles(figure, ceil(sqrt(1.5 * len(images))), images, captions, "gray", (-limit, limit))
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", aspect=40)
     which = f"the first {len(images)} of {n}" if len(images) < n else f"{n}"
     figure.suptitle(f"{path}: {which} filters of {images.shape[1]} x {images.shape[2]}")
     return figure
 
 
 def _draw_tiles(
-    panel: Axes, columns: int, images: Array, captions: Sequence[str], colors: str, limits: tuple[float, float]
+    figure: Figure, columns: int, images: Array, captions: Sequence[str], colors: str, limits: tuple[float, float]
 ) -> None:
     """Draws the images (N, height, width) in rows, each in a frame under its caption."""
-    height, width = images.shape[1:]
-    gap = 0.12 * width
-    caption = 0.026 * columns * (width + gap)  # the height of a line of text in pixels of these images
-    for i, (image, text) in enumerate(zip(images, captions, strict=True)):
-        row, column = divmod(i, columns)
-        x, y = column * (width + gap), row * (height + caption)
-        extent = x, x + width, y + height, y
-        panel.imshow(image, colors, vmin=limits[0], vmax=limits[1], extent=extent, origin="upper")
-        panel.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=GREY))
-        panel.text(x + width / 2, y - 0.15 * caption, text, ha="center", va="bottom")
-    panel.set_xlim(-gap / 4, columns * (width + gap) - 0.75 * gap)
-    panel.set_ylim(ceil(len(images) / columns) * (height + caption) - 0.9 * caption, -caption)
-    panel.axis("off")
+    panels = figure.subplots(ceil(len(images) / columns), columns, squeeze=False).ravel()
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    for panel, image, caption in zip(panels, images, captions, strict=False):
+        panel.imshow(image, colors, vmin=limits[0], vmax=limits[1])
+        panel.set(xticks=[], yticks=[])
+        panel.set_title(caption, fontsize="medium")
+        panel.spines[:].set_color(GREY)
+    for panel in panels[len(images) :]:
+        panel.remove()

@@ -14,8 +14,8 @@ from fnn.ops.softmaxes import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
 from fnn.tree import tree_items
 
+# The metrics that are plotted.
 CURVES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "rate")
-"""The metrics that are plotted, by epoch."""
 
 
 def report(folder: Path, net: Op, test: Examples) -> list[Path]:

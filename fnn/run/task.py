@@ -25,8 +25,7 @@ from fnn.random import Key
 from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault, on_this_rank
 from fnn.transforms import shard_slices
 
-CALIBRATION = 2000
-"""The minimum number of training examples that calibrate batch_norm before a test; all if there are fewer."""
+CALIBRATION = 2000  # the minimum number of training examples that calibrate batch_norm; all if there are fewer
 
 State: TypeAlias = dict[str, Any]
 """A tree with `params`, the state of the `optimizer`, the `best` test accuracy of all epochs (-1 before the first), the
@@ -77,7 +76,7 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 
 
 def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
-    """Returns this rank's part of the batch's images, augmented; each shard has its own key, whichever rank has it."""
+    """Returns this rank's part of the batch's images, augmented; each shard has its own key, on any rank."""
     key, images = task.key.fold("augment", epoch, number), task.data.train.images
     own, parts = part(len(batch), task.shard_size, task.comm), []
     for i, shard in enumerate(shard_slices(len(batch), task.shard_size)):

@@ -16,7 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from fnn import checks, op
-from fnn.kernels import numerics
+from fnn.kernels import numerics, process
+from fnn.kernels.process import limited_blas
 from fnn.kernels.threads import without_helpers
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ PATIENCE = (20, 40, 80, 160, 320, 640)  # for each run: polls without a step of 
 GIVE_UP = 60.0  # seconds without a step that count as a deadlock
 
 FOLDERS = (np.__file__, checks.__file__, __file__)
-NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__)
+NOT_TRACED = (*(str(Path(file).parent) for file in FOLDERS), op.__file__, numerics.__file__, process.__file__)
 """Files and folders whose lines are not interleaved: they are not the operator's own code."""
 
 
@@ -63,7 +64,7 @@ def run_in_step(*calls: Callable[[], T]) -> Iterator[Run[T]]:
     """
     last: Run[T] | None = None
     for patience in PATIENCE:
-        with without_helpers():
+        with without_helpers(), limited_blas():  # `shard` then does not set the threads of BLAS, which takes a lock
             run = _run(calls, patience, last and last.steps)
         yield run
         same_paths = last is not None or run.steps[0] == run.steps[1]

@@ -11,14 +11,14 @@ from fnn.checks.arrays import Array
 from fnn.checks.errors import describe
 from fnn.files.allowed import MAX_DEPTH
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.template import list_faults
+from fnn.files.trees import list_faults
 
-NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)
-"""A name that ends with a number."""
+NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)  # a name that ends with a number
 
 State: TypeAlias = Mapping[str, Any] | str | os.PathLike[str]
 Modules: TypeAlias = dict[str, dict[str, Array]]
 
+# PyTorch's names of arrays, in the order of its modules, and ours. Several of ours are concatenated on axis 0.
 ENTRIES = {
     "weight": ("w",),
     "bias": ("b",),
@@ -29,11 +29,9 @@ ENTRIES = {
     "out_proj.weight": ("wo",),
     "out_proj.bias": ("bo",),
 }
-"""PyTorch's names of arrays, in the order of its modules, and ours. Several of ours are concatenated on axis 0."""
+COUNT = "num_batches_tracked"  # PyTorch has it with running statistics, and we do not have it
 
-COUNT = "num_batches_tracked"
-"""An entry that PyTorch has with running statistics and we do not have."""
-
+# Usual names of each kind of layer, in lower case, without underscores and numbers.
 NAMES = {
     "dense": ("dense", "fc", "lin", "linear"),
     "embedding": ("emb", "embed", "embedding", "positionembedding", "posemb", "posembed", "posembedding"),
@@ -43,14 +41,12 @@ NAMES = {
     "group_norm": ("gn", "groupnorm"),
     "layer_norm": ("layernorm", "ln"),
 }
-"""Usual names of each kind of layer, in lower case, without underscores and numbers."""
-
+# Kinds whose arrays can have the same names and shapes, and an entry that only the first of them has.
 CONFUSABLE = {
     ("dense", "embedding"): "bias",
     ("conv", "conv_transpose"): None,
     ("batch_norm", "group_norm", "layer_norm"): "running_mean",
 }
-"""Kinds whose arrays can have the same names and shapes, and an entry that only the first of them has."""
 
 
 def read_modules(state: State) -> Modules:
@@ -83,11 +79,8 @@ def read_modules(state: State) -> Modules:
 
 
 def check_order(state: State, modules: Modules) -> None:
-    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown.
-
-    In a dict that was loaded from a file, a bias comes before its weight.
-    """
-    order = (*ENTRIES, COUNT)
+    """Raises CheckpointError if a file has sorted the names of modules, so that their order is unknown."""
+    order = (*ENTRIES, COUNT)  # in a dict that was loaded from a file, a bias comes before its weight
     if isinstance(state, Mapping) and all([*names] == sorted(names, key=order.index) for names in modules.values()):
         return
     expected = "expected numbers, our layers' names, or a dict in order, because a file loses the order"
@@ -106,8 +99,7 @@ def check_numbers(modules: Modules, where: str) -> None:
         for parent, name in _split(prefix):
             rest = prefix.removeprefix(join(".", parent, name))
             layouts.setdefault((parent, name), []).append((rest, layout))
-    last: dict[tuple[str, str, str], tuple[int, str]] = {}
-    faults = []
+    faults, last = [], dict[tuple[str, str, str], tuple[int, str]]()
     for (parent, name), below in layouts.items():
         if found := NUMBERED.fullmatch(name):
             group, number, path = (parent, found["stem"], repr(below)), int(found["number"]), join(".", parent, name)
@@ -135,14 +127,14 @@ def _find_siblings(prefixes: Iterable[str]) -> dict[str, dict[str, int]]:
     return {parent: {name: int(name) for name in n} if _are_numbers(n) else n for parent, n in siblings.items()}
 
 
+def _are_numbers(names: Iterable[str]) -> bool:
+    return all(name.isdecimal() and len(name) < 10 for name in names)  # `int` fails for thousands of digits
+
+
 def _split(prefix: str) -> list[tuple[str, str]]:
     """The names in the prefix, each after the part of the prefix before it."""
     names = prefix.split(".")
     return [(".".join(names[:i]), name) for i, name in enumerate(names)]
-
-
-def _are_numbers(names: Iterable[str]) -> bool:
-    return all(name.isdecimal() and len(name) < 10 for name in names)  # `int` fails for thousands of digits
 
 
 def join(separator: str, path: str, name: str) -> str:

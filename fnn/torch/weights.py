@@ -15,20 +15,17 @@ from fnn.op import Params
 from fnn.torch import state_dict
 from fnn.torch.state_dict import CONFUSABLE, COUNT, ENTRIES, Modules, State, join, raise_faults
 
+# Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch.
 NOT_TRANSPOSED = ("embedding", "position_embedding", "layer_norm")
-"""Kinds with the same matrices in PyTorch. All others are (in, out) here and (out, in) in PyTorch."""
 
 
 class TorchLayer(NamedTuple):
-    """A dict of arrays in the params; `numbers` is its prefix in nested Sequentials.
-
-    `transposed` says whether PyTorch transposes its matrices; both answers if only a module's shapes can tell.
-    """
+    """A dict of arrays in the params."""
 
     path: str
-    numbers: str
+    numbers: str  # its prefix in nested Sequentials
     arrays: dict[str, Array]
-    transposed: tuple[bool, ...]
+    transposed: tuple[bool, ...]  # whether PyTorch transposes its matrices; both if only a module's shapes can tell
 
 
 def from_torch(state: State, like: Params) -> Params:
@@ -43,13 +40,9 @@ def from_torch(state: State, like: Params) -> Params:
     another kind, as `deconv` for a `conv`, or `fc` for an embedding, if the arrays could be of both; a name of another
     layer; `conv10` before `conv2` if they could be swapped; `state` or `like` whose order was lost in a file.
 
-    These mistakes cannot be detected, because names and shapes match. Compare an output with the module's:
-
-    - two modules of the same shapes whose order in the dict is not the order in which the net uses them;
-    - Conv2d for `conv_transpose` or the reverse, with equal numbers of channels and a name that says neither;
-    - LayerNorm of one axis for `group_norm`, nn.Embedding for `position_embedding`, or the reverse, likewise;
-    - a square matrix stored as (in, out) under PyTorch's names;
-    - hyper-parameters: stride, padding, groups, heads, eps.
+    Where names and shapes match, mistakes cannot be detected: another order of equal modules, another kind of layer
+    with a name that does not say it, a square matrix stored as (in, out), and other hyper-parameters such as stride,
+    padding, groups, heads and eps. So compare an output with the module's.
     """
     layers, modules = _find_layers(like), state_dict.read_modules(state)
     found = {
@@ -72,11 +65,8 @@ def to_torch(params: Params, like: State | None = None) -> dict[str, Array]:
     Without `like`, the names are those of nested `nn.Sequential`s with one module for each of our operators, for
     example a Flatten for each `flatten`. They count the dicts in `params`, so params from a file without empty dicts
     need a `like`, here or in `load`. With `like`, the module's own state dict or a file of it, the names come from
-    there; layers and modules are paired as in `from_torch`, with the same limits. Load the result with
-
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})
-
-    Raises CheckpointError that lists what does not match.
+    there; layers and modules are paired as in `from_torch`, with the same errors and limits. Load the result with
+    `module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(params).items()})`.
     """
     layers = _find_layers(params)
     if like is None:
@@ -112,9 +102,9 @@ def _iterate_layers(node: Params, path: str, numbers: str, faults: list[str]) ->
             yield from _iterate_layers(child, join("/", path, name), join(".", numbers, str(i)), faults)
         return
     known = {name for names in ENTRIES.values() if _have_entry(arrays, names) for name in names}
-    expected = "expected an entry that PyTorch's modules have"
-    unknown = [name for name in node if name not in known]
-    faults.extend(f"{join('/', path, name)!r}: {expected}, got {describe(node[name])}" for name in unknown)
+    for name in [name for name in node if name not in known]:
+        expected = "expected an entry that PyTorch's modules have"
+        faults.append(f"{join('/', path, name)!r}: {expected}, got {describe(node[name])}")
     yield TorchLayer(path, numbers, arrays, _find_transposed(path, arrays))
 
 
@@ -144,8 +134,7 @@ def _pair(layers: list[TorchLayer], modules: Modules, state: State) -> list[tupl
     names = [layer.path.replace("/", ".") for layer in layers]
     prefixes = names if sorted(names) == sorted(modules) else list(modules)
     if len(prefixes) != len(layers):
-        paths = ", ".join(layer.path for layer in layers)
-        expected = f"modules for {len(layers)} layers with weights ({paths})"
+        expected = f"modules for {len(layers)} layers with weights ({', '.join(layer.path for layer in layers)})"
         raise_faults([f"expected {expected}, got {len(prefixes)} ({', '.join(prefixes)})"])
     if prefixes is not names:
         state_dict.check_order(state, modules)

@@ -12,7 +12,7 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def test_the_new_file_takes_the_old_ones_place_name_and_mode(tmp_path: Path) -> None:
+def test_atomic_write_replaces_the_file_and_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "private"
     write(path, b"old")
     path.chmod(0o600)
@@ -22,7 +22,7 @@ def test_the_new_file_takes_the_old_ones_place_name_and_mode(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_old_file_if_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     write(path, b"old")
 
@@ -37,16 +37,16 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
-    there, link = tmp_path / "there", tmp_path / "link"
-    write(there, b"old")
-    link.symlink_to(there)
+def test_atomic_write_replaces_the_target_of_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    write(target, b"old")
+    link.symlink_to(target)
     write(link, b"new")
     assert link.is_symlink()
-    assert there.read_bytes() == b"new"
+    assert target.read_bytes() == b"new"
 
 
-def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+def test_check_regular_refuses_folders_and_devices(tmp_path: Path) -> None:
     assert check_regular(tmp_path / "none") == tmp_path / "none"
     for path in (tmp_path, Path("/dev/null")):
         with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: expected a regular file"):

@@ -1,4 +1,4 @@
-"""The formats of files: what comes back, with a template and without, what does not fit, and what others make of it."""
+"""The file formats: exact round trips, with `like` and without, mismatches, and compatibility with other programs."""
 
 import os
 import sys
@@ -17,19 +17,19 @@ from fnn.optim import Optimizer
 from fnn.testing.case import ORDERS
 from fnn.tree import tree_items, tree_map
 from tests.support.programs import python
-from tests.support.trees import DTYPES, GOOD, arrays, assert_same, axes, frozen
+from tests.support.trees import DTYPES, EXAMPLE_TREE, arrays, assert_same, memory_order, read_only
 
 safetensors = pytest.importorskip("safetensors")
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
 FLAT = SUFFIXES[1:]
-NARROW = "?bhilBHILefd"  # what all formats hold
+COMMON_DTYPES = "?bhilBHILefd"  # all formats support these dtypes
 
-NUMBERS = {name: leaf for name, leaf in GOOD.items() if name != "name"}
+NUMBERS_TREE = {name: leaf for name, leaf in EXAMPLE_TREE.items() if name != "name"}
 
 
-def numbers(dtypes: str) -> Any:
-    """Trees of dicts, at least one, whose leaves are numbers."""
+def number_trees(dtypes: str) -> Any:
+    """Returns a strategy for nested dicts of numbers and arrays."""
     scalars = st.sampled_from([np.dtype(char).type(3) for char in dtypes] + [np.float32("nan"), np.float64(-0.0)])
     plain = st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats()
     names = st.text(max_size=6).filter(lambda name: "\0" not in name) | st.sampled_from(
@@ -42,12 +42,13 @@ def numbers(dtypes: str) -> Any:
     return dicts(st.recursive(arrays(dtypes) | scalars | plain, dicts, max_leaves=8))
 
 
-def blank(leaf: Any) -> Any:
-    """Another value of the same type, shape, dtype and memory order."""
+def other_value(leaf: Any) -> Any:
+    """Returns another value of the same type, shape, dtype and memory order."""
     return np.zeros_like(leaf) if isinstance(leaf, np.ndarray) else type(leaf)(1)
 
 
 def has_distinct_paths(tree: Any) -> bool:
+    """Returns whether no two leaves have the same path."""
     paths: list[str] = []
 
     def visit(node: Any, path: list[str]) -> None:
@@ -63,7 +64,7 @@ def has_distinct_paths(tree: Any) -> bool:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_sync() -> Iterator[None]:
-    """Files need not be on the disk, which is what takes the time; that they would be is test_checkpoint's affair."""
+    """Switches fsync off, which is slow; test_checkpoint tests that it is called."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -75,60 +76,60 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_returns(path: Path, tree: Any, like: Any) -> None:
-    """Asserts that the tree goes through the file, bit for bit, into writable arrays in the template's memory order."""
+    """Asserts that load returns the saved tree bit for bit, in writable arrays with the memory order of `like`."""
     save(path, tree)
     loaded = load(path, like)
     assert_same(loaded, tree)
     for (_, before), (_, after) in zip(tree_items(tree), tree_items(loaded), strict=True):
         if isinstance(before, np.ndarray):
             assert after.flags.writeable
-            assert after.size == 0 or axes(after) == axes(before)
+            assert after.size == 0 or memory_order(after) == memory_order(before)
     assert not any(name.startswith(".") for name in os.listdir(path.parent))
 
 
 @pytest.mark.slow
 @settings(max_examples=500)
-@given(numbers(NARROW))
-def test_500_random_trees_come_back_bit_for_bit_from_every_format(folder: Path, tree: Any) -> None:
+@given(number_trees(COMMON_DTYPES))
+def test_load_returns_500_random_trees_bit_for_bit_in_every_format(folder: Path, tree: Any) -> None:
     assume(has_distinct_paths(tree))
     for suffix in SUFFIXES:
-        assert_returns(folder / f"tree{suffix}", tree, tree_map(blank, tree))
+        assert_returns(folder / f"tree{suffix}", tree, tree_map(other_value, tree))
 
 
 @settings(max_examples=100)
-@given(numbers(DTYPES))
-def test_npz_holds_complex_and_long_numbers_too(folder: Path, tree: Any) -> None:
+@given(number_trees(DTYPES))
+def test_npz_supports_complex_and_long_numbers(folder: Path, tree: Any) -> None:
     assume(has_distinct_paths(tree))
-    assert_returns(folder / "tree.npz", tree, tree_map(blank, tree))
+    assert_returns(folder / "tree.npz", tree, tree_map(other_value, tree))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("order", ORDERS)
-def test_floats_in_every_memory_order(tmp_path: Path, suffix: str, dtype: Any, order: str) -> None:
+def test_load_keeps_floats_in_every_memory_order(tmp_path: Path, suffix: str, dtype: Any, order: str) -> None:
     bits = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 5, np.dtype(dtype).itemsize), np.uint8)
     tree = {
-        "w": frozen(ORDERS[order](bits.view(dtype)[..., 0])),
+        "w": read_only(ORDERS[order](bits.view(dtype)[..., 0])),
         "b": ORDERS[order](np.arange(12, dtype=dtype).reshape(3, 4)),
     }
-    assert_returns(tmp_path / f"tree{suffix}", tree, tree_map(blank, tree))
+    assert_returns(tmp_path / f"tree{suffix}", tree, tree_map(other_value, tree))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_bits_that_compare_oddly_are_kept(tmp_path: Path, suffix: str) -> None:
-    signalling = np.array([0x7FA00001, 0xFFC12345, 0x00000001, 0x80000000, 0xFF800000], np.uint32).view(np.float32)
+def test_load_keeps_the_bits_of_nan_and_minus_zero(tmp_path: Path, suffix: str) -> None:
+    bits = np.array([0x7FA00001, 0xFFC12345, 0x00000001, 0x80000000, 0xFF800000], np.uint32).view(np.float32)
     tree = {
-        "few": signalling,
-        "swapped": signalling.byteswap().view(">f4"),
-        "one": signalling[0],
+        "few": bits,
+        "swapped": bits.byteswap().view(">f4"),
+        "one": bits[0],
         "none": np.array(-0.0),
     }
-    assert_returns(tmp_path / f"tree{suffix}", tree, tree_map(blank, tree))
+    assert_returns(tmp_path / f"tree{suffix}", tree, tree_map(other_value, tree))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("tree", [{}, {"relu1": {}}, {"a": {"b": {}}, "w": np.zeros((0, 3))}])
-def test_empty_trees(tmp_path: Path, suffix: str, tree: Any) -> None:
+def test_load_returns_empty_trees(tmp_path: Path, suffix: str, tree: Any) -> None:
     assert_returns(tmp_path / f"tree{suffix}", tree, tree)
 
 
@@ -145,11 +146,11 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_goes_on_from_the_files_as_if_nothing_had_been(tmp_path: Path, name: str, suffix: str) -> None:
+def test_training_from_a_loaded_state_gives_the_same_bits(tmp_path: Path, name: str, suffix: str) -> None:
     rng, optimizer = np.random.default_rng(0), OPTIMIZERS[name]
     batches = [(rng.standard_normal((8, 1, 6, 6)).astype(np.float32), rng.integers(0, 3, 8)) for _ in range(4)]
 
-    def trained(params: Any, state: Any, batches: Any) -> Any:
+    def train(params: Any, state: Any, batches: Any) -> Any:
         for x, y in batches:
             _, grads = value_and_grad(NET, cross_entropy)(params, x, y)
             params, state = optimizer.update(params, grads, state)
@@ -160,29 +161,34 @@ def test_training_goes_on_from_the_files_as_if_nothing_had_been(tmp_path: Path, 
         return {"params": params, "state": optimizer.init(params)}
 
     path = tmp_path / f"run{suffix}"
-    save(path, trained(**start(optimizer), batches=batches[:2]))
+    save(path, train(**start(optimizer), batches=batches[:2]))
     resumed = load(path, like=start(optimizer))
-    assert_same(trained(**resumed, batches=batches[2:]), trained(**start(optimizer), batches=batches))
+    assert_same(train(**resumed, batches=batches[2:]), train(**start(optimizer), batches=batches))
 
 
 # Without a template
 
 
 @pytest.mark.parametrize("suffix", FLAT)
-def test_without_a_template_the_paths_become_dicts_and_all_leaves_arrays(tmp_path: Path, suffix: str) -> None:
+def test_load_without_like_returns_nested_dicts_of_arrays(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tree{suffix}"
-    save(path, {**NUMBERS, "a/b": {"c": 1.5}, "on": True})
+    save(path, {**NUMBERS_TREE, "a/b": {"c": 1.5}, "on": True})
     loaded = load(path)
-    wanted = {"conv1": NUMBERS["conv1"], "dense1": NUMBERS["dense1"], "step": np.array(3), "rate": np.array(0.1)}
-    wanted |= {"a": {"b": {"c": np.array(1.5)}}, "on": np.array(True)}
-    assert loaded.keys() == wanted.keys()
-    assert_same(dict(sorted(tree_items(loaded))), dict(sorted(tree_items(wanted))))
+    expected = {
+        "conv1": NUMBERS_TREE["conv1"],
+        "dense1": NUMBERS_TREE["dense1"],
+        "step": np.array(3),
+        "rate": np.array(0.1),
+    }
+    expected |= {"a": {"b": {"c": np.array(1.5)}}, "on": np.array(True)}
+    assert loaded.keys() == expected.keys()
+    assert_same(dict(sorted(tree_items(loaded))), dict(sorted(tree_items(expected))))
     assert all(leaf.flags.writeable for _, leaf in tree_items(loaded))
 
 
 @pytest.mark.parametrize("suffix", FLAT)
 @pytest.mark.parametrize("tree", [{"a": 1, "a/b": 2}, {"a/b": 2, "a": 1}, {"a": 1, "a/": {"c": 2}}])
-def test_a_path_that_goes_on_beyond_a_leaf_needs_a_template(tmp_path: Path, suffix: str, tree: Any) -> None:
+def test_load_of_a_path_below_another_leaf_needs_like(tmp_path: Path, suffix: str, tree: Any) -> None:
     path = tmp_path / f"tree{suffix}"
     save(path, tree)
     with pytest.raises(CheckpointError, match=r"tree\.\w+: 'a.*': expected no array above or below this one"):
@@ -191,7 +197,7 @@ def test_a_path_that_goes_on_beyond_a_leaf_needs_a_template(tmp_path: Path, suff
 
 
 @pytest.mark.parametrize("suffix", FLAT)
-def test_a_path_without_end_makes_no_tree(tmp_path: Path, suffix: str) -> None:
+def test_load_of_a_very_long_path_needs_like(tmp_path: Path, suffix: str) -> None:
     path, tree = tmp_path / f"tree{suffix}", {"a/" * 101: 1}
     save(path, tree)
     with pytest.raises(CheckpointError, match="expected at most 100 nested dicts"):
@@ -199,7 +205,7 @@ def test_a_path_without_end_makes_no_tree(tmp_path: Path, suffix: str) -> None:
     assert load(path, like=tree) == tree
 
 
-# What does not fit
+# Mismatches
 
 LIKE = {
     "conv1": {"w": np.zeros((6, 1, 3, 3), np.float32), "b": np.zeros(6, np.float32)},
@@ -211,7 +217,7 @@ LIKE = {
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_all_that_does_not_fit_is_listed_at_once_by_path(tmp_path: Path, suffix: str) -> None:
+def test_load_lists_all_mismatches_with_like_by_path(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tree{suffix}"
     wrong = {
         "conv1": {"w": np.zeros((6, 3, 1, 3), np.float32)},
@@ -242,7 +248,7 @@ def test_all_that_does_not_fit_is_listed_at_once_by_path(tmp_path: Path, suffix:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_leaf_where_a_dict_should_be_and_the_other_way_round(tmp_path: Path, suffix: str) -> None:
+def test_load_names_a_leaf_in_place_of_a_dict_and_the_reverse(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tree{suffix}"
     save(path, {"conv1": np.zeros(3)})
     with pytest.raises(CheckpointError) as raised:
@@ -257,7 +263,7 @@ def test_a_leaf_where_a_dict_should_be_and_the_other_way_round(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_long_list_of_faults_ends(tmp_path: Path, suffix: str) -> None:
+def test_load_lists_at_most_50_mismatches(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tree{suffix}"
     save(path, {f"{n}" * 100: n for n in range(1000)})
     with pytest.raises(CheckpointError, match=r"; and more$") as raised:
@@ -281,9 +287,7 @@ def test_a_long_list_of_faults_ends(tmp_path: Path, suffix: str) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_the_same_number_is_taken_as_the_template_has_it(
-    tmp_path: Path, suffix: str, leaf: Any, like: Any
-) -> None:
+def test_load_converts_an_equal_number_to_the_type_of_like(tmp_path: Path, suffix: str, leaf: Any, like: Any) -> None:
     path = tmp_path / f"tree{suffix}"
     save(path, {"a": leaf})
     loaded = load(path, {"a": like})["a"]
@@ -300,14 +304,14 @@ def test_what_is_the_same_number_is_taken_as_the_template_has_it(
     ],
 )
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_another_kind_of_number_is_not(tmp_path: Path, suffix: str, leaf: Any, like: Any) -> None:
+def test_load_refuses_another_kind_of_number_than_like(tmp_path: Path, suffix: str, leaf: Any, like: Any) -> None:
     path = tmp_path / f"tree{suffix}"
     save(path, {"a": leaf})
     with pytest.raises(CheckpointError, match=r"does not match like: 'a': expected .*, got"):
         load(path, {"a": like})
 
 
-def test_text_and_none_fit_in_a_pickle(tmp_path: Path) -> None:
+def test_load_of_a_pickle_compares_text_and_none_with_like(tmp_path: Path) -> None:
     tree = {"name": "lenet", "none": None, "big": 1 << 100}
     save(tmp_path / "tree.pkl", tree)
     assert load(tmp_path / "tree.pkl", {"name": "", "none": None, "big": 0}) == tree
@@ -317,22 +321,22 @@ def test_text_and_none_fit_in_a_pickle(tmp_path: Path) -> None:
         load(tmp_path / "tree.pkl", {"name": None, "none": None, "big": np.array(0)})
 
 
-def test_a_template_that_is_no_tree_is_told(tmp_path: Path) -> None:
+def test_load_refuses_a_like_that_is_not_a_tree(tmp_path: Path) -> None:
     save(tmp_path / "tree.pkl", {})
     with pytest.raises(CheckpointError, match=r"like: 'a': expected a plain array .*, got a list"):
         load(tmp_path / "tree.pkl", {"a": [1]})
 
 
-def test_pickles_keep_their_memory_order_whatever_the_template_has(tmp_path: Path) -> None:
+def test_load_of_a_pickle_keeps_its_memory_order_for_any_like(tmp_path: Path) -> None:
     save(tmp_path / "tree.pkl", {"w": np.asfortranarray(np.ones((2, 3)))})
     assert load(tmp_path / "tree.pkl", {"w": np.zeros((2, 3))})["w"].flags.f_contiguous
 
 
-# What has no place
+# Unsupported suffixes and trees
 
 
 @pytest.mark.parametrize("path", ["params.foo", "params.pt", "params.npy", "epoch.1"])
-def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, path: str) -> None:
+def test_save_and_load_refuse_an_unknown_suffix_and_list_the_known_ones(tmp_path: Path, path: str) -> None:
     (tmp_path / path).touch()
     for use in (lambda: save(tmp_path / path, {}), lambda: load(tmp_path / path)):
         with pytest.raises(
@@ -341,14 +345,14 @@ def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, path: 
             use()
 
 
-def test_no_suffix_is_a_pickle_and_capitals_are_no_matter(tmp_path: Path) -> None:
+def test_save_without_a_suffix_writes_a_pickle_and_ignores_case(tmp_path: Path) -> None:
     for name, begins in (("params", b"\x80"), ("PARAMS.NPZ", b"PK"), ("a.b.Npz", b"PK"), (".npz", b"\x80")):
         save(tmp_path / name, {"a": 1})
         assert (tmp_path / name).read_bytes().startswith(begins)
         assert load(tmp_path / name, {"a": 0}) == {"a": 1}
 
 
-REFUSED: dict[str, tuple[Any, str]] = {
+REFUSED_TREES: dict[str, tuple[Any, str]] = {
     "text": ({"a": {"b": "x"}}, "'a/b': expected numbers that this format supports, got a str; use a .pkl file"),
     "none": ({"a": None}, "'a': expected numbers .*, got a NoneType"),
     "a large int": ({"a": 1 << 64}, "'a': expected numbers .*, got an int of more than 64 bits"),
@@ -362,21 +366,19 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("suffix", FLAT)
-@pytest.mark.parametrize(("tree", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_a_flat_file_cannot_hold_is_refused_before_the_disk_is_touched(
-    tmp_path: Path, suffix: str, tree: Any, message: str
-) -> None:
+@pytest.mark.parametrize(("tree", "message"), REFUSED_TREES.values(), ids=REFUSED_TREES)
+def test_save_refuses_unsupported_trees_before_it_writes(tmp_path: Path, suffix: str, tree: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"nowhere/tree{suffix}: {message}"):
         save(tmp_path / "nowhere" / f"tree{suffix}", tree)
 
 
 @pytest.mark.parametrize("char", "FDGg")
-def test_safetensors_has_no_complex_and_long_numbers(tmp_path: Path, char: str) -> None:
+def test_save_refuses_complex_and_long_numbers_in_safetensors(tmp_path: Path, char: str) -> None:
     with pytest.raises(CheckpointError, match=rf"'a': expected numbers .*, got {np.dtype(char)} \(2,\)"):
         save(tmp_path / "nowhere" / "tree.safetensors", {"a": np.zeros(2, char)})
 
 
-def test_the_name_of_the_metadata_is_taken(tmp_path: Path) -> None:
+def test_save_refuses_the_reserved_name_of_safetensors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'__metadata__': expected another name"):
         save(tmp_path / "tree.safetensors", {"__metadata__": np.zeros(2)})
     assert_returns(
@@ -385,7 +387,9 @@ def test_the_name_of_the_metadata_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("use", [lambda path: save(path, {}), load])
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], Any]) -> None:
+def test_save_and_load_without_safetensors_name_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], Any]
+) -> None:
     path = tmp_path / "tree.safetensors"
     path.write_bytes(b"\2\0\0\0\0\0\0\0{}")
     monkeypatch.setitem(sys.modules, "safetensors", None)
@@ -395,30 +399,30 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert path.read_bytes() == b"\2\0\0\0\0\0\0\0{}"
 
 
-def test_importing_fnn_imports_no_extra() -> None:
+def test_import_of_fnn_imports_no_extra() -> None:
     extras = {"safetensors", "torch", "onnx", "mpi4py", "tqdm", "matplotlib"}
     code = f"import sys, fnn; print({extras} & {{*sys.modules}})"
     done = python("-c", code)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "set()", "")
 
 
-# In the hands of others
+# Compatibility
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_same_tree_is_the_same_file(tmp_path: Path, suffix: str) -> None:
+def test_save_writes_the_same_bytes_for_the_same_tree(tmp_path: Path, suffix: str) -> None:
     for name in "ab":
-        save(tmp_path / f"{name}{suffix}", NUMBERS)
+        save(tmp_path / f"{name}{suffix}", NUMBERS_TREE)
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_numpy_reads_our_npz_and_we_read_numpys(tmp_path: Path) -> None:
+def test_npz_is_compatible_with_numpy(tmp_path: Path) -> None:
     path = tmp_path / "tree.npz"
-    save(path, NUMBERS)
+    save(path, NUMBERS_TREE)
     with np.load(path, allow_pickle=False) as file:
         assert sorted(file) == ["conv1/b", "conv1/w", "dense1/b", "dense1/w", "rate", "step"]
         for name in ("conv1", "dense1"):
-            assert_same({entry: file[f"{name}/{entry}"] for entry in "wb"}, {n: NUMBERS[name][n] for n in "wb"})
+            assert_same({entry: file[f"{name}/{entry}"] for entry in "wb"}, {n: NUMBERS_TREE[name][n] for n in "wb"})
         assert file["dense1/w"].flags.f_contiguous
     content: dict[str, Any] = {
         "a/b": np.arange(600.0).reshape(20, 30).T,
@@ -428,35 +432,35 @@ def test_numpy_reads_our_npz_and_we_read_numpys(tmp_path: Path) -> None:
     for write in (np.savez, np.savez_compressed):
         write(path, **content)
         loaded = load(path)
-        wanted = {"a": {"b": np.arange(600.0).reshape(20, 30).T}, "c": np.array(3, np.float32)}
-        assert_same(loaded, wanted | {"é": np.arange(3, dtype=">i2")})
+        expected = {"a": {"b": np.arange(600.0).reshape(20, 30).T}, "c": np.array(3, np.float32)}
+        assert_same(loaded, expected | {"é": np.arange(3, dtype=">i2")})
         assert loaded["a"]["b"].flags.f_contiguous
-    np.savez_compressed(path, zeros=np.zeros(100_000))  # that small, it may inflate more
+    np.savez_compressed(path, zeros=np.zeros(100_000))  # a small file may expand more
     assert_same(load(path), {"zeros": np.zeros(100_000)})
 
 
-def test_safetensors_reads_ours_and_we_read_its_files(tmp_path: Path) -> None:
+def test_safetensors_is_compatible_with_the_package(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     path = tmp_path / "tree.safetensors"
-    save(path, {**NUMBERS, "swapped": np.arange(3, dtype=">i2")})
+    save(path, {**NUMBERS_TREE, "swapped": np.arange(3, dtype=">i2")})
     theirs = load_file(path)
     assert sorted(theirs) == ["conv1/b", "conv1/w", "dense1/b", "dense1/w", "rate", "step", "swapped"]
-    assert np.array_equal(theirs["dense1/w"], NUMBERS["dense1"]["w"])
+    assert np.array_equal(theirs["dense1/w"], NUMBERS_TREE["dense1"]["w"])
     assert np.array_equal(theirs["swapped"], np.arange(3))
     save_file({"a/b": np.arange(6.0).reshape(2, 3), "c": np.array(3)}, path)
     assert_same(load(path), {"c": np.array(3), "a": {"b": np.arange(6.0).reshape(2, 3)}})
 
 
 @pytest.mark.skipif(not safetensors.__version__.startswith("0.8."), reason="shows what safetensors 0.8 does")
-def test_safetensors_itself_writes_fortran_order_wrongly_without_a_word() -> None:
+def test_safetensors_package_writes_fortran_order_wrongly() -> None:
     from safetensors.numpy import load, save
 
     w = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     assert not np.array_equal(load(save({"w": w}))["w"], w)
 
 
-def test_we_write_fortran_order_rightly_to_safetensors(tmp_path: Path) -> None:
+def test_save_writes_fortran_order_correctly_to_safetensors(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     w = np.asfortranarray(np.arange(6.0).reshape(2, 3))
@@ -466,15 +470,15 @@ def test_we_write_fortran_order_rightly_to_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_save_keeps_the_old_file_if_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     path = tmp_path / f"tree{suffix}"
-    save(path, NUMBERS)
+    save(path, NUMBERS_TREE)
 
-    def failing(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=rf"No space left on device: '.*tree{suffix}'"):
         save(path, {"a": 1})
     assert os.listdir(tmp_path) == [path.name]
-    assert_same(load(path, NUMBERS), NUMBERS)
+    assert_same(load(path, NUMBERS_TREE), NUMBERS_TREE)

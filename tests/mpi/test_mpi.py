@@ -1,15 +1,12 @@
 """Training over MPI: with threads in place of ranks, and with mpiexec if it is installed."""
 
-import queue
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,80 +20,18 @@ from fnn.losses import LossError, smoothed_cross_entropy
 from fnn.mpi import MPIError, part, ranks, shards, spread, spread_loss, world
 from fnn.mpi.ranks import Comm
 from fnn.transforms import shard, shard_slices
-from tests.support import mpi_main, programs
-from tests.support.mpi_main import NET, SHAPE, SIZE, N
-
-T = TypeVar("T")
-
-
-class Team:
-    """The state shared by the ranks of a communicator, which are threads of this process."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.slots = size, list[Any]([None] * size)
-        self.barrier = threading.Barrier(size, timeout=30)
-        self.mail = {(i, j): queue.Queue[Any]() for i in range(size) for j in range(size)}
-        self.sent: list[int] = []
-
-
-class Rank:
-    """A communicator like mpi4py's, for one thread of a team."""
-
-    def __init__(self, team: Team, rank: int) -> None:
-        self.team, self.rank, self.size = team, rank, team.size
-
-    def allgather(self, sendobj: Any) -> list[Any]:
-        self.team.slots[self.rank] = sendobj
-        self.team.barrier.wait()
-        gathered = list(self.team.slots)
-        self.team.barrier.wait()
-        return gathered
-
-    def Allgather(self, sendbuf: np.ndarray, recvbuf: np.ndarray) -> None:  # noqa: N802
-        recvbuf.reshape(self.size, -1)[...] = [row.reshape(-1) for row in self.allgather(sendbuf.copy())]
-
-    def Sendrecv(self, sendbuf: np.ndarray, dest: int, *, recvbuf: np.ndarray, source: int) -> None:  # noqa: N802
-        self.team.sent.append(sendbuf.nbytes)
-        self.team.mail[self.rank, dest].put(sendbuf.copy())
-        recvbuf[...] = self.team.mail[source, self.rank].get(timeout=30)
-
-    def bcast(self, obj: Any, root: int = 0) -> Any:
-        return self.allgather(obj)[root]
-
-    def Barrier(self) -> None:  # noqa: N802
-        self.team.barrier.wait()
-
-    def Abort(self, errorcode: int = 0) -> None:  # noqa: N802
-        raise AssertionError
-
-
-def together(size: int, f: Callable[[Comm], T]) -> list[T]:
-    """Runs `f` on all ranks of a team; returns their results or raises the first rank's exception."""
-    team, results, errors = Team(size), dict[int, T](), dict[int, Exception]()
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = f(Rank(team, rank))
-        except Exception as error:
-            errors[rank] = error
-            team.barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise min(errors.items(), key=lambda item: (isinstance(item[1], threading.BrokenBarrierError), item[0]))[1]
-    return [results[rank] for rank in range(size)]
+from tests.support import mpi_program, programs
+from tests.support.mpi_program import NET, SHAPE, SIZE, N
+from tests.support.ranks import Rank, Team, run_on_ranks
 
 
 def bits(tree: Any) -> list[bytes]:
+    """Returns the bytes of each leaf."""
     return [leaf.tobytes("A") for leaf in tree_leaves(tree)]
 
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 20))
-def test_every_shard_belongs_to_one_rank_and_the_parts_follow_one_another(n: int, size: int, count: int) -> None:
+def test_shards_and_part_split_the_batch_in_order(n: int, size: int, count: int) -> None:
     team = Team(count)
     owned = [shards(n, size, Rank(team, rank)) for rank in range(count)]
     every = [item for own in owned for item in own.items()]
@@ -110,7 +45,7 @@ def test_every_shard_belongs_to_one_rank_and_the_parts_follow_one_another(n: int
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 60), st.integers(1, 3), st.integers(0, 9))
-def test_over_powers_of_two_all_bits_are_those_of_shard(count: int, n: int, size: int, seed: int) -> None:
+def test_spread_over_a_power_of_two_equals_shard_bit_for_bit(count: int, n: int, size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = np.moveaxis(rng.standard_normal((*SHAPE, n + 4 * count)).astype(np.float32), -1, 0)
     params = NET.init(seed, SHAPE)
@@ -123,21 +58,21 @@ def test_over_powers_of_two_all_bits_are_those_of_shard(count: int, n: int, size
         y, vjp = spread(NET, comm, 1, size).apply(params, x[rows], Key(seed))
         return rows, y, *vjp(dy[rows])
 
-    for rows, own_y, own_dparams, own_dx in together(count, apply):
+    for rows, own_y, own_dparams, own_dx in run_on_ranks(count, apply):
         np.testing.assert_array_equal(own_y, y[rows])
         np.testing.assert_array_equal(own_dx, dx[rows])
         assert bits(own_dparams) == bits(dparams)
 
 
-REFERENCE = mpi_main.train(shard(NET, 1, SIZE), cross_entropy, slice(None))
+REFERENCE = mpi_program.train(shard(NET, 1, SIZE), cross_entropy, slice(None))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_ranks_train_the_params_that_one_process_does(count: int) -> None:
+def test_spread_trains_the_same_params_as_one_process(count: int) -> None:
     def train(comm: Comm) -> fnn.Params:
-        return mpi_main.train(spread(NET, comm, 1, SIZE), spread_loss(cross_entropy, comm), part(N, SIZE, comm))
+        return mpi_program.train(spread(NET, comm, 1, SIZE), spread_loss(cross_entropy, comm), part(N, SIZE, comm))
 
-    trained = together(count, train)
+    trained = run_on_ranks(count, train)
     assert all(bits(params) == bits(trained[0]) for params in trained)
     if count.bit_count() == 1:
         assert bits(trained[0]) == bits(REFERENCE)
@@ -145,52 +80,52 @@ def test_ranks_train_the_params_that_one_process_does(count: int) -> None:
 
 
 @given(st.sampled_from([2, 3, 4]), st.integers(1, 30), st.sampled_from([cross_entropy, smoothed_cross_entropy(0.1)]))
-def test_the_loss_is_that_of_the_whole_batch(count: int, n: int, loss: fnn.losses.Loss) -> None:
+def test_spread_loss_is_the_loss_of_the_whole_batch(count: int, n: int, loss: fnn.losses.Loss) -> None:
     rng = np.random.default_rng(n)
     logits, labels = rng.standard_normal((5, n)).astype(np.float32).T, rng.integers(0, 5, n)
     value, vjp = loss(logits, labels)
 
-    def own(comm: Comm) -> tuple[Any, fnn.Array, fnn.Array]:
+    def on_rank(comm: Comm) -> tuple[Any, fnn.Array, fnn.Array]:
         rows = part(n, 4, comm)
         # A copy, because each rank has its own output array.
         own_value, own_vjp = spread_loss(loss, comm)(logits[rows].copy("A"), labels[rows])
         return own_value, own_vjp(), vjp()[rows]
 
-    losses = together(count, own)
+    losses = run_on_ranks(count, on_rank)
     assert len({float(own_value) for own_value, _, _ in losses}) == 1
-    for own_value, d, wanted in losses:
+    for own_value, d, expected in losses:
         assert isinstance(own_value, type(value))
         assert d.dtype == "float32"
         np.testing.assert_allclose(own_value, value, rtol=1e-6)
-        np.testing.assert_allclose(d, wanted, rtol=2e-7, atol=0)
+        np.testing.assert_allclose(d, expected, rtol=2e-7, atol=0)
         if count != 3:
-            np.testing.assert_array_equal(d, wanted)
+            np.testing.assert_array_equal(d, expected)
 
 
-def test_targets_that_are_not_the_outputs_are_refused_in_words() -> None:
+def test_spread_loss_refuses_targets_that_do_not_match_the_outputs() -> None:
     outputs, labels = np.zeros((3, 5), np.float32), np.zeros(6, int)
     with pytest.raises(
         LossError, match=r"spread_loss: targets: expected one for each output, float32 \(3, 5\), got int64 \(6,\)"
     ):
-        together(2, lambda comm: spread_loss(cross_entropy, comm)(outputs, labels))
+        run_on_ranks(2, lambda comm: spread_loss(cross_entropy, comm)(outputs, labels))
 
 
-def test_a_loss_of_nothing_is_refused_as_ever() -> None:
+def test_spread_loss_refuses_an_empty_batch() -> None:
     none = np.zeros((0, 3), np.float32)
     with pytest.raises(LossError, match="at least one example"):
-        together(2, lambda comm: spread_loss(cross_entropy, comm)(none, np.zeros(0, int)))
+        run_on_ranks(2, lambda comm: spread_loss(cross_entropy, comm)(none, np.zeros(0, int)))
 
 
-def test_a_number_that_is_none_is_seen_by_all_ranks_at_once() -> None:
+def test_spread_loss_is_nan_on_all_ranks_if_it_is_on_one() -> None:
     def value(comm: Comm) -> float:
         errors = np.full((4, 1), np.nan if comm.rank == 1 else 1.0)
         return float(spread_loss(mse, comm)(errors, np.zeros((4, 1)))[0])
 
-    assert np.isnan(together(3, value)).all()
+    assert np.isnan(run_on_ranks(3, value)).all()
 
 
-def test_no_more_is_sent_than_twice_the_params_in_one_message_halved() -> None:
-    params, x = NET.init(0, SHAPE), mpi_main.batch()[0]
+def test_spread_sends_at_most_twice_the_size_of_the_params() -> None:
+    params, x = NET.init(0, SHAPE), mpi_program.batch()[0]
     size = sum(leaf.nbytes for leaf in tree_leaves(params))
 
     def sent(comm: Comm) -> list[int]:
@@ -199,14 +134,14 @@ def test_no_more_is_sent_than_twice_the_params_in_one_message_halved() -> None:
         assert isinstance(comm, Rank)
         return comm.team.sent
 
-    messages = together(8, sent)[0]
+    messages = run_on_ranks(8, sent)[0]
     assert len(messages) == 8 * 2 * 3
     assert sum(messages) / 8 <= 2 * size
     assert max(messages) <= size / 2 + 4
 
 
-def test_dtypes_and_memory_orders_are_kept_and_each_dtype_is_a_message() -> None:
-    leaves = {"w": np.zeros((3, 5)), "turned": np.zeros((5, 3)).T, "b": np.zeros(()), "none": np.zeros((0, 2))}
+def test_spread_keeps_dtypes_and_memory_orders_and_sends_a_message_per_dtype() -> None:
+    leaves = {"w": np.zeros((3, 5)), "transposed": np.zeros((5, 3)).T, "b": np.zeros(()), "none": np.zeros((0, 2))}
     params = {dtype: {name: leaf.astype(dtype) for name, leaf in leaves.items()} for dtype in ("float16", "float32")}
 
     def apply(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
@@ -218,56 +153,56 @@ def test_dtypes_and_memory_orders_are_kept_and_each_dtype_is_a_message() -> None
         assert isinstance(comm, Rank)
         return vjp(y)[0], len(comm.team.sent)
 
-    for summed, sent in together(2, grads):
+    for summed, sent in run_on_ranks(2, grads):
         assert sent == 2 * 2 * 2
         fnn.tree_map(lambda a, p: np.testing.assert_array_equal(a, np.full_like(p, 6), strict=True), summed, params)
         assert [leaf.flags.fnc for leaf in tree_leaves(summed)] == [False, True, False, False] * 2
 
 
-def test_a_part_of_another_size_is_an_error_on_every_rank() -> None:
+def test_spread_raises_on_every_rank_if_a_part_has_another_size() -> None:
     def apply(comm: Comm) -> str:
         x = np.zeros((3 if comm.rank == 2 else 2, 4), np.float32)
         with pytest.raises(OpError) as raised:
             spread(dense(2), comm, 1).apply(dense(2).init(0, (4,)), x)
         return str(raised.value)
 
-    [message] = set(together(4, apply))
+    [message] = set(run_on_ranks(4, apply))
     assert message == "spread: rank 2: expected its part, 2 of 9 examples, got 3"
 
 
 @pytest.mark.parametrize("other", [dense(3), dense(2, bias=False)])
-def test_other_params_on_a_rank_are_an_error_on_every_rank(other: Op) -> None:
+def test_spread_raises_on_every_rank_if_params_differ(other: Op) -> None:
     def apply(comm: Comm) -> str:
         op = other if comm.rank == 1 else dense(2)
         with pytest.raises(OpError) as raised:
             spread(op, comm, 1).apply(op.init(0, (4,)), np.zeros((2, 4), np.float32))
         return str(raised.value)
 
-    [message] = set(together(2, apply))
+    [message] = set(run_on_ranks(2, apply))
     expected = "the names, shapes, dtypes and memory orders of rank 0"
     assert message == f"spread: params: expected {expected}, got others on rank 1"
 
 
 @pytest.mark.parametrize(("workers", "size"), [(0, 128), (1, 0), (1, 2.5)])
-def test_numbers_that_cannot_be_are_refused(workers: int, size: int) -> None:
+def test_spread_refuses_bad_workers_and_sizes(workers: int, size: int) -> None:
     with pytest.raises(OpError, match=r"^spread: (workers|size): expected an int of at least 1, got"):
         spread(NET, workers=workers, size=size)
 
 
 @pytest.mark.parametrize(("n", "size"), [(-1, 2), (2, 0), (1.5, 2)])
-def test_there_is_no_part_of_what_is_no_batch(n: int, size: int) -> None:
+def test_part_refuses_bad_numbers(n: int, size: int) -> None:
     with pytest.raises(OpError, match=r"^(n: expected an int of at least 0|size: expected an int of at least 1), got"):
         part(n, size)
 
 
-def test_cores_are_shared_out_among_the_ranks_that_may_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_per_rank_splits_the_cores_between_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "cores", lambda: 8)
-    assert together(3, ranks.cores_per_rank) == [2, 2, 2]
+    assert run_on_ranks(3, ranks.cores_per_rank) == [2, 2, 2]
     monkeypatch.setattr(ranks, "cores", lambda: 1)
-    assert together(2, ranks.cores_per_rank) == [1, 1]
+    assert run_on_ranks(2, ranks.cores_per_rank) == [1, 1]
 
 
-def alone(code: str, *launcher: str) -> "subprocess.CompletedProcess[str]":
+def run_alone(code: str, *launcher: str) -> "subprocess.CompletedProcess[str]":
     """Runs Python code with these variables of a launcher, and no others, in the environment."""
     launchers = ("PMI", "OMPI_", "MPI_")
     kept = {name: value for name, value in programs.environment().items() if not name.startswith(launchers)}
@@ -275,7 +210,7 @@ def alone(code: str, *launcher: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
 
 
-def test_without_a_launcher_a_process_is_alone_and_mpi_is_not_touched() -> None:
+def test_mpi_is_not_imported_without_a_launcher() -> None:
     code = """
 import sys
 import fnn.mpi
@@ -293,12 +228,12 @@ status = program(main)
 assert "mpi4py" not in sys.modules
 sys.exit(status)
 """
-    done = alone(code)
+    done = run_alone(code)
     assert (done.returncode, done.stdout, done.stderr) == (7, "spread(dense(3), workers=1)\n", "")
 
 
 @pytest.mark.parametrize("reason", ["sys.modules['mpi4py'] = None", "sys.meta_path.insert(0, Broken())"])
-def test_a_launched_program_without_mpi_names_the_extra_once_a_machine(reason: str) -> None:
+def test_program_without_mpi_names_the_extra_once_per_machine(reason: str) -> None:
     code = f"""
 import sys
 import fnn.mpi
@@ -309,13 +244,13 @@ class Broken:
 {reason}
 sys.exit(fnn.mpi.program(lambda: 0))
 """
-    first, second = (alone(code, f"PMI_RANK={rank}", "PMI_SIZE=2", f"MPI_LOCALRANKID={rank}") for rank in (0, 1))
+    first, second = (run_alone(code, f"PMI_RANK={rank}", "PMI_SIZE=2", f"MPI_LOCALRANKID={rank}") for rank in (0, 1))
     message = "error: a program under mpiexec needs mpi4py and its MPI: pip install '.[mpi]'\n"
     assert (first.returncode, first.stderr) == (1, message)
     assert (second.returncode, second.stderr) == (1, "")
 
 
-def test_an_mpiexec_of_another_mpi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_refuses_the_mpiexec_of_another_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(COMM_WORLD=SimpleNamespace(rank=0, size=1))
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=other))
     monkeypatch.setenv("PMI_RANK", "3")
@@ -325,30 +260,31 @@ def test_an_mpiexec_of_another_mpi_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         world()
 
 
-with_mpi = pytest.mark.skipif(
+needs_mpi = pytest.mark.skipif(
     not (launcher() and find_spec("mpi4py")), reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
 )
 
 
 def mpiexec(count: int, task: str, path: Path = Path()) -> "subprocess.CompletedProcess[str]":
-    """Runs a task of `mpi_main` on `count` ranks, for at most two minutes."""
+    """Runs a task of `mpi_program` on `count` ranks, for at most two minutes."""
     return subprocess.run(command(count, task, path), env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def command(count: int, task: str, path: Path = Path()) -> list[str]:
-    return [str(launcher()), "-n", str(count), sys.executable, mpi_main.__file__, task, str(path)]
+    """Returns the command that runs a task of `mpi_program` on `count` ranks."""
+    return [str(launcher()), "-n", str(count), sys.executable, mpi_program.__file__, task, str(path)]
 
 
 def environment() -> dict[str, str]:
-    """The environment, with settings that let Open MPI's mpiexec run as root and with more ranks than cores."""
+    """Returns the environment, with settings that let Open MPI's mpiexec run as root and with more ranks than cores."""
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return programs.environment(PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", **allowed)
 
 
-@with_mpi
+@needs_mpi
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_mpiexec_trains_the_params_that_one_process_does(count: int, tmp_path: Path) -> None:
-    done = mpiexec(count, "trained", tmp_path / "params.pkl")
+def test_mpiexec_trains_the_same_params_as_one_process(count: int, tmp_path: Path) -> None:
+    done = mpiexec(count, "train_and_save", tmp_path / "params.pkl")
     assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{count} ranks\n0\n")
     params = fnn.load(tmp_path / "params.pkl")
     if count != 3:
@@ -356,28 +292,33 @@ def test_mpiexec_trains_the_params_that_one_process_does(count: int, tmp_path: P
     fnn.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), params, REFERENCE)
 
 
-@with_mpi
-def test_one_rank_of_mpi_has_the_properties_of_an_operator() -> None:
-    done = mpiexec(1, "checked")
+@needs_mpi
+def test_check_op_of_spread_on_one_rank_of_mpi() -> None:
+    done = mpiexec(1, "check_spread")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@with_mpi
+@needs_mpi
 @pytest.mark.parametrize(
     ("count", "task", "status", "stderr"),
     [
-        (3, "failing", 1, "rank 1 of 3: Traceback (most recent call last):\n.*RuntimeError: the disk is on fire\n"),
-        (4, "failing_alike", 3, "mpi_main.py: error: no such file: .\n"),
-        (2, "misused", 2, "usage: mpi_main.py [-h]\nmpi_main.py: error: a bad flag\n"),
+        (
+            3,
+            "fail_on_one_rank",
+            1,
+            "rank 1 of 3: Traceback (most recent call last):\n.*RuntimeError: the disk is on fire\n",
+        ),
+        (4, "fail_on_all_ranks", 3, "mpi_program.py: error: no such file: .\n"),
+        (2, "fail_on_a_flag", 2, "usage: mpi_program.py [-h]\nmpi_program.py: error: a bad flag\n"),
         (
             2,
-            "misfit",
+            "pass_the_whole_batch",
             1,
             "Traceback (most recent call last):\n.*rank 0: expected its part, 68 of 136 examples, got 45",
         ),
     ],
 )
-def test_a_rank_that_fails_ends_all_with_one_message(count: int, task: str, status: int, stderr: str) -> None:
+def test_program_ends_all_ranks_with_one_message_if_one_fails(count: int, task: str, status: int, stderr: str) -> None:
     done = mpiexec(count, task)
     assert done.returncode == status
     start, *end = stderr.split(".*")
@@ -386,18 +327,20 @@ def test_a_rank_that_fails_ends_all_with_one_message(count: int, task: str, stat
     assert done.stderr.count("rror: ") == 1
 
 
-@with_mpi
-def test_a_rank_that_is_killed_ends_all() -> None:
-    done = mpiexec(3, "killed")
+@needs_mpi
+def test_mpiexec_ends_all_ranks_if_one_is_killed() -> None:
+    done = mpiexec(3, "kill_one_rank")
     assert done.returncode != 0
     assert (done.stdout + done.stderr).lower().count("killed") == 1
     assert "Traceback" not in done.stderr
 
 
-@with_mpi
-def test_a_signal_stops_all_ranks_after_the_same_step() -> None:
+@needs_mpi
+def test_totals_let_all_ranks_stop_after_the_same_step() -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen(command(3, "stopped"), env=environment(), stdout=pipe, stderr=pipe, text=True) as run:
+    with subprocess.Popen(
+        command(3, "stop_on_a_signal"), env=environment(), stdout=pipe, stderr=pipe, text=True
+    ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "three steps\n"
         run.send_signal(signal.SIGTERM)

@@ -14,11 +14,11 @@ from fnn.op import Shape
 from fnn.run import loop
 from fnn.run.faults import all_finite, find_fault, watch
 from fnn.testing.table import TABLE
-from tests.support.runs import after, bits, silent, task_of
+from tests.support.runs import bits, make_task, no_log, stop_after
 
 
 def broken(forward: bool) -> fnn.Op:
-    """An operator with an infinite output, or an infinite gradient of its parameter."""
+    """Returns an operator with an infinite output, or an infinite gradient of its parameter."""
 
     def apply(params: fnn.Params, x: fnn.Array) -> tuple[fnn.Array, Any]:
         def vjp(dy: fnn.Array, need_dx: bool = True) -> tuple[fnn.Params, fnn.Array]:
@@ -29,8 +29,8 @@ def broken(forward: bool) -> fnn.Op:
     return fnn.Op(lambda key, shape: {"v": np.zeros(1, np.float32)}, apply, kind="broken")
 
 
-def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
-    """An augmentation that puts a nan into each shard of one batch, the one with this number."""
+def put_nan_in_batch(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
+    """Returns an augmentation that puts a nan into each shard of the batch with this number."""
 
     def spoil(images: fnn.Array, key: fnn.Key) -> fnn.Array:
         images[0, 0, 3, 3] = np.nan if key.path[2] == number else 0
@@ -39,18 +39,18 @@ def spoiled(number: int) -> Callable[[fnn.Array, fnn.Key], fnn.Array]:
     return spoil
 
 
-def test_a_nan_in_one_batch_ends_the_run_at_that_step_and_keeps_the_state_before_it(tmp_path: Path) -> None:
-    task = task_of(augment=spoiled(4), epochs=1)
+def test_train_stops_at_a_nan_and_keeps_the_state_before_it(tmp_path: Path) -> None:
+    task = make_task(augment=put_nan_in_batch(4), epochs=1)
     message = r"(?m)^step 5 \(epoch 1, batch 5\): the input has 4 nan and 0 infinite of 7840 numbers$"
     with pytest.raises(run.NotFiniteError, match=message):
-        run.train(task, run.start(task), tmp_path, 1e9, log=silent)
+        run.train(task, run.start(task), tmp_path, 1e9, log=no_log)
     state = run.read_state(tmp_path, task)
     assert (state["step"], state["batch"]) == (4, 4)
-    assert bits(state) == bits(run.train(task, run.start(task), None, 1e9, after(4), silent))
+    assert bits(state) == bits(run.train(task, run.start(task), None, 1e9, stop_after(4), no_log))
 
 
 def elementwise(f: Callable[[fnn.Array], fnn.Array]) -> fnn.Op:
-    """An operator without parameters; its vjp is wrong and never called."""
+    """Returns an operator without parameters; its vjp is wrong and never called."""
     return fnn.Op(
         lambda key, shape: {}, lambda params, x: (f(x), lambda dy, need_dx=True: ({}, dy)), kind="elementwise"
     )
@@ -89,7 +89,7 @@ def twice(pair: Pair, more: dict[str, list[fnn.Op]]) -> fnn.Op:
 
 
 @fnn.operator
-def through(op: fnn.Op) -> fnn.Op:
+def pass_through(op: fnn.Op) -> fnn.Op:
     """A user-defined combinator with the params of its part; it does not declare its parts."""
     return fnn.Op(op.init, op.apply, takes_key=True)
 
@@ -106,7 +106,7 @@ def broken_block(forward: bool) -> fnn.Op:
     return serial(tanh, broken(forward))
 
 
-AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
+COMBINATORS: dict[str, Callable[[fnn.Op], fnn.Op]] = {
     "check_finite": fnn.check_finite,
     "freeze": fnn.freeze,
     "microbatch": lambda op: fnn.microbatch(op, 2),
@@ -121,10 +121,10 @@ AROUND: dict[str, Callable[[fnn.Op], fnn.Op]] = {
     "shared": lambda op: fnn.shared(op, 2),
     "spread": lambda op: spread(op, workers=1, size=2),
     "twice": lambda op: twice(Pair(tanh, op), more={"more": [dense(12)]}),
-    "through": through,
+    "pass_through": pass_through,
     "block": lambda op: block(12, last=op),
 }
-"""Combinators, each around one operator that keeps the shape (12,)."""
+"""Functions that put a combinator around an operator with inputs and outputs of shape (12,)."""
 
 
 def error_of(net: fnn.Op, forward: bool) -> str:
@@ -136,49 +136,49 @@ def error_of(net: fnn.Op, forward: bool) -> str:
         assert not forward
         vjp(np.ones_like(y))
 
-    with pytest.raises(OpError) as caught:
+    with pytest.raises(OpError) as raised:
         step()
-    return str(caught.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize(
-    "inner", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in AROUND if name != "serial")]
+    "inner", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in COMBINATORS if name != "serial")]
 )
-@pytest.mark.parametrize("outer", AROUND)
-def test_watched_tells_the_full_path_inside_of_two_combinators(outer: str, inner: str, forward: bool) -> None:
-    net = serial(dense(12), AROUND[outer](AROUND[inner](broken(forward))), tanh)
+@pytest.mark.parametrize("outer", COMBINATORS)
+def test_watch_names_the_full_path_inside_two_combinators(outer: str, inner: str, forward: bool) -> None:
+    net = serial(dense(12), COMBINATORS[outer](COMBINATORS[inner](broken(forward))), tanh)
     paths = [path.removesuffix("/v") for path, _ in fnn.tree_items(net.init(0, (12,))) if path.endswith("/v")]
-    path, what = (
+    path, expected = (
         (paths[0], "output: expected finite numbers") if forward else (paths[-1], "gradient v: expected finite numbers")
     )
-    assert error_of(net, forward).startswith(f"{path}: {what}, got 0 nan and ")
+    assert error_of(net, forward).startswith(f"{path}: {expected}, got 0 nan and ")
 
 
-def test_watched_knows_every_combinator_of_the_table() -> None:
+def test_watch_is_tested_inside_every_combinator_of_the_table() -> None:
     combinators = {
         name for name, rows in TABLE.items() if any(row.op.kind == name and row.op.is_composite for row in rows)
     }
     assert len(combinators) > 9
-    assert combinators <= AROUND.keys()
+    assert combinators <= COMBINATORS.keys()
 
 
 @pytest.mark.parametrize("forward", [True, False])
-def test_watched_tells_the_path_inside_of_a_block_without_operators_among_its_arguments(forward: bool) -> None:
+def test_watch_names_the_path_inside_a_block_without_operator_arguments(forward: bool) -> None:
     assert error_of(serial(dense(12), broken_block(forward)), forward).startswith("broken_block1/broken1: ")
 
 
-def test_watched_tells_an_operator_without_a_maker_as_one() -> None:
+def test_watch_names_an_operator_without_a_maker_without_its_parts() -> None:
     inner = serial(tanh, broken(True))
     net = serial(dense(12), fnn.Op(inner.init, inner.apply, kind="mine", parts={"inner": inner}))
     assert error_of(net, True).startswith("mine1: output: expected finite numbers, got 0 nan and 48 ")
 
 
-def test_watched_tells_a_single_operator_by_its_kind() -> None:
+def test_watch_names_a_single_operator_by_its_kind() -> None:
     assert error_of(broken(True), True).startswith("broken: output: expected finite numbers, got 0 nan and 48 ")
 
 
-def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None:
+def test_watch_names_a_combinator_if_its_own_sum_overflows() -> None:
     huge = elementwise(lambda x: np.full_like(x, 3e38))
     with np.errstate(over="ignore"):
         assert error_of(serial(parallel(huge, huge), tanh), True).startswith(
@@ -198,23 +198,23 @@ def test_watched_tells_the_combinator_whose_own_arithmetic_is_at_fault() -> None
         ("mine", lambda op: named("mine", op)),
     ],
 )
-def test_the_operator_at_fault_is_error_of_its_path(
+def test_train_error_names_the_path_of_the_operator(
     path: str, around: Callable[[fnn.Op], fnn.Op], forward: bool
 ) -> None:
     net = fnn.shard(serial(fnn.flatten, around(broken(forward)), dense(10)), 1, 4)
     if path.startswith("repeat") and not forward:
         path = "repeat1/broken2"  # gradients are computed from the end
-    task = task_of(net=net)
+    task = make_task(net=net)
     what = (
         "output: expected finite numbers, got 0 nan and"
         if forward
         else "gradient v: expected finite numbers, got 0 nan and 1 infinite of 1"
     )
     with pytest.raises(run.NotFiniteError, match=rf"^step 1 \(epoch 1, batch 1\): {path}: {what}"):
-        run.train(task, run.start(task), log=silent)
+        run.train(task, run.start(task), log=no_log)
 
 
-def test_an_operator_watched_does_the_same() -> None:
+def test_watch_does_not_change_results() -> None:
     net = fnn.shard(
         serial(fnn.remat(dense(9)), fnn.dropout(0.5), residual(repeat(tanh, 2)), fnn.freeze(dense(3))), 2, 4
     )
@@ -225,7 +225,7 @@ def test_an_operator_watched_does_the_same() -> None:
         assert ours.tobytes() == theirs.tobytes()
 
 
-def test_a_loss_and_params_at_fault_are_told() -> None:
+def test_find_fault_describes_the_loss_or_the_params() -> None:
     net, x, y = dense(2), np.ones((3, 4), np.float32), np.zeros(3, np.int64)
     params = net.init(0, (4,))
 
@@ -240,47 +240,47 @@ def test_a_loss_and_params_at_fault_are_told() -> None:
     assert find_fault(net, fnn.cross_entropy, params, x, y, fnn.Key(0)) is None
 
 
-def test_an_update_at_fault_is_told() -> None:
+def test_train_error_names_the_updated_param() -> None:
     def update(params: fnn.Params, grads: fnn.Params, state: fnn.Params) -> tuple[fnn.Params, fnn.Params]:
         return params | {"dense2": {"w": params["dense2"]["w"], "b": np.full(10, np.inf, np.float32)}}, state
 
-    task = task_of(optimizer=fnn.Optimizer(lambda params: {}, update))
+    task = make_task(optimizer=fnn.Optimizer(lambda params: {}, update))
     message = r"^step 1 \(epoch 1, batch 1\): the updated dense2/b has 0 nan and 10 infinite of 10 numbers"
     with pytest.raises(run.NotFiniteError, match=message):
-        run.train(task, run.start(task), log=silent)
+        run.train(task, run.start(task), log=no_log)
 
 
-def test_sound_is_what_is_finite_however_large() -> None:
+def test_all_finite_accepts_large_numbers_and_rejects_nan_and_infinity() -> None:
     large = np.full((3, 4), 1e30, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         assert all_finite(np.float32(1), {"a": {"w": large.T}, "b": np.ones(0, np.float32)})
         for wrong in (np.nan, np.inf, -np.inf):
             assert not all_finite(np.float32(wrong), {"w": large})
-            spoilt = large.copy()
-            spoilt[1, 2] = wrong
-            assert not all_finite(1.0, {"v": large, "w": spoilt.T})
+            changed = large.copy()
+            changed[1, 2] = wrong
+            assert not all_finite(1.0, {"v": large, "w": changed.T})
             assert not all_finite(1.0, {"w": np.array(wrong)})
 
 
-def test_a_test_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+def test_train_stops_at_a_test_loss_that_is_not_finite(tmp_path: Path) -> None:
     def loss(out: fnn.Array, labels: fnn.Array) -> tuple[Any, Any]:
         value, vjp = fnn.cross_entropy(out, labels)
         return (np.float32(np.nan) if len(out) == 30 else value), vjp
 
-    task = task_of(loss=loss)
+    task = make_task(loss=loss)
     with pytest.raises(run.NotFiniteError, match=r"(?m)^step 7 \(end of epoch 1\): the test loss is nan$"):
-        run.train(task, run.start(task), tmp_path, log=silent)
+        run.train(task, run.start(task), tmp_path, log=no_log)
     assert run.read_state(tmp_path, task)["step"] == 7
     assert run.read_metrics(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
 @pytest.mark.parametrize("file", ["state.pkl", "metrics.jsonl"])
-def test_a_folder_that_can_no_longer_be_written_to_keeps_what_was_good(
+def test_train_keeps_the_last_good_state_if_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, file: str
 ) -> None:
-    task = task_of()
-    stopped = run.train(task, run.start(task), tmp_path, 1e9, after(10), silent)
+    task = make_task()
+    stopped = run.train(task, run.start(task), tmp_path, 1e9, stop_after(10), no_log)
     files = {name: (tmp_path / name).read_bytes() for name in ("state.pkl", "best.pkl")}
 
     def refuse(path: Path, tree: Any) -> None:
@@ -291,8 +291,8 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_was_good(
         if file == "metrics.jsonl":
             patched.setattr(loop, "write_metrics", refuse)
         with pytest.raises(OSError, match=rf"(?m)^\[Errno {error}\] refused: '.*\.pkl'$"):
-            run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, log=silent)
+            run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, log=no_log)
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
     assert bits(run.read_state(tmp_path, task)) == bits(stopped)
-    run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, lambda: True, silent)
+    run.train(task, run.read_state(tmp_path, task), tmp_path, 1e9, lambda: True, no_log)
     assert [line["epoch"] for line in run.read_metrics(tmp_path)] == [1]

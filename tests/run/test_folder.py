@@ -11,20 +11,20 @@ import fnn
 from fnn import dense, run, serial
 from fnn.data import Dataset, Examples
 from fnn.run.folder import read_config
-from tests.support.runs import DATA, after, silent, task_of
+from tests.support.runs import DATA, make_task, no_log, stop_after
 
 CONFIG: dict[str, Any] = {"net": "cnn", "epochs": 3, "lr": 0.1, "limit": None}
 CHOICES = {"net": {"cnn": 1, "fc": 2}}
 
 
-def test_a_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_read_config_returns_what_write_config_wrote(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
     assert read_config(tmp_path) == CONFIG
     assert run.check_config(tmp_path, CONFIG, {"epochs": 3, "lr": 0.1}, CHOICES) == CONFIG
     assert run.check_config(tmp_path, CONFIG | {"lr": 7}, {}, CHOICES) == CONFIG
 
 
-def test_a_configuration_that_differs_is_refused_by_all_that_differs(tmp_path: Path) -> None:
+def test_check_config_lists_every_setting_that_differs(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
     message = f"{tmp_path}: expected the settings of its run, epochs 3, limit None; got epochs 4, limit 9"
     with pytest.raises(run.RunError, match=f"^{re.escape(message)}$"):
@@ -44,30 +44,30 @@ def test_a_configuration_that_differs_is_refused_by_all_that_differs(tmp_path: P
         ),
     ],
 )
-def test_a_damaged_configuration_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_check_config_refuses_a_damaged_file(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(run.RunError, match=message):
         run.check_config(tmp_path, CONFIG, {}, CHOICES)
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_read_config_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(run.RunError, match=r"a: expected a run, got a folder without config\.json$"):
         read_config(tmp_path / "a")
 
 
 @pytest.mark.parametrize("text", ['{"epoch": 1}\n{"epo', '{"epoch": 1}\n{"epoch": 3}\n', "[]\n", "7\n", "{}\n", "\n"])
-def test_damaged_metrics_are_told(tmp_path: Path, text: str) -> None:
+def test_read_metrics_refuses_a_damaged_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(run.RunError, match=r"metrics\.jsonl: (damaged: |line \d: expected the metrics of epoch \d$)"):
         run.read_metrics(tmp_path)
 
 
-def test_a_folder_has_one_run_at_a_time_and_is_free_after_it(tmp_path: Path) -> None:
+def test_locked_allows_one_run_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     with run.locked(folder, new=True):
         for new in (True, False):
             with pytest.raises(run.RunError, match=r"a/run: in use by another run$"), run.locked(folder, new):
-                pytest.fail("two have it")
+                pytest.fail("locked twice")
     with run.locked(folder, new=False):
         pass
     with pytest.raises(ZeroDivisionError), run.locked(folder, new=True):
@@ -77,14 +77,14 @@ def test_a_folder_has_one_run_at_a_time_and_is_free_after_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "state.pkl", "best.pkl"])
-def test_a_new_run_overwrites_nothing_of_another(tmp_path: Path, name: str) -> None:
+def test_locked_refuses_a_new_run_in_a_folder_with_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     message = f"{tmp_path}: expected a folder without a run; to continue its run, use --resume {tmp_path}"
     with pytest.raises(run.RunError, match=f"^{re.escape(message)}$"), run.locked(tmp_path, new=True):
-        pytest.fail("it is used")
+        pytest.fail("locked a folder with a run")
 
 
-def test_the_configuration_tells_the_data_by_what_it_is(tmp_path: Path) -> None:
+def test_add_data_recognizes_data_by_its_content(tmp_path: Path) -> None:
     config = run.add_data({"data": None, "data_sha256": None}, DATA._replace(source="some/where"), tmp_path)
     assert config["data"] == os.path.abspath("some/where")
     assert run.add_data(config, DATA._replace(source="moved"), tmp_path) == config
@@ -100,22 +100,22 @@ def test_the_configuration_tells_the_data_by_what_it_is(tmp_path: Path) -> None:
             run.add_data(config, other, tmp_path)
 
 
-def test_generated_digits_are_told_by_the_flag_that_gives_them(tmp_path: Path) -> None:
+def test_add_data_records_generated_digits_as_digits(tmp_path: Path) -> None:
     config = {"data": None, "data_sha256": None}
     assert run.add_data(config, DATA._replace(source="generated digits"), tmp_path)["data"] == "digits"
 
 
-def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
-    task = task_of()
-    run.train(task, run.start(task), tmp_path, 1e9, after(11), silent)
-    for other in (task_of(net=serial(dense(10))), task_of(optimizer=fnn.sgd(0.1))):
+def test_read_state_refuses_a_state_of_another_task(tmp_path: Path) -> None:
+    task = make_task()
+    run.train(task, run.start(task), tmp_path, 1e9, stop_after(11), no_log)
+    for other in (make_task(net=serial(dense(10))), make_task(optimizer=fnn.sgd(0.1))):
         with pytest.raises(fnn.CheckpointError, match=r"state\.pkl: does not match like"):
             run.read_state(tmp_path, other)
     with pytest.raises(
         fnn.CheckpointError, match=r"state\.pkl: expected epoch 1 to 4 and batch 0 to 2, got epoch 2 and batch 3$"
     ):
-        run.read_state(tmp_path, task_of(batch_size=35))
+        run.read_state(tmp_path, make_task(batch_size=35))
 
 
-def test_before_a_state_was_kept_a_run_begins_anew(tmp_path: Path) -> None:
-    assert run.read_state(tmp_path, task_of())["step"] == 0
+def test_read_state_without_a_file_is_the_initial_state(tmp_path: Path) -> None:
+    assert run.read_state(tmp_path, make_task())["step"] == 0

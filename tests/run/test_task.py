@@ -27,20 +27,20 @@ from fnn.data import Dataset, as_float, batches, compose, shift
 from fnn.run import folder, loop
 from fnn.run.task import calibrate_state, inputs
 from fnn.transforms import shard_slices
-from tests.support.runs import DATA, RATE, after, bits, silent, task_of, timeless
+from tests.support.runs import DATA, RATE, bits, make_task, metrics_without_times, no_log, stop_after
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run."""
-    there = tmp_path_factory.mktemp("whole")
-    run.train(task_of(), run.start(task_of()), there, log=silent)
-    return there
+    folder = tmp_path_factory.mktemp("full_run")
+    run.train(make_task(), run.start(make_task()), folder, log=no_log)
+    return folder
 
 
-def test_a_run_keeps_its_state_its_metrics_and_its_best_params(whole: Path) -> None:
-    assert sorted(os.listdir(whole)) == ["best.pkl", "metrics.jsonl", "state.pkl"]
-    task, state, lines = task_of(), fnn.load(whole / "state.pkl"), run.read_metrics(whole)
+def test_train_writes_state_metrics_and_best_params(full_run: Path) -> None:
+    assert sorted(os.listdir(full_run)) == ["best.pkl", "metrics.jsonl", "state.pkl"]
+    task, state, lines = make_task(), fnn.load(full_run / "state.pkl"), run.read_metrics(full_run)
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 7), (2, 14), (3, 21)]
     assert (state["step"], state["epoch"], state["batch"], state["optimizer"]["step"]) == (21, 4, 0, 21)
     last = lines[-1]
@@ -54,47 +54,47 @@ def test_a_run_keeps_its_state_its_metrics_and_its_best_params(whole: Path) -> N
     loss, right = run.evaluate(task, averaged)
     assert (last["test_loss"], last["test_accuracy"]) == (loss, right / 30)
     assert state["best"] == max(line["test_accuracy"] for line in lines)
-    assert run.evaluate(task, fnn.load(whole / "best.pkl"))[1] / 30 == state["best"]
+    assert run.evaluate(task, fnn.load(full_run / "best.pkl"))[1] / 30 == state["best"]
 
 
-def test_the_training_sums_are_those_of_the_epoch(tmp_path: Path) -> None:
-    task = task_of(net=fnn.shard(serial(dense(10)), 1, 4), optimizer=sgd(0.0), rate=fnn.constant(0.0), epochs=1)
+def test_train_metrics_are_means_over_the_epoch(tmp_path: Path) -> None:
+    task = make_task(net=fnn.shard(serial(dense(10)), 1, 4), optimizer=sgd(0.0), rate=fnn.constant(0.0), epochs=1)
     task = task._replace(augment=compose())
     first = run.start(task)
-    run.train(task, first, tmp_path, log=silent)
+    run.train(task, first, tmp_path, log=no_log)
     [line] = run.read_metrics(tmp_path)
     loss, right = run.evaluate(task._replace(data=Dataset(DATA.train, DATA.train, "")), first["params"])
     assert line["train_loss"] == pytest.approx(loss, rel=1e-6)
     assert line["train_accuracy"] == right / 70
 
 
-def test_whoever_is_stopped_after_any_step_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    task = task_of()
+def test_train_resume_after_any_step_gives_the_same_bits(full_run: Path, tmp_path: Path) -> None:
+    task = make_task()
     for n in (1, 5, 7, 8, 9, 14, 16, 20, 23):  # of 21 steps and 3 ends of epochs
-        there = tmp_path / str(n)
-        there.mkdir()
-        stopped = run.train(task, run.start(task), there, 1e9, after(n), silent)
-        assert bits(run.read_state(there, task)) == bits(stopped)
-        run.train(task, run.read_state(there, task), there, 1e9, log=silent)
-        assert bits(fnn.load(there / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
-        assert bits(fnn.load(there / "best.pkl")) == bits(fnn.load(whole / "best.pkl"))
-        assert timeless(there) == timeless(whole)
+        stopped_run = tmp_path / str(n)
+        stopped_run.mkdir()
+        stopped = run.train(task, run.start(task), stopped_run, 1e9, stop_after(n), no_log)
+        assert bits(run.read_state(stopped_run, task)) == bits(stopped)
+        run.train(task, run.read_state(stopped_run, task), stopped_run, 1e9, log=no_log)
+        assert bits(fnn.load(stopped_run / "state.pkl")) == bits(fnn.load(full_run / "state.pkl"))
+        assert bits(fnn.load(stopped_run / "best.pkl")) == bits(fnn.load(full_run / "best.pkl"))
+        assert metrics_without_times(stopped_run) == metrics_without_times(full_run)
 
 
-def test_a_run_may_be_stopped_after_every_step(whole: Path, tmp_path: Path) -> None:
-    task = task_of()
+def test_train_resume_after_every_step_gives_the_same_bits(full_run: Path, tmp_path: Path) -> None:
+    task = make_task()
     state = run.read_state(tmp_path, task)
     for _ in range(24):
         assert state["epoch"] <= 3
-        run.train(task, state, tmp_path, 1e9, lambda: True, silent)
+        run.train(task, state, tmp_path, 1e9, lambda: True, no_log)
         state = run.read_state(tmp_path, task)
-    assert bits(state) == bits(fnn.load(whole / "state.pkl"))
-    assert timeless(tmp_path) == timeless(whole)
+    assert bits(state) == bits(fnn.load(full_run / "state.pkl"))
+    assert metrics_without_times(tmp_path) == metrics_without_times(full_run)
 
 
 @pytest.mark.parametrize("crash", ["state.pkl", "best.pkl", "metrics.jsonl"])
-def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bits(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+def test_train_resume_after_a_kill_before_each_file_gives_the_same_bits(
+    full_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
 ) -> None:
     class Killed(BaseException):
         pass
@@ -109,38 +109,38 @@ def test_a_run_that_is_killed_before_any_of_an_epochs_files_ends_in_the_same_bit
             raise Killed
         write_metrics(there, lines)
 
-    task, write_metrics = task_of(), folder.write_metrics
+    task, write_metrics = make_task(), folder.write_metrics
     with monkeypatch.context() as patched:
         patched.setattr(loop, "save", save)
         patched.setattr(loop, "write_metrics", write)
         with pytest.raises(Killed):
-            run.train(task, run.start(task), tmp_path, 0, log=silent)
-    (tmp_path / ".fnn-0123456789abcdef").write_bytes(b"what was written of a state")
+            run.train(task, run.start(task), tmp_path, 0, log=no_log)
+    (tmp_path / ".fnn-0123456789abcdef").write_bytes(b"part of a state")
     state = run.read_state(tmp_path, task)
-    run.train(task, state, tmp_path, 1e9, lambda: True, silent)
-    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(whole))
+    run.train(task, state, tmp_path, 1e9, lambda: True, no_log)
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(full_run))
     assert [line["epoch"] for line in run.read_metrics(tmp_path)] == list(
         range(1, fnn.load(tmp_path / "state.pkl")["epoch"])
     )
-    run.train(task, run.read_state(tmp_path, task), tmp_path, log=silent)
-    assert bits(fnn.load(tmp_path / "state.pkl")) == bits(fnn.load(whole / "state.pkl"))
-    assert timeless(tmp_path) == timeless(whole)
+    run.train(task, run.read_state(tmp_path, task), tmp_path, log=no_log)
+    assert bits(fnn.load(tmp_path / "state.pkl")) == bits(fnn.load(full_run / "state.pkl"))
+    assert metrics_without_times(tmp_path) == metrics_without_times(full_run)
 
 
-def test_shards_draw_the_same_whoever_has_them() -> None:
-    task = task_of()
+def test_inputs_of_a_shard_depend_only_on_its_images_and_key() -> None:
+    task = make_task()
     batch = np.arange(10)
     x = inputs(task, 2, 5, batch)
     key = fnn.Key(0).fold("augment", 2, 5)
     for i, shard in enumerate(shard_slices(10, 4)):
-        alone = shift(2)(as_float(DATA.train.images[shard]), key.fold(i).fold(0))
-        assert alone.tobytes() == x[shard].tobytes()
-    assert x.strides[0] == x.itemsize, "the batch is innermost, as the operators like it"
+        expected = shift(2)(as_float(DATA.train.images[shard]), key.fold(i).fold(0))
+        assert expected.tobytes() == x[shard].tobytes()
+    assert x.strides[0] == x.itemsize, "the batch is innermost in memory"
     assert not np.array_equal(x, inputs(task, 2, 6, batch))
     assert not np.array_equal(x, inputs(task, 3, 5, batch))
 
 
-def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_path: Path) -> None:
+def test_train_saves_the_averaged_params_of_the_best_epoch(tmp_path: Path) -> None:
     """The optimizer sets averaged params that predict one digit for all images, another digit in each epoch."""
 
     def predicting(digit: int) -> fnn.Params:
@@ -152,8 +152,8 @@ def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_p
     labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
     data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
     optimizer = fnn.Optimizer(lambda params: {"step": 0, "average": params}, update)
-    task = task_of(net=dense(10), optimizer=optimizer, data=data)
-    state = run.train(task, run.start(task), tmp_path, log=silent)
+    task = make_task(net=dense(10), optimizer=optimizer, data=data)
+    state = run.train(task, run.start(task), tmp_path, log=no_log)
     assert [line["test_accuracy"] for line in run.read_metrics(tmp_path)] == [9 / 30, 15 / 30, 5 / 30]
     assert state["best"] == 15 / 30
     assert fnn.load(tmp_path / "best.pkl")["b"].argmax() == 1
@@ -161,35 +161,35 @@ def test_the_best_params_are_those_of_the_best_epoch_and_the_averaged_ones(tmp_p
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(0.0, 24), (2.0, 12), (100.0, 3)])
-def test_the_state_is_kept_every_so_many_seconds_and_at_each_epochs_end(
+def test_train_saves_the_state_every_few_seconds_and_at_each_epoch_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
 ) -> None:
-    kept = []
+    saved = []
 
     def save(path: Path, tree: run.State) -> None:
         if path.name == "state.pkl":
-            kept.append((tree["epoch"], tree["batch"]))
+            saved.append((tree["epoch"], tree["batch"]))
 
     clock = iter(range(1000))
     monkeypatch.setattr(loop, "save", save)
     monkeypatch.setattr(loop, "monotonic", lambda: next(clock))  # each call adds a second
-    task = task_of()
-    run.train(task, run.start(task), tmp_path, seconds, log=silent)
-    assert len(kept) == count
-    assert {(2, 0), (3, 0), (4, 0)} <= set(kept)
+    task = make_task()
+    run.train(task, run.start(task), tmp_path, seconds, log=no_log)
+    assert len(saved) == count
+    assert {(2, 0), (3, 0), (4, 0)} <= set(saved)
 
 
-def test_no_two_steps_draw_the_same() -> None:
-    drawn = []
+def test_train_uses_a_new_key_for_each_step_and_shard() -> None:
+    used = []
 
     def apply(params: fnn.Params, x: fnn.Array, key: fnn.Key | None) -> tuple[fnn.Array, Callable[..., Any]]:
-        drawn.append(key)
+        used.append(key)
         return x, lambda dy, need_dx=True: ({}, dy)
 
-    look = fnn.Op(lambda key, shape: {}, apply, takes_key=True)
-    task = task_of(net=fnn.shard(serial(look, dense(10)), 1, 4), epochs=2)
-    run.train(task, run.start(task), log=silent)
-    keys = [key for key in drawn if key is not None]
+    record_key = fnn.Op(lambda key, shape: {}, apply, takes_key=True)
+    task = make_task(net=fnn.shard(serial(record_key, dense(10)), 1, 4), epochs=2)
+    run.train(task, run.start(task), log=no_log)
+    keys = [key for key in used if key is not None]
     assert len(set(keys)) == len(keys) == 2 * 7 * 4  # epochs, batches and shards; tests use no key
 
 
@@ -204,22 +204,22 @@ OPTIMIZERS = {
 
 
 def normed_task(**changes: object) -> run.Task:
-    """A task of a net with batch_norm; its shards have at least 2 examples."""
-    return task_of(**{"net": fnn.shard(NORMED, 1, 5), "shard_size": 5, "epochs": 2} | changes)
+    """Returns a task of a net with batch_norm; its shards have at least 2 examples."""
+    return make_task(**{"net": fnn.shard(NORMED, 1, 5), "shard_size": 5, "epochs": 2} | changes)
 
 
 def statistics(params: fnn.Params) -> fnn.Params:
-    return {name: {each: params[name][each] for each in ("mean", "var")} for name in ("batch_norm1", "batch_norm2")}
+    return {name: {leaf: params[name][leaf] for leaf in ("mean", "var")} for name in ("batch_norm1", "batch_norm2")}
 
 
 def calibrated_by_hand(task: run.Task, params: fnn.Params, epoch: int, count: int) -> fnn.Params:
-    """The params, calibrated with the first batches of that epoch, augmented as in training."""
+    """Returns the params, calibrated with the first batches of that epoch, augmented as in training."""
     order = list(batches(70, task.batch_size, task.key.fold("epoch", epoch)))[:count]
     some = [inputs(task, epoch, number, batch) for number, batch in enumerate(order)]
     return fnn.calibrate(task.net, params, some, task.key.fold("calibrate", epoch))
 
 
-def same(one: fnn.Params, other: fnn.Params) -> bool:
+def have_same_bits(one: fnn.Params, other: fnn.Params) -> bool:
     return bits(one) == bits(other)
 
 
@@ -227,23 +227,23 @@ def same(one: fnn.Params, other: fnn.Params) -> bool:
 def test_train_calibrates_before_each_test(tmp_path: Path, name: str) -> None:
     task = normed_task(optimizer=OPTIMIZERS[name])
     ends = [new for new, metrics in run.steps(task, run.start(task)) if metrics]
-    state = run.train(task, run.start(task), tmp_path, log=silent)
-    assert same(state, ends[-1])
+    state = run.train(task, run.start(task), tmp_path, log=no_log)
+    assert have_same_bits(state, ends[-1])
     for epoch, (end, line) in enumerate(zip(ends, run.read_metrics(tmp_path), strict=True), 1):
         params = run.final(end)
-        assert same(params, calibrated_by_hand(task, params, epoch, 7))
+        assert have_same_bits(params, calibrated_by_hand(task, params, epoch, 7))
         assert all(np.ptp(leaf) > 0 and leaf.dtype == np.float32 for _, leaf in tree_items(statistics(params)))
         loss, right = run.evaluate(task, params)
         assert (line["test_loss"], line["test_accuracy"]) == (loss, right / 30)
     best = fnn.load(tmp_path / "best.pkl")
     assert run.evaluate(task, best)[1] / 30 == state["best"]
     first = max(range(2), key=lambda epoch: run.read_metrics(tmp_path)[epoch]["test_accuracy"])
-    assert same(best, run.final(ends[first]))
+    assert have_same_bits(best, run.final(ends[first]))
 
 
-def test_calibration_changes_no_step(tmp_path: Path) -> None:
+def test_train_calibration_does_not_change_the_steps(tmp_path: Path) -> None:
     task = normed_task(optimizer=OPTIMIZERS["averaged and decayed"])
-    came = [new for new, _ in run.steps(task, run.start(task))][-1]
+    trained = [new for new, _ in run.steps(task, run.start(task))][-1]
     step, state = fnn.value_and_grad(task.net, task.loss), run.start(task)
     params, memory = state["params"], state["optimizer"]
     for epoch in 1, 2:
@@ -251,15 +251,15 @@ def test_calibration_changes_no_step(tmp_path: Path) -> None:
             x, y = inputs(task, epoch, number, batch), DATA.train.labels[batch]
             _, grads = step(params, x, y, task.key.fold("draw", epoch, number))
             params, memory = task.optimizer.update(params, grads, memory)
-    learnt = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in params.items()}
-    there = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in came["params"].items()}
-    assert same(learnt, there)
+    expected = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in params.items()}
+    actual = {name: {k: v for k, v in layer.items() if k in ("w", "b")} for name, layer in trained["params"].items()}
+    assert have_same_bits(expected, actual)
 
 
 @pytest.mark.parametrize(
     ("examples", "batch_size", "count"), [(1, 10, 1), (25, 10, 3), (30, 10, 3), (9999, 30, 2), (9999, 99, 1)]
 )
-def test_the_number_of_batches_for_calibration_is_bounded(
+def test_train_calibrates_with_a_bounded_number_of_batches(
     monkeypatch: pytest.MonkeyPatch, examples: int, batch_size: int, count: int
 ) -> None:
     monkeypatch.setattr("fnn.run.task.CALIBRATION", examples)
@@ -267,32 +267,32 @@ def test_the_number_of_batches_for_calibration_is_bounded(
     *_, (state, metrics) = run.steps(task, run.start(task))
     assert metrics
     params = run.final(state)
-    assert same(params, calibrated_by_hand(task, params, 1, count))
+    assert have_same_bits(params, calibrated_by_hand(task, params, 1, count))
 
 
-def test_a_net_with_batch_norm_goes_on_to_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
+def test_train_resume_with_batch_norm_gives_the_same_bits_for_any_workers(tmp_path: Path) -> None:
     task = normed_task()
-    whole = run.train(task, run.start(task), log=silent)
+    expected = run.train(task, run.start(task), log=no_log)
     for workers, n in ((1, 3), (2, 7), (2, 8), (1, 9), (2, 15)):  # of 14 steps and 2 ends of epochs
-        there = tmp_path / str(n)
-        there.mkdir()
+        folder = tmp_path / str(n)
+        folder.mkdir()
         other = normed_task(net=fnn.shard(NORMED, workers, 5))
-        run.train(other, run.start(other), there, 1e9, after(n), silent)
-        assert bits(run.train(task, run.read_state(there, task), there, log=silent)) == bits(whole)
+        run.train(other, run.start(other), folder, 1e9, stop_after(n), no_log)
+        assert bits(run.train(task, run.read_state(folder, task), folder, log=no_log)) == bits(expected)
 
 
-def test_a_net_without_batch_norm_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrate_state_skips_a_net_without_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(*args: object) -> None:
         raise AssertionError("called")
 
     monkeypatch.setattr("fnn.run.task.calibrate", called)
-    task = task_of(epochs=1)
+    task = make_task(epochs=1)
     *_, (state, metrics) = run.steps(task, run.start(task))
     assert metrics
     assert calibrate_state(task, state) is state
 
 
-def test_a_last_batch_of_one_example_ends_the_run_with_the_reason() -> None:
+def test_train_refuses_batch_norm_of_one_example() -> None:
     task = normed_task(net=NORMED, batch_size=23)  # 70 images: three batches of 23 and one of 1
     with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
-        run.train(task, run.start(task), log=silent)
+        run.train(task, run.start(task), log=no_log)

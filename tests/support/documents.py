@@ -1,4 +1,4 @@
-"""What the tests of the documents share: code blocks, paths, names and line counts in Markdown.
+"""Reads the documents in tests: code blocks, paths, names and line counts in Markdown.
 
 `python -m tests.support.documents` writes the right line counts into ARCHITECTURE.md.
 """

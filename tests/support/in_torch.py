@@ -19,7 +19,7 @@ Order = Callable[[Array], Array]
 Peer = Callable[[Op, Tensors, Any, Key | None], Any]
 
 
-def inside(op: Op) -> Op:
+def wrapped_op(op: Op) -> Op:
     """Returns the operator inside a wrapper."""
     assert op.wraps is not None
     return op.wraps
@@ -49,31 +49,31 @@ def parallel(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
 
 
 def wrapped(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    return in_torch(inside(op), params, x, key)
+    return in_torch(wrapped_op(op), params, x, key)
 
 
-def in_pieces(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    assert key is None, "pieces draw what the whole does not"
-    return in_torch(inside(op), params, x)
+def in_shards(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
+    assert key is None, "random operators use another key for each piece"
+    return in_torch(wrapped_op(op), params, x)
 
 
 def freeze(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    return in_torch(inside(op), tree_map(lambda p: p.detach(), params), x, key)
+    return in_torch(wrapped_op(op), tree_map(lambda p: p.detach(), params), x, key)
 
 
 def positionwise(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
-    y = in_torch(inside(op), params, x.flatten(0, 1), key)
+    y = in_torch(wrapped_op(op), params, x.flatten(0, 1), key)
     return y.unflatten(0, x.shape[:2])
 
 
 def attention(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
     p, (time, features) = params, x.shape[1:]
-    later = torch.ones(time, time, dtype=torch.bool).triu(1) if op.config["causal"] else None
-    into, bias = torch.cat([p["wq"], p["wk"], p["wv"]], 1).T, torch.cat([p["bq"], p["bk"], p["bv"]])
-    rest = {"training": False, "need_weights": False, "attn_mask": later}
+    mask = torch.ones(time, time, dtype=torch.bool).triu(1) if op.config["causal"] else None
+    weights, bias = torch.cat([p["wq"], p["wk"], p["wv"]], 1).T, torch.cat([p["bq"], p["bk"], p["bv"]])
+    options = {"training": False, "need_weights": False, "attn_mask": mask}
     t = x.swapaxes(0, 1)
     y, _ = F.multi_head_attention_forward(
-        t, t, t, features, op.config["heads"], into, bias, None, None, False, 0.0, p["wo"].T, p["bo"], **rest
+        t, t, t, features, op.config["heads"], weights, bias, None, None, False, 0.0, p["wo"].T, p["bo"], **options
     )
     return y.swapaxes(0, 1)
 
@@ -117,7 +117,7 @@ def dropout(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
     return x * torch.tensor(kept) / (1 - op.config["rate"])
 
 
-def pool(f: Callable[..., Any]) -> Peer:
+def pool2d(f: Callable[..., Any]) -> Peer:
     def apply(op: Op, params: Tensors, x: Any, key: Key | None) -> Any:
         kernel, stride, padding = (op.config[name] for name in ("kernel_size", "stride", "padding"))
         return f(x, both(kernel), None if stride is None else both(stride), both(padding))
@@ -125,13 +125,13 @@ def pool(f: Callable[..., Any]) -> Peer:
     return apply
 
 
-def plain(f: Callable[[Any], Any]) -> Peer:
+def function_of_x(f: Callable[[Any], Any]) -> Peer:
     return lambda op, params, x, key: f(x)
 
 
 IN_TORCH: dict[str, Peer] = {
     "attention": attention,
-    "avgpool": pool(F.avg_pool2d),
+    "avgpool": pool2d(F.avg_pool2d),
     "batch_norm": batch_norm,
     "conv": conv,
     "conv_transpose": conv_transpose,
@@ -140,79 +140,80 @@ IN_TORCH: dict[str, Peer] = {
     "elu": lambda op, p, x, key: F.elu(x, op.config["alpha"]),
     "embedding": lambda op, p, x, key: F.embedding(x, p["w"]),
     "check_finite": wrapped,
-    "flatten": plain(lambda x: x.reshape(len(x), -1)),
+    "flatten": function_of_x(lambda x: x.reshape(len(x), -1)),
     "freeze": freeze,
-    "gelu": plain(lambda x: F.gelu(x, approximate="tanh")),
-    "global_avgpool": plain(lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]),
+    "gelu": function_of_x(lambda x: F.gelu(x, approximate="tanh")),
+    "global_avgpool": function_of_x(lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]),
     "group_norm": lambda op, p, x, key: F.group_norm(x, op.config["groups"], p["w"], p["b"], op.config["eps"]),
     "layer_norm": lambda op, p, x, key: F.layer_norm(x, p["w"].shape, p["w"], p["b"], op.config["eps"]),
     "leaky_relu": lambda op, p, x, key: F.leaky_relu(x, op.config["slope"]),
-    "log_softmax": plain(lambda x: F.log_softmax(x, -1)),
-    "maxpool": pool(F.max_pool2d),
-    "microbatch": in_pieces,
+    "log_softmax": function_of_x(lambda x: F.log_softmax(x, -1)),
+    "maxpool": pool2d(F.max_pool2d),
+    "microbatch": in_shards,
     "named": wrapped,
     "parallel": parallel,
     "position_embedding": lambda op, p, x, key: x + p["w"][: x.shape[1]],
     "positionwise": positionwise,
-    "relu": plain(F.relu),
+    "relu": function_of_x(F.relu),
     "remat": wrapped,
     "repeat": chain,
     "reshape": lambda op, p, x, key: x.reshape(len(x), *op.config["shape"]),
     "residual": lambda op, p, x, key: x + chain(op, p, x, key),
     "serial": chain,
-    "shard": in_pieces,
+    "shard": in_shards,
     "shared": shared,
-    "sigmoid": plain(torch.sigmoid),
-    "silu": plain(F.silu),
-    "softmax": plain(lambda x: F.softmax(x, -1)),
-    "softplus": plain(lambda x: F.softplus(x, threshold=100)),
-    "tanh": plain(torch.tanh),
+    "sigmoid": function_of_x(torch.sigmoid),
+    "silu": function_of_x(F.silu),
+    "softmax": function_of_x(lambda x: F.softmax(x, -1)),
+    "softplus": function_of_x(lambda x: F.softplus(x, threshold=100)),
+    "tanh": function_of_x(torch.tanh),
 }
 """For each kind of operator, a function of the operator, its params as tensors, an input and a key."""
 
 
-def tensor(array: Array) -> Any:
+def as_tensor(array: Array) -> Any:
+    """Returns a copy of the array as a tensor that collects a gradient if it has floats."""
     return torch.tensor(np.array(array, order="C"), requires_grad=array.dtype.kind == "f")
 
 
-def close(came: Any, wanted: Any, what: str) -> None:
+def assert_close(actual: Any, expected_tensor: Any, what: str) -> None:
     """Asserts agreement within 1e-9 of the largest number; 1e-12 allows for rounding in sums that cancel."""
-    there = np.zeros(came.shape) if wanted is None else wanted.detach().numpy()
-    assert came.shape == there.shape, what
-    tolerance = 1e-12 + 1e-9 * np.abs(there).max(initial=0)
-    np.testing.assert_allclose(came, there, rtol=0, atol=tolerance, err_msg=what)
+    expected = np.zeros(actual.shape) if expected_tensor is None else expected_tensor.detach().numpy()
+    assert actual.shape == expected.shape, what
+    tolerance = 1e-12 + 1e-9 * np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=what)
 
 
-def moved(params: Params, rng: np.random.Generator) -> Params:
+def add_noise(params: Params, rng: np.random.Generator) -> Params:
     """Adds noise to the params, in float64; variances stay positive."""
 
-    def move(name: str, child: Any) -> Any:
+    def change(name: str, child: Any) -> Any:
         if isinstance(child, dict):
-            return moved(child, rng)
-        drawn = child + rng.standard_normal(child.shape)
-        return np.abs(drawn) if name == "var" else drawn
+            return add_noise(child, rng)
+        noisy = child + rng.standard_normal(child.shape)
+        return np.abs(noisy) if name == "var" else noisy
 
-    return {name: move(name, child) for name, child in params.items()}
+    return {name: change(name, child) for name, child in params.items()}
 
 
-def agrees_at(op: Op, x: Array, order: Order, key: Rng | None = None) -> None:
+def assert_agrees_at(op: Op, x: Array, order: Order, key: Rng | None = None) -> None:
     """Asserts that `op` and its counterpart agree on `x`, in memory of any order."""
     rng = np.random.default_rng(0)
-    params = moved(op.init(0, x.shape[1:]), rng)
+    params = add_noise(op.init(0, x.shape[1:]), rng)
     y, vjp = op.apply(tree_map(order, params), order(x), key)
     dy = numbers(rng, y.shape)
     dparams, dx = vjp(order(dy))
 
-    theirs, x_theirs = tree_map(tensor, params), tensor(x)
-    y_theirs = in_torch(op, theirs, x_theirs, None if key is None else as_key(key))
-    y_theirs.backward(torch.tensor(dy))
-    close(y, y_theirs, "output")
-    close(dx, x_theirs.grad, "input")
+    tensors, x_tensor = tree_map(as_tensor, params), as_tensor(x)
+    y_tensor = in_torch(op, tensors, x_tensor, None if key is None else as_key(key))
+    y_tensor.backward(torch.tensor(dy))
+    assert_close(y, y_tensor, "output")
+    assert_close(dx, x_tensor.grad, "input")
     gradients = dict(tree_items(dparams))
-    for path, leaf in tree_items(theirs):
-        close(gradients[path], leaf.grad, path)
+    for path, leaf in tree_items(tensors):
+        assert_close(gradients[path], leaf.grad, path)
 
 
-def agrees(op: Op, shape: Shape, seed: int, batch: int, order: Order, ties: bool = False) -> None:
+def assert_agrees(op: Op, shape: Shape, seed: int, batch: int, order: Order, ties: bool = False) -> None:
     """Asserts that `op` and its counterpart agree on a random batch, in memory of any order."""
-    agrees_at(op, numbers(np.random.default_rng(seed), (batch, *shape), ties), order)
+    assert_agrees_at(op, numbers(np.random.default_rng(seed), (batch, *shape), ties), order)

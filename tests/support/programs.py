@@ -7,15 +7,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-NOISY = ("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "PYTHONWARNINGS")
+VERBOSE = ("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "PYTHONWARNINGS")
 """Variables that make Python itself print more."""
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Returns the environment variables without noisy ones, with the library first in Python's path, plus `changes`."""
-    kept = {name: value for name, value in os.environ.items() if name not in NOISY}
+    """Returns the environment without VERBOSE, with the library first in Python's path, plus `changes`."""
+    variables = {name: value for name, value in os.environ.items() if name not in VERBOSE}
     paths = [changes.get("PYTHONPATH"), str(ROOT), os.environ.get("PYTHONPATH")]
-    return kept | changes | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return variables | changes | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def python(*arguments: object, **changes: str) -> "subprocess.CompletedProcess[str]":

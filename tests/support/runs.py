@@ -15,8 +15,8 @@ DATA = Dataset(digits(70, 0), digits(30, 1), "digits")
 RATE = fnn.one_cycle(0.1, 21)
 
 
-def task_of(**changes: Any) -> run.Task:
-    """A task that uses every part of a state: momentum, an average, dropout, augmentation in several shards."""
+def make_task(**changes: Any) -> run.Task:
+    """Returns a task that uses every part of a state: momentum, an average, dropout, augmentation in several shards."""
     task = run.Task(
         net=fnn.shard(NET, 1, 4),
         loss=fnn.cross_entropy,
@@ -32,18 +32,18 @@ def task_of(**changes: Any) -> run.Task:
     return task._replace(**changes)
 
 
-def silent(line: str) -> None:
+def no_log(line: str) -> None:
     """A log that prints nothing."""
 
 
-def after(n: int) -> Callable[[], bool]:
+def stop_after(n: int) -> Callable[[], bool]:
     """Returns a `should_stop` that is true from its n-th call on."""
     count = iter(range(1, 1 << 30))
     return lambda: next(count) >= n
 
 
 def bits(state: run.State) -> list[tuple[str, Any]]:
-    """Everything in a state that must be reproducible: all but the times."""
+    """Returns everything in a state that must be reproducible: all but the times."""
     return [
         (path, (leaf.dtype, leaf.shape, leaf.tobytes()) if isinstance(leaf, np.ndarray) else (type(leaf), leaf))
         for path, leaf in sorted(fnn.tree_items(state))
@@ -51,5 +51,6 @@ def bits(state: run.State) -> list[tuple[str, Any]]:
     ]
 
 
-def timeless(folder: Path) -> list[dict[str, float]]:
+def metrics_without_times(folder: Path) -> list[dict[str, float]]:
+    """Returns the metrics of the run in the folder, without the columns that contain times."""
     return [{name: x for name, x in line.items() if "second" not in name} for line in run.read_metrics(folder)]

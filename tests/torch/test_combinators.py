@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fnn import Op, conv, cross_entropy, dense, maxpool, serial, sigmoid, tanh, tree_items, tree_map
 from fnn.combinators import named, parallel, repeat, residual, shared
 from fnn.transforms import check_finite, freeze, microbatch, per_example, remat, shard
-from tests.support.in_torch import agrees, close, in_torch, moved, torch
+from tests.support.in_torch import add_noise, assert_agrees, assert_close, in_torch, torch
 
 F = torch.nn.functional
 
@@ -39,7 +39,7 @@ def test_combinators_of_features_agree_with_torch(
     combine: Combine, n: int, features: int, batch: int, seed: int
 ) -> None:
     op = combine(serial(dense(features + 1), tanh, dense(features)), n)
-    agrees(op, (features,), seed, batch, np.ascontiguousarray)
+    assert_agrees(op, (features,), seed, batch, np.ascontiguousarray)
 
 
 @pytest.mark.parametrize("combine", COMBINATORS.values(), ids=COMBINATORS)
@@ -48,14 +48,14 @@ def test_combinators_of_images_agree_with_torch(
     combine: Combine, n: int, channels: int, size: tuple[int, int], seed: int
 ) -> None:
     block = residual(serial(conv(channels, 3, padding=1), sigmoid))
-    agrees(serial(combine(block, n), maxpool(2), dense(3)), (channels, *size), seed, 3, np.ascontiguousarray)
+    assert_agrees(serial(combine(block, n), maxpool(2), dense(3)), (channels, *size), seed, 3, np.ascontiguousarray)
 
 
 @pytest.mark.parametrize("outer", COMBINATORS.values(), ids=COMBINATORS)
 @pytest.mark.parametrize("inner", COMBINATORS.values(), ids=COMBINATORS)
 def test_nested_combinators_agree_with_torch(outer: Combine, inner: Combine) -> None:
     op = inner(dense(4), 2)
-    agrees(outer(serial(op, dense(4), sigmoid), 2), (4,), 1, 5, np.ascontiguousarray)
+    assert_agrees(outer(serial(op, dense(4), sigmoid), 2), (4,), 1, 5, np.ascontiguousarray)
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32))
@@ -63,7 +63,7 @@ def test_per_example_agrees_with_torch_vmap(batch: int, seed: int) -> None:
     shape = (1, 5, 6)
     net = serial(residual(conv(1, 3, padding=1)), maxpool(2), tanh, parallel(dense(4), dense(3), join="concat"))
     rng = np.random.default_rng(seed)
-    params = moved(net.init(seed, shape), rng)
+    params = add_noise(net.init(seed, shape), rng)
     x, y = rng.standard_normal((batch, *shape)), rng.integers(0, 7, batch)
 
     def loss(tensors: Any, x: Any, y: Any) -> Any:
@@ -72,7 +72,7 @@ def test_per_example_agrees_with_torch_vmap(batch: int, seed: int) -> None:
     each = torch.func.vmap(torch.func.grad_and_value(loss), (None, 0, 0))
     wanted, losses = each(tree_map(torch.tensor, params), torch.tensor(x), torch.tensor(y))
     (values, _), grads = per_example(net, cross_entropy)(params, x, y)
-    close(values, losses, "values")
+    assert_close(values, losses, "values")
     gradients = dict(tree_items(wanted))
     for path, came in tree_items(grads):
-        close(came, gradients[path], path)
+        assert_close(came, gradients[path], path)

@@ -46,7 +46,7 @@ from fnn.op import Array, Shape
 from fnn.testing.table import TABLE
 from fnn.testing.table import Example as Row
 from tests.ops.test_conv_transpose import transposed
-from tests.support.in_torch import IN_TORCH, Order, agrees, agrees_at, close, tensor, torch
+from tests.support.in_torch import IN_TORCH, Order, as_tensor, assert_agrees, assert_agrees_at, assert_close, torch
 from tests.support.strategies import Example, convolutions, denses, nets, numbers, orders, poolings, seeds, shapeless
 
 F = torch.nn.functional
@@ -59,36 +59,36 @@ def test_torch_has_every_operator_of_the_table() -> None:
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=lambda row: repr(row.op))
 def test_table_agrees_with_torch(row: Row) -> None:
     x = np.random.default_rng(0).standard_normal((row.batch, *row.shape)) if row.x is None else row.x
-    agrees_at(row.op, x, np.ascontiguousarray, row.key)
+    assert_agrees_at(row.op, x, np.ascontiguousarray, row.key)
 
 
 @given(convolutions(), seeds, st.integers(1, 4), orders)
 def test_conv_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
-    agrees(*example, seed, batch, order)
+    assert_agrees(*example, seed, batch, order)
 
 
 @given(poolings(), seeds, st.integers(1, 4), orders, st.booleans())
 def test_pools_and_maxpool_ties_agree_with_torch(
     example: Example, seed: int, batch: int, order: Order, ties: bool
 ) -> None:
-    agrees(*example, seed, batch, order, ties)
+    assert_agrees(*example, seed, batch, order, ties)
 
 
 @given(denses(), seeds, st.integers(1, 4), orders)
 def test_dense_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
-    agrees(*example, seed, batch, order)
+    assert_agrees(*example, seed, batch, order)
 
 
 @given(shapeless(), seeds, st.integers(1, 4), orders, st.booleans())
 def test_activations_and_flatten_agree_with_torch(
     example: Example, seed: int, batch: int, order: Order, ties: bool
 ) -> None:
-    agrees(*example, seed, batch, order, ties)  # relu at 0 is among the ties
+    assert_agrees(*example, seed, batch, order, ties)  # relu at 0 is among the ties
 
 
 @given(nets(), seeds, st.integers(1, 4), orders)
 def test_serial_agrees_with_torch(example: Example, seed: int, batch: int, order: Order) -> None:
-    agrees(*example, seed, batch, order)
+    assert_agrees(*example, seed, batch, order)
 
 
 @pytest.mark.parametrize("batch", [1, 63, 64, 65, 130])
@@ -96,7 +96,7 @@ def test_serial_agrees_with_torch(example: Example, seed: int, batch: int, order
 def test_reference_net_agrees_with_torch_at_tile_sizes(batch: int, order: Order) -> None:
     features = (conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh)
     net = serial(*features, dense(32), tanh, dense(16), tanh, dense(10))
-    agrees(net, (1, 28, 28), 0, batch, order)
+    assert_agrees(net, (1, 28, 28), 0, batch, order)
 
 
 Drawn = tuple[Loss, Any, Array, Array]
@@ -148,11 +148,11 @@ def test_torch_has_every_public_loss() -> None:
 def test_losses_agree_with_torch(name: str, shape: Shape, seed: int, order: Order) -> None:
     loss, loss_theirs, outputs, targets = LOSSES[name](np.random.default_rng(seed), shape)
     value, vjp = loss(order(outputs), order(targets))
-    theirs = tensor(outputs)
+    theirs = as_tensor(outputs)
     value_theirs = loss_theirs(theirs, torch.tensor(targets))
     value_theirs.backward()
-    close(np.asarray(value), value_theirs, "value")
-    close(vjp(), theirs.grad, "gradient")
+    assert_close(np.asarray(value), value_theirs, "value")
+    assert_close(vjp(), theirs.grad, "gradient")
 
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
@@ -171,39 +171,39 @@ def test_more_activations_agree_with_torch(
 ) -> None:
     x = 4 * numbers(np.random.default_rng(seed), (batch, *shape), ties)  # 0 is among the ties
     for op in leaky_relu(number), elu(number), gelu, silu, softplus:
-        agrees_at(op, x, order)
+        assert_agrees_at(op, x, order)
 
 
 @given(transposed(), batches, seeds, orders)
 def test_conv_transpose_agrees_with_torch(example: tuple[Op, Shape], batch: int, seed: int, order: Order) -> None:
     op, shape = example
-    agrees_at(op, normal(seed, batch, *shape), order)
+    assert_agrees_at(op, normal(seed, batch, *shape), order)
 
 
 @given(shapes, st.integers(1, 3), batches, seeds, orders, positives)
 def test_layer_norm_agrees_with_torch(shape: Shape, axes: int, batch: int, seed: int, order: Order, eps: float) -> None:
-    agrees_at(layer_norm(min(axes, len(shape)), eps), 1 + normal(seed, batch, *shape), order)
+    assert_agrees_at(layer_norm(min(axes, len(shape)), eps), 1 + normal(seed, batch, *shape), order)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), shapes, batches, seeds, orders, positives)
 def test_group_norm_agrees_with_torch(
     groups: int, each: int, shape: Shape, batch: int, seed: int, order: Order, eps: float
 ) -> None:
-    agrees_at(group_norm(groups, eps), 1 + normal(seed, batch, groups * each, *shape[1:], 2), order)
+    assert_agrees_at(group_norm(groups, eps), 1 + normal(seed, batch, groups * each, *shape[1:], 2), order)
 
 
 @given(shapes, st.integers(2, 5), seeds, orders, positives)
 def test_batch_norm_in_training_agrees_with_torch(
     shape: Shape, batch: int, seed: int, order: Order, eps: float
 ) -> None:
-    agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order, key=seed)
+    assert_agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order, key=seed)
 
 
 @given(shapes, batches, seeds, orders, positives)
 def test_batch_norm_in_prediction_agrees_with_torch(
     shape: Shape, batch: int, seed: int, order: Order, eps: float
 ) -> None:
-    agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order)
+    assert_agrees_at(batch_norm(eps), 1 + normal(seed, batch, *shape), order)
 
 
 @given(st.lists(st.integers(2, 6), min_size=1, max_size=3), seeds)
@@ -228,37 +228,37 @@ def test_batch_norm_in_a_net_agrees_with_torch(sizes: list[int], seed: int) -> N
             theirs[i].bias[...] = torch.tensor(params[name]["b"])
 
     for x in data:
-        close(net.apply(params, x, 0)[0], theirs(torch.tensor(x)), "in training")
+        assert_close(net.apply(params, x, 0)[0], theirs(torch.tensor(x)), "in training")
     params = calibrate(net, params, data)
     for i in 1, 5:
-        close(params[names[i]]["mean"], theirs[i].running_mean, "mean")
-        close(params[names[i]]["var"], theirs[i].running_var, "var")
+        assert_close(params[names[i]]["mean"], theirs[i].running_mean, "mean")
+        assert_close(params[names[i]]["var"], theirs[i].running_var, "var")
     theirs.eval()
     for x in data:
-        close(net.apply(params, x)[0], theirs(torch.tensor(x)), "in prediction")
+        assert_close(net.apply(params, x)[0], theirs(torch.tensor(x)), "in prediction")
 
 
 @given(st.floats(0, 0.9), shapes, batches, seeds, orders)
 def test_dropout_agrees_with_torch(rate: float, shape: Shape, batch: int, seed: int, order: Order) -> None:
     for key in seed, None:
-        agrees_at(dropout(rate), normal(seed, batch, *shape), order, key)
+        assert_agrees_at(dropout(rate), normal(seed, batch, *shape), order, key)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), batches, seeds, orders)
 def test_global_avgpool_agrees_with_torch(
     channels: int, height: int, width: int, batch: int, seed: int, order: Order
 ) -> None:
-    agrees_at(global_avgpool, normal(seed, batch, channels, height, width), order)
+    assert_agrees_at(global_avgpool, normal(seed, batch, channels, height, width), order)
 
 
 @given(st.permutations([1, 2, 3, 4]), st.permutations([-1, 4, 2]), batches, seeds, orders)
 def test_reshape_agrees_with_torch(shape: list[int], new: list[int], batch: int, seed: int, order: Order) -> None:
-    agrees_at(reshape(*new), normal(seed, batch, *shape), order)
+    assert_agrees_at(reshape(*new), normal(seed, batch, *shape), order)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), shapes, batches, seeds, orders)
 def test_embedding_agrees_with_torch(n: int, features: int, shape: Shape, batch: int, seed: int, order: Order) -> None:
-    agrees_at(embedding(n, features), np.random.default_rng(seed).integers(0, n, (batch, *shape)), order)
+    assert_agrees_at(embedding(n, features), np.random.default_rng(seed).integers(0, n, (batch, *shape)), order)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), batches, seeds, orders)
@@ -266,11 +266,11 @@ def test_position_embedding_and_positionwise_agree_with_torch(
     time: int, features: int, out: int, batch: int, seed: int, order: Order
 ) -> None:
     for op in position_embedding(), positionwise(dense(out)):
-        agrees_at(op, normal(seed, batch, time, features), order)
+        assert_agrees_at(op, normal(seed, batch, time, features), order)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.booleans(), batches, seeds, orders)
 def test_attention_agrees_with_torch(
     heads: int, size: int, time: int, causal: bool, batch: int, seed: int, order: Order
 ) -> None:
-    agrees_at(attention(heads, causal), normal(seed, batch, time, heads * size), order)
+    assert_agrees_at(attention(heads, causal), normal(seed, batch, time, heads * size), order)

@@ -6,13 +6,13 @@ import pytest
 
 from fnn.run.exits import Interrupted, catch_signals, exit_status
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has it")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
+def default_handlers() -> Iterator[None]:
     """Sets the signal handlers of a program in a terminal, and restores the old ones after the test."""
     before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
     yield
@@ -25,34 +25,34 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_first_signal_is_raised_and_later_ones_disturb_nothing(number: int) -> None:
+def test_catch_signals_raises_the_first_signal_and_ignores_later_ones(number: int) -> None:
     before = [signal.getsignal(n) for n in NUMBERS]
     cleaned = []
 
     @catch_signals(defer=False)
-    def disturbed() -> None:
+    def interrupted() -> None:
         try:
             send(number)
-            pytest.fail("it goes on")
+            pytest.fail("the signal was not raised")
         finally:
             for again in NUMBERS:
                 send(again)
                 cleaned.append(again)
 
     with pytest.raises(Interrupted) as error:
-        disturbed()
+        interrupted()
     assert (error.value.args[0], cleaned) == (number, NUMBERS)
     assert [signal.getsignal(n) for n in NUMBERS] == before
 
 
-def test_signals_are_noted_in_their_order_while_there_is_something_to_keep() -> None:
+def test_catch_signals_with_defer_records_signals_in_order() -> None:
     with catch_signals(defer=False), catch_signals(defer=True) as received:
         send(signal.SIGTERM)
         send(signal.SIGINT)
         assert received == [signal.SIGTERM, signal.SIGINT]
 
 
-def test_a_signal_that_is_ignored_stays_ignored() -> None:
+def test_catch_signals_keeps_ignored_signals_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with catch_signals(defer=False), catch_signals(defer=True) as received:
         send(signal.SIGINT)
@@ -61,7 +61,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_program_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status_prints_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         error = OSError(28, "No space", "a/b")
         error.add_note("what to do")

@@ -19,23 +19,23 @@ from benchmarks.worker import answer
 from benchmarks.workloads import CNN, FAMILIES, SGEMM, WORKLOADS, Layer, Shape, Workload, select
 
 
-def test_a_convolutions_output_keeps_height_and_width_and_a_dense_layers_is_flat() -> None:
+def test_layer_output_shapes() -> None:
     assert Layer("conv", 6).output((1, 28, 28)) == (6, 28, 28)
     assert Layer("dense", 512).output((12, 7, 7)) == (512,)
 
 
-def test_inference_counts_a_product_for_each_pixel_and_kernel_entry_and_for_each_weight() -> None:
+def test_flops_of_inference_counts_one_product_per_layer() -> None:
     conv1, conv2, dense = 28 * 28 * 6 * 9, 14 * 14 * 12 * 54, 588 * 512 + 512 * 128 + 128 * 10
     assert flops(WORKLOADS["infer-256"]) == 256 * 2 * (conv1 + conv2 + dense)
 
 
-def test_training_counts_three_products_a_layer_but_the_first_layers_input_gradient() -> None:
+def test_flops_of_training_counts_three_products_per_layer_and_two_for_the_first() -> None:
     conv1, conv2, dense = 84_672, 254_016, 2 * (588 * 512 + 512 * 128 + 128 * 10)
     assert flops(WORKLOADS["cnn-100"]) == 100 * (2 * conv1 + 3 * (conv2 + dense))
     assert flops(WORKLOADS["tiny"]) == 32 * 2 * (2 * 16 * 32 + 3 * 32 * 4)
 
 
-def test_the_networks_are_those_that_their_names_say() -> None:
+def test_workloads_have_the_layers_that_their_names_say() -> None:
     def dense(name: str) -> list[Shape]:
         return [shape for layer, shape in WORKLOADS[name].inputs() if layer.kind == "dense"]
 
@@ -45,15 +45,15 @@ def test_the_networks_are_those_that_their_names_say() -> None:
     assert dense("tiny") == [(16,), (32,)]
 
 
-def test_data_are_the_same_each_time_and_labels_are_classes() -> None:
-    (x, y), (again, _) = WORKLOADS["tiny"].data(), WORKLOADS["tiny"].data()
+def test_workload_data_is_reproducible_and_its_labels_are_classes() -> None:
+    (x, y), (x2, _) = WORKLOADS["tiny"].data(), WORKLOADS["tiny"].data()
     assert x.shape == (32, 16)
     assert x.dtype == "float32"
-    assert (x == again).all()
+    assert (x == x2).all()
     assert 0 <= y.min() <= y.max() < 4
 
 
-def test_workloads_are_chosen_by_family_or_singly_in_one_order_and_once() -> None:
+def test_select_takes_families_and_names_and_returns_each_workload_once_in_order() -> None:
     assert [work.name for work in select(["fc", "cnn-256", "fc"])] == ["cnn-256", "fc"]
     assert select(list(FAMILIES)) == [work for family in FAMILIES.values() for work in family]
     with pytest.raises(
@@ -65,22 +65,22 @@ def test_workloads_are_chosen_by_family_or_singly_in_one_order_and_once() -> Non
 TIMES = {"fnn": [1.0, 2.0, 4.0], "torch": [3.0, 3.0, 30.0], "jax": [9.0, 3.5, 3.6]}
 
 
-def test_the_best_peer_is_so_by_its_median_and_is_never_fnn() -> None:
+def test_best_peer_has_the_lowest_median_and_is_never_fnn() -> None:
     assert best_peer(TIMES) == "torch"
     assert best_peer({"fnn": [1.0]}) is None
 
 
-def test_ratios_are_taken_within_each_round() -> None:
+def test_ratios_compare_times_of_the_same_round() -> None:
     assert ratios(TIMES) == [3.0, 1.5, 7.5]
     assert ratio_text(ratios(TIMES)) == "3.00 (1.50 to 7.50)"
 
 
-def test_there_is_no_ratio_without_fnn_or_without_a_peer() -> None:
+def test_ratios_without_fnn_or_without_a_peer_are_empty() -> None:
     assert ratios({"torch": [1.0]}) == ratios({"fnn": [1.0]}) == []
     assert ratio_text([]) == NOTHING
 
 
-def test_a_table_is_markdown_with_aligned_columns() -> None:
+def test_table_is_markdown_with_aligned_columns() -> None:
     assert table(["a", "long one"], [["row", "1"], ["x", "22"]]).splitlines() == [
         "| a   | long one |",
         "| --- | -------: |",
@@ -89,21 +89,21 @@ def test_a_table_is_markdown_with_aligned_columns() -> None:
     ]
 
 
-def test_a_table_may_have_no_rows() -> None:
+def test_table_may_have_no_rows() -> None:
     assert table(["peer", "ms"], []).splitlines() == ["| peer |  ms |", "| ---- | --: |"]
 
 
-def test_times_are_told_to_three_digits() -> None:
+def test_time_text_has_three_digits() -> None:
     assert [time_text(ms) for ms in (0.0351, 0.24, 6.0862, 13.71)] == ["0.0351", "0.240", "6.09", "13.7"]
 
 
-def test_what_was_left_out_is_named_once_a_reason() -> None:
+def test_left_out_has_a_line_for_each_peer_and_reason() -> None:
     failures = {"jax": {"fc": "none", "tiny": "none", "cnn-32": "too slow"}}
     assert left_out(failures) == ["Left out: jax (fc, tiny): none", "Left out: jax (cnn-32): too slow"]
 
 
-class Scripted:
-    """A worker that answers with given times, then fails."""
+class FakeWorker:
+    """A worker that answers with these times, then fails."""
 
     def __init__(self, peer: str, *times: float) -> None:
         self.peer, self.times, self.requests = peer, list(times), 0
@@ -115,47 +115,45 @@ class Scripted:
         return Reply(self.times.pop(0), None)
 
 
-def run(*workers: Scripted, rounds: int) -> Outcome:
+def run(*workers: FakeWorker, rounds: int) -> Outcome:
     jobs = [Job(worker, "tiny") for worker in workers]
     return run_rounds(jobs, rounds, 0.1, lambda text: None)
 
 
-def test_rounds_ask_each_worker_in_turn() -> None:
+def test_run_rounds_asks_each_worker_in_turn() -> None:
     messages: list[str] = []
-    run_rounds([Job(Scripted(name, 1, 2), "tiny") for name in ("a", "b")], 2, 0.1, messages.append)
+    run_rounds([Job(FakeWorker(name, 1, 2), "tiny") for name in ("a", "b")], 2, 0.1, messages.append)
     assert messages == [f"round {nth} of 2: tiny, {name}" for nth in (1, 2) for name in ("a", "b")]
 
 
-def test_who_fails_in_any_round_has_no_times_and_is_asked_no_more() -> None:
-    good, bad = Scripted("good", 1, 2, 3), Scripted("bad", 1)
+def test_run_rounds_drops_a_worker_that_fails() -> None:
+    good, bad = FakeWorker("good", 1, 2, 3), FakeWorker("bad", 1)
     outcome = run(good, bad, rounds=3)
     assert outcome.times("tiny") == {"good": [1, 2, 3]}
     assert outcome.failures == {"bad": {"tiny": "no more"}}
     assert bad.requests == 2
 
 
-def test_the_peak_is_the_best_median_of_the_products_that_were_timed() -> None:
+def test_core_gflops_is_the_best_median_of_the_timed_products() -> None:
     flops = SGEMM["sgemm-1024"].flops
     replies = {"sgemm-1024": {"fnn": [Reply(ms, None) for ms in (flops / 50e6, flops / 100e6, flops / 90e6)]}}
     assert core_gflops(Outcome(replies, {})) == pytest.approx(90)
     assert core_gflops(Outcome({}, {})) is None
 
 
-def test_a_worker_tells_what_it_cannot_do_and_goes_on() -> None:
+def test_worker_reports_an_error_and_continues() -> None:
     with start_worker("fnn", 1) as worker:
         with pytest.raises(WorkerError, match="KeyError: 'nothing'"):
             worker.ask("nothing", 0.01)
         assert worker.ask("sgemm-small", 0.01).ms > 0
 
 
-def test_a_peer_whose_package_is_missing_is_an_error_of_one_line() -> None:
+def test_answer_of_a_missing_package_is_an_error_of_one_line() -> None:
     reply = answer(Peer("nowhere"), 1, {}, "tiny", 0.01)
     assert reply == {"error": "ModuleNotFoundError: No module named 'benchmarks.nowhere_peer'"}
 
 
-def test_the_command_runs_fnn_alone_and_writes_what_it_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_runs_fnn_alone_and_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.md"
     flags = ["--workloads", "tiny", "--threads", "1", "--rounds", "2", "--seconds", "0.02", "--peers", "fnn", "--out"]
     main([*flags, str(out)])
@@ -174,18 +172,18 @@ def test_the_command_runs_fnn_alone_and_writes_what_it_prints(
         ("--out /nowhere/report.md", "--out: expected a file in a writable folder, got /nowhere/report.md"),
     ],
 )
-def test_wrong_flags_are_told_at_once(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_refuses_bad_flags(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments(flags.split())
     assert message in capsys.readouterr().err
 
 
-def test_blas_has_one_thread_under_fnns_own_and_all_under_the_others() -> None:
+def test_peer_environment_sets_one_blas_thread_for_fnn_and_all_for_others() -> None:
     assert PEERS["fnn"].environment(2)["OPENBLAS_NUM_THREADS"] == "1"
     assert PEERS["torch"].environment(2)["OMP_NUM_THREADS"] == "2"
 
 
-def test_a_watched_step_notes_every_part_forward_and_back() -> None:
+def test_timed_step_records_every_part_forward_and_backward() -> None:
     watch = Stopwatch()
     timed_step(Workload("small", CNN, (1, 8, 8), 4), 1, watch)()
     parts = ["conv1", "maxpool1", "tanh1", "conv2", "maxpool2", "tanh2", "dense1", "tanh3", "dense2", "tanh4", "dense3"]
@@ -194,25 +192,25 @@ def test_a_watched_step_notes_every_part_forward_and_back() -> None:
     assert watch.spent().keys() - both == {("update", "forward")}
 
 
-def test_the_shares_of_a_profile_add_up_to_the_step() -> None:
+def test_profile_shares_add_up_to_100_percent() -> None:
     lines = profile(WORKLOADS["tiny"], 1, 0.05).splitlines()
     shares = [float(share) for line in lines for share in re.findall(r"(-?[\d.]+)% \|$", line)]
     assert len(shares) == len(["dense1", "tanh1", "dense2", "loss", "update", "rest"])
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
 
 
-def test_the_machine_says_what_it_is() -> None:
+def test_processor_and_usable_cores_describe_the_machine() -> None:
     assert processor()
     assert usable_cores() >= 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_the_peak_of_memory_holds_what_was_held() -> None:
+def test_peak_mb_includes_a_large_array() -> None:
     block = np.ones(16_000_000)
     assert (peak_mb() or 0) > block.nbytes / 1e6
 
 
-def test_others_are_what_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_cores_excludes_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, busy, own = iter([10.0, 14.0]), iter([100.0, 106.0]), iter([5.0, 9.0])
     monkeypatch.setattr(machine, "monotonic", lambda: next(clock))
     monkeypatch.setattr(machine, "_busy_seconds", lambda: next(busy))
@@ -220,7 +218,7 @@ def test_others_are_what_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> N
     assert machine.Others().cores() == pytest.approx(0.5)
 
 
-def test_the_seconds_that_cores_were_busy_leave_out_idling_and_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_seconds_excludes_idle_and_waiting_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_read", lambda path: "cpu  100 20 3 7000 9000 4 5 6 0 0\ncpu0 1 2\n")
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
     assert machine._busy_seconds() == pytest.approx((100 + 20 + 3 + 4 + 5 + 6) / 100)

@@ -1,4 +1,7 @@
-"""The programs that `test_mpi` runs, such as `mpiexec -n 2 python tests/support/mpi_main.py trained params.pkl`."""
+"""The tasks that `test_mpi` runs under mpiexec; the arguments are the name of a task and a path.
+
+For example `mpiexec -n 2 python tests/support/mpi_program.py train_and_save params.pkl`.
+"""
 
 import argparse
 import os
@@ -6,7 +9,6 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,14 +26,14 @@ SHAPE, N, SIZE, STEPS = (1, 6, 6), 91, 8, 3
 
 
 def batch(rows: slice = slice(None)) -> tuple[fnn.Array, fnn.Array]:
-    """These rows of the batch; the batch is innermost in memory, as for images."""
+    """Returns these rows of the batch; the batch is innermost in memory, as for images."""
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((*SHAPE, N)).astype(np.float32), rng.integers(0, 4, N)
     return np.moveaxis(images[..., rows].copy(), -1, 0), labels[rows]
 
 
 def train(net: fnn.Op, loss: fnn.losses.Loss, rows: slice) -> fnn.Params:
-    """The params after a few steps, each with its own key."""
+    """Returns the params after a few steps, each with its own key."""
     (x, y), step, optimizer = batch(rows), value_and_grad(net, loss), fnn.sgd(0.1, momentum=0.9)
     params = net.init(0, SHAPE)
     state = optimizer.init(params)
@@ -41,7 +43,7 @@ def train(net: fnn.Op, loss: fnn.losses.Loss, rows: slice) -> fnn.Params:
     return params
 
 
-def trained(path: Path) -> int:
+def train_and_save(path: Path) -> int:
     comm = world()
     params = train(spread(NET, size=SIZE), spread_loss(cross_entropy), part(N, SIZE))
     bits = b"".join(leaf.tobytes("A") for leaf in fnn.tree_leaves(params))
@@ -55,27 +57,27 @@ def trained(path: Path) -> int:
     return 0
 
 
-def checked(path: Path) -> int:
+def check_spread(path: Path) -> int:
     check_op(spread(serial(dense(3), dropout(0.5)), size=2), (4,), batch=7, key=0)
     return 0
 
 
-def failing(path: Path) -> int:
+def fail_on_one_rank(path: Path) -> int:
     if world().rank == 1:
         raise RuntimeError("the disk is on fire")
-    return waiting(path)
+    return wait_for_others(path)
 
 
-def failing_alike(path: Path) -> int:
-    print(f"mpi_main.py: error: no such file: {path}", file=sys.stderr)
+def fail_on_all_ranks(path: Path) -> int:
+    print(f"mpi_program.py: error: no such file: {path}", file=sys.stderr)
     return 3
 
 
-def misused(path: Path) -> int:
-    argparse.ArgumentParser("mpi_main.py").error("a bad flag")
+def fail_on_a_flag(path: Path) -> int:
+    argparse.ArgumentParser("mpi_program.py").error("a bad flag")
 
 
-def misfit(path: Path) -> int:
+def pass_the_whole_batch(path: Path) -> int:
     """Rank 1 passes the whole batch instead of its part."""
     x, _ = batch(slice(None) if world().rank == 1 else part(N, SIZE))
     net = spread(NET, size=SIZE)
@@ -83,20 +85,20 @@ def misfit(path: Path) -> int:
     return 0
 
 
-def killed(path: Path) -> int:
+def kill_one_rank(path: Path) -> int:
     if world().rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return waiting(path)
+    return wait_for_others(path)
 
 
-def waiting(path: Path) -> int:
+def wait_for_others(path: Path) -> int:
     """Waits for ranks that never call `totals`."""
     totals(0)
     time.sleep(60)
     return totals(0) == [0]
 
 
-def stopped(path: Path) -> int:
+def stop_on_a_signal(path: Path) -> int:
     """Counts steps until any rank gets a signal; all ranks must then have the same count."""
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
@@ -111,9 +113,5 @@ def stopped(path: Path) -> int:
     return 143
 
 
-TASKS: dict[str, Callable[[Path], int]] = {
-    task.__name__: task for task in (trained, checked, failing, failing_alike, misused, misfit, killed, stopped)
-}
-
 if __name__ == "__main__":
-    sys.exit(program(lambda: TASKS[sys.argv[1]](Path(sys.argv[-1]))))
+    sys.exit(program(lambda: globals()[sys.argv[1]](Path(sys.argv[-1]))))

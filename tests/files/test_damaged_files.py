@@ -1,4 +1,7 @@
-"""Damaged and hostile files of each format: a CheckpointError or the right tree, nothing run, and little memory."""
+"""Damaged and hostile files of each format: load raises CheckpointError or returns the right tree.
+
+It never runs code from the file and uses little memory.
+"""
 
 import json
 import os
@@ -17,91 +20,91 @@ import pytest
 
 from fnn.files.checkpoint import CheckpointError, load, save
 from tests.support.programs import python
-from tests.support.trees import GOOD, assert_frugal, assert_same, frozen
+from tests.support.trees import EXAMPLE_TREE, assert_memory_below, assert_same, read_only
 
 pytest.importorskip("safetensors")
 
 SUFFIXES = (".pkl", ".npz", ".safetensors")
-SMALL = {name: leaf for name, leaf in GOOD.items() if name != "name"} | {
-    "é": {"x": frozen(np.arange(3, dtype=np.uint8))}
+SMALL = {name: leaf for name, leaf in EXAMPLE_TREE.items() if name != "name"} | {
+    "é": {"x": read_only(np.arange(3, dtype=np.uint8))}
 }
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that holds SMALL."""
+    """A file with the tree SMALL."""
     path = tmp_path_factory.mktemp("damage") / f"params{request.param}"
     save(path, SMALL)
     return path
 
 
-def outcome(path: Path, content: bytes, like: Any, whole: Any) -> str:
-    """Loads the file as if this were in it; asserts that it gives an error that names it, or else the tree `whole`."""
-    with pytest.MonkeyPatch.context() as patch:  # to write it thousands of times would take most of the time
+def outcome(path: Path, content: bytes, like: Any, expected: Any) -> str:
+    """Loads the file as if it had this content: "refused" if the error names the file, "read" if it has `expected`."""
+    with pytest.MonkeyPatch.context() as patch:  # writing thousands of files would be slow
         patch.setattr(Path, "read_bytes", lambda path: content)
         try:
             loaded = load(path, like)
         except CheckpointError as error:
-            told = str(error)
+            message = str(error)
         else:
-            assert_same(loaded, whole)
-            return "whole"
-    assert told.startswith(f"{path}: ")
-    assert len(told) < 2000
+            assert_same(loaded, expected)
+            return "read"
+    assert message.startswith(f"{path}: ")
+    assert len(message) < 2000
     return "refused"
 
 
-def damaged(whole: bytes, draws: random.Random) -> bytes:
-    """Part of the file, or the file with a bit or a run of bytes changed, lost, or put in."""
-    content, at = bytearray(whole), draws.randrange(len(whole))
-    n = draws.randrange(1, 40)
-    kind = draws.choice(["bit", "bit", "byte", "run", "end", "lost", "twice", "numbers"])
+def change_bytes(original: bytes, rng: random.Random) -> bytes:
+    """Returns the content, truncated or with some bits or bytes changed, removed or inserted."""
+    content, at = bytearray(original), rng.randrange(len(original))
+    n = rng.randrange(1, 40)
+    kind = rng.choice(["bit", "bit", "byte", "run", "end", "lost", "twice", "numbers"])
     if kind == "bit":
-        content[at] ^= 1 << draws.randrange(8)
+        content[at] ^= 1 << rng.randrange(8)
     elif kind == "byte":
-        content[at] = draws.choice([0, 1, 0x7F, 0x80, 0xFF, draws.randrange(256)])
+        content[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
     elif kind == "run":
-        content[at : at + n] = draws.randbytes(len(content[at : at + n]))
+        content[at : at + n] = rng.randbytes(len(content[at : at + n]))
     elif kind == "end":
         del content[at:]
     elif kind == "lost":
         del content[at : at + n]
     elif kind == "twice":
-        start = draws.randrange(len(whole))
-        content[at:at] = whole[start : start + n]
+        start = rng.randrange(len(original))
+        content[at:at] = original[start : start + n]
     else:
-        size = draws.choice([2, 4, 8])
-        content[at : at + size] = draws.choice([0, 1, 1 << 14, (1 << 8 * size) - 1]).to_bytes(size, "little")
+        size = rng.choice([2, 4, 8])
+        content[at : at + size] = rng.choice([0, 1, 1 << 14, (1 << 8 * size) - 1]).to_bytes(size, "little")
     return bytes(content)
 
 
-def test_1000_mutations_give_an_error_or_the_right_tree(small: Path) -> None:
-    plain, content, draws = load(small), small.read_bytes(), random.Random(0)
-    counts = {"refused": 0, "whole": 0}
+def test_load_of_1000_mutations_raises_or_returns_the_right_tree(small: Path) -> None:
+    without_like, content, rng = load(small), small.read_bytes(), random.Random(0)
+    counts = {"refused": 0, "read": 0}
     for i in range(1000):
-        wrong = damaged(content, draws)
-        counts[outcome(small, wrong, SMALL, SMALL) if i % 2 else outcome(small, wrong, None, plain)] += 1
+        changed = change_bytes(content, rng)
+        counts[outcome(small, changed, SMALL, SMALL) if i % 2 else outcome(small, changed, None, without_like)] += 1
     assert counts["refused"] > 850
 
 
-def test_a_bit_changed_anywhere_gives_an_error_or_the_right_tree(small: Path) -> None:
-    content, draws = small.read_bytes(), random.Random(1)
+def test_load_with_any_byte_changed_raises_or_returns_the_right_tree(small: Path) -> None:
+    content, rng = small.read_bytes(), random.Random(1)
     for at in range(len(content)):
-        wrong = bytearray(content)
-        wrong[at] ^= 1 << draws.randrange(8)
-        outcome(small, bytes(wrong), SMALL, SMALL)
+        changed = bytearray(content)
+        changed[at] ^= 1 << rng.randrange(8)
+        outcome(small, bytes(changed), SMALL, SMALL)
 
 
-def test_every_truncation_is_refused(small: Path) -> None:
-    content, plain = small.read_bytes(), load(small)
+def test_load_refuses_every_truncation(small: Path) -> None:
+    content, without_like = small.read_bytes(), load(small)
     for length in range(len(content)):
-        came = outcome(small, content[:length], None, plain)
-        # A pickle without all of its checksum is one that Python wrote.
-        assert came == ("whole" if small.suffix == ".pkl" and length == len(content) - 4 else "refused")
+        result = outcome(small, content[:length], None, without_like)
+        # Without its checksum at the end, a pickle is like one from Python.
+        assert result == ("read" if small.suffix == ".pkl" and length == len(content) - 4 else "refused")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_numbers_that_changed_on_the_disk_are_refused(tmp_path: Path, suffix: str) -> None:
+def test_load_refuses_changed_numbers_by_the_checksum(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"params{suffix}"
     save(path, {"w": np.arange(1000.0)})
     content = path.read_bytes()
@@ -111,13 +114,13 @@ def test_numbers_that_changed_on_the_disk_are_refused(tmp_path: Path, suffix: st
         load(path)
 
 
-@pytest.mark.parametrize(("was", "now"), [(b"[2,3]", b"[3,2]"), (b"F64", b"I64"), (b'"w"', b'"v"')])
-def test_a_header_that_changed_on_the_disk_is_refused(tmp_path: Path, was: bytes, now: bytes) -> None:
+@pytest.mark.parametrize(("old", "new"), [(b"[2,3]", b"[3,2]"), (b"F64", b"I64"), (b'"w"', b'"v"')])
+def test_load_refuses_a_changed_safetensors_header_by_the_checksum(tmp_path: Path, old: bytes, new: bytes) -> None:
     path = tmp_path / "params.safetensors"
     save(path, {"w": np.zeros((2, 3))})
     content = path.read_bytes()
-    assert content.count(was) == 1
-    path.write_bytes(content.replace(was, now))
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
     with pytest.raises(CheckpointError, match="damaged: the checksum in the metadata"):
         load(path)
 
@@ -140,15 +143,15 @@ def zipped(*members: tuple[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def patched(content: bytes, *fields: tuple[bytes, int, bytes]) -> bytes:
-    """The zip with bytes put in, so far after a signature, wherever that is."""
-    wrong = bytearray(content)
+def patch_zip(content: bytes, *fields: tuple[bytes, int, bytes]) -> bytes:
+    """Returns the zip with the bytes at an offset after each occurrence of a signature replaced; for each field."""
+    changed = bytearray(content)
     for signature, offset, value in fields:
         at = content.find(signature)
         while at >= 0:
-            wrong[at + offset : at + offset + len(value)] = value
+            changed[at + offset : at + offset + len(value)] = value
             at = content.find(signature, at + 1)
-    return bytes(wrong)
+    return bytes(changed)
 
 
 LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
@@ -157,8 +160,8 @@ ONE = zipped(("w.npy", npy()))
 DEFLATED = zipped(("w.npy", npy(shape="(4000000,)", data=bytes(32_000_000))), how=zipfile.ZIP_DEFLATED)
 
 
-def shared(n: int) -> bytes:
-    """A zip of which n names mean the very same megabyte."""
+def shared_zip(n: int) -> bytes:
+    """Returns a zip with n names for the same megabyte."""
     content = zipped(("000.npy", npy(shape="(131072,)", data=bytes(1 << 20))))
     at, end = content.index(CENTRAL), content.index(END)
     entries = b"".join(content[at:end].replace(b"000.npy", b"%03d.npy" % i) for i in range(n))
@@ -166,7 +169,7 @@ def shared(n: int) -> bytes:
     return content[:at] + entries + content[end : end + 8] + count + content[end + 20 :]
 
 
-def with_warning(make: Callable[[], bytes]) -> bytes:
+def with_duplicate_names(make: Callable[[], bytes]) -> bytes:
     with pytest.warns(UserWarning, match="Duplicate name"):
         return make()
 
@@ -238,45 +241,45 @@ HOSTILE_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "another file": (lambda: zipped(("w.npy", npy()), ("readme.txt", b"")), "'readme.txt': expected a .npy file"),
     "a folder": (lambda: zipped(("w/", b"")), "'w/': expected a .npy file"),
     "a name twice": (
-        lambda: with_warning(lambda: zipped(("w.npy", npy()), ("w.npy", npy(data=b"\1" * 8)))),
+        lambda: with_duplicate_names(lambda: zipped(("w.npy", npy()), ("w.npy", npy(data=b"\1" * 8)))),
         "'w': expected this name once, got it twice",
     ),
     "a bomb": (lambda: DEFLATED, "expected arrays of at most 10 times the file's size, got more; use np.savez"),
     "a bomb that says it is small": (
-        lambda: patched(DEFLATED, (LOCAL, 22, b"\x60\0\0\0"), (CENTRAL, 24, b"\x60\0\0\0")),
+        lambda: patch_zip(DEFLATED, (LOCAL, 22, b"\x60\0\0\0"), (CENTRAL, 24, b"\x60\0\0\0")),
         "damaged, or not a .npz file: Bad CRC-32 for file 'w.npy'",
     ),
-    "one that says it is large": (
-        lambda: patched(ONE, (LOCAL, 22, b"\xff\xff\xff\x7f"), (CENTRAL, 24, b"\xff\xff\xff\x7f")),
+    "a small file that says it is large": (
+        lambda: patch_zip(ONE, (LOCAL, 22, b"\xff\xff\xff\x7f"), (CENTRAL, 24, b"\xff\xff\xff\x7f")),
         "expected arrays of at most 10 times the file's size",
     ),
-    "shared bytes": (lambda: shared(5), "expected arrays with bytes of their own, got shared bytes"),
+    "shared bytes": (lambda: shared_zip(5), "expected arrays with bytes of their own, got shared bytes"),
     "bzip2": (
         lambda: zipped(("w.npy", npy()), how=zipfile.ZIP_BZIP2),
         "'w': expected a .npy file, stored or deflated",
     ),
     "lzma": (lambda: zipped(("w.npy", npy()), how=zipfile.ZIP_LZMA), "'w': expected a .npy file, stored or deflated"),
     "no such compression": (
-        lambda: patched(ONE, (CENTRAL, 10, b"\x63\0")),
+        lambda: patch_zip(ONE, (CENTRAL, 10, b"\x63\0")),
         "'w': expected a .npy file, stored or deflated",
     ),
     "no deflate": (
-        lambda: patched(ONE, (LOCAL, 8, b"\x08\0"), (CENTRAL, 10, b"\x08\0")),
+        lambda: patch_zip(ONE, (LOCAL, 8, b"\x08\0"), (CENTRAL, 10, b"\x08\0")),
         "damaged, or not a .npz file: ",
     ),
-    "encrypted": (lambda: patched(ONE, (LOCAL, 6, b"\1\0"), (CENTRAL, 8, b"\1\0")), "damaged, .*encrypted, password"),
-    "two names": (lambda: patched(ONE, (CENTRAL, 46, b"x")), "damaged, .*File name in directory 'x.npy' and header"),
-    "another place": (
-        lambda: patched(ONE, (CENTRAL, 42, b"\5\0\0\0")),
+    "encrypted": (lambda: patch_zip(ONE, (LOCAL, 6, b"\1\0"), (CENTRAL, 8, b"\1\0")), "damaged, .*encrypted, password"),
+    "two names": (lambda: patch_zip(ONE, (CENTRAL, 46, b"x")), "damaged, .*File name in directory 'x.npy' and header"),
+    "another offset": (
+        lambda: patch_zip(ONE, (CENTRAL, 42, b"\5\0\0\0")),
         "expected a list of all arrays",
     ),
-    "no central list": (lambda: patched(ONE, (END, 16, b"\xff\xff\xff\x7f")), "damaged, or not a .npz file: "),
+    "no central list": (lambda: patch_zip(ONE, (END, 16, b"\xff\xff\xff\x7f")), "damaged, or not a .npz file: "),
     "an empty list": (
         lambda: ONE.replace(END, END + bytes(16)),
         "expected a list of all arrays",
     ),
     "a list too short": (
-        lambda: patched(ONE, (END, 8, b"\2\0\2\0")),
+        lambda: patch_zip(ONE, (END, 8, b"\2\0\2\0")),
         "expected a list of all arrays",
     ),
     "many names of nothing": (
@@ -287,7 +290,9 @@ HOSTILE_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize(("make", "message"), HOSTILE_NPZ.values(), ids=HOSTILE_NPZ)
-def test_hostile_npz_files_are_refused_at_little_cost(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
+def test_load_refuses_hostile_npz_files_with_little_memory(
+    tmp_path: Path, make: Callable[[], bytes], message: str
+) -> None:
     path, content = tmp_path / "params.npz", make()
     path.write_bytes(content)
 
@@ -296,23 +301,21 @@ def test_hostile_npz_files_are_refused_at_little_cost(tmp_path: Path, make: Call
             load(path)
         assert len(str(raised.value)) < 400 + len(str(path))
 
-    import zipfile  # noqa: F401 - so that its own memory does not count
-
-    assert_frugal(read, len(content), 20)
+    assert_memory_below(read, len(content), 20)
 
 
-def test_the_zips_that_those_are_made_from_are_read(tmp_path: Path) -> None:
+def test_load_reads_the_zips_that_hostile_files_are_made_from(tmp_path: Path) -> None:
     path = tmp_path / "params.npz"
-    for content, wanted in (
+    for content, expected in (
         (ONE, np.zeros(1)),
         (zipped(("w.npy", npy("'>i2'", "(2,2)", "True", bytes(8)))), np.zeros((2, 2), ">i2")),
-        (shared(1), np.zeros(1 << 17)),
+        (shared_zip(1), np.zeros(1 << 17)),
     ):
         path.write_bytes(content)
-        assert_same(load(path), {"w" if b"w.npy" in content else "000": wanted})
+        assert_same(load(path), {"w" if b"w.npy" in content else "000": expected})
 
 
-def test_names_of_members_are_only_names(tmp_path: Path) -> None:
+def test_load_does_not_use_names_in_an_npz_as_file_paths(tmp_path: Path) -> None:
     path = tmp_path / "inner" / "params.npz"
     path.parent.mkdir()
     names = ["/etc/passwd", "../up", "C:\\windows", "a/./b", "-rf"]
@@ -323,8 +326,8 @@ def test_names_of_members_are_only_names(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.rglob("*")] == ["inner", "params.npz"]
 
 
-class Calls:
-    """Pickles as a call."""
+class CreatesFile:
+    """Its pickle calls a function that creates a file."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -333,9 +336,9 @@ class Calls:
         return os.system, (f"touch {shlex.quote(str(self.canary))}",)
 
 
-def test_pickled_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
+def test_load_does_not_unpickle_objects_in_an_npz(tmp_path: Path) -> None:
     path, canary = tmp_path / "params.npz", tmp_path / "canary"
-    np.savez(path, w=np.array([Calls(canary)], object))
+    np.savez(path, w=np.array([CreatesFile(canary)], object))
     with pytest.raises(CheckpointError, match=r"params.npz: .*'w': expected bools.*, got dtype '\|O'"):
         load(path)
     assert not canary.exists()
@@ -357,7 +360,7 @@ def tensor(start: int = 0, end: int = 4, dtype: str = "F32", shape: Any = (1,)) 
 
 
 PACKAGE = "damaged, or not a .safetensors file: ."
-"""What the package refuses, in its own words."""
+"""The start of an error that the package safetensors raises."""
 
 HOSTILE_SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", PACKAGE),
@@ -377,7 +380,7 @@ HOSTILE_SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "a float shape": (tensors({"w": tensor(shape=[1.0])}, bytes(4)), PACKAGE),
     "overlap": (tensors({"a": tensor(), "b": tensor()}, bytes(4)), PACKAGE),
     "a hole": (tensors({"a": tensor(4, 8)}, bytes(8)), PACKAGE),
-    "a rest": (tensors({"a": tensor()}, bytes(8)), PACKAGE),
+    "leftover bytes": (tensors({"a": tensor()}, bytes(8)), PACKAGE),
     "offsets the wrong way round": (tensors({"a": tensor(4, 0)}, bytes(4)), PACKAGE),
     "far offsets": (tensors({"a": tensor(0, 1 << 42, shape=[1 << 40])}, bytes(4)), PACKAGE),
     "huge": (tensors({"a": tensor(shape=[1 << 40])}, bytes(4)), PACKAGE),
@@ -420,7 +423,7 @@ HOSTILE_SAFETENSORS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "message"), HOSTILE_SAFETENSORS.values(), ids=HOSTILE_SAFETENSORS)
-def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_load_refuses_hostile_safetensors_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "params.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"params.safetensors: .*({message})") as raised:
@@ -429,13 +432,13 @@ def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes, message
 
 
 @pytest.mark.parametrize("metadata", [{}, {"__metadata__": None}, {"__metadata__": {"format": "pt"}}])
-def test_safetensors_without_our_checksum_are_read(tmp_path: Path, metadata: Any) -> None:
+def test_load_reads_safetensors_without_our_checksum(tmp_path: Path, metadata: Any) -> None:
     path = tmp_path / "params.safetensors"
     path.write_bytes(tensors(metadata | {"w": tensor(4, 8), "b": tensor(0, 4)}, struct.pack("<2f", 1, 2)))
     assert load(path) == {"w": np.float32(2), "b": np.float32(1)}
 
 
-# What reading may cost
+# Memory
 
 READ = """
 import resource, sys
@@ -443,7 +446,7 @@ from pathlib import Path
 from fnn.files.checkpoint import CheckpointError, load
 import json, pickletools, zipfile, safetensors.numpy
 
-def kilobytes(name):  # of this process: getrusage tells the peak of the one that it was forked from, if that is more
+def kilobytes(name):  # of this process; getrusage may return the peak of its parent
     with open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith(name)).split()[1])
 
@@ -451,7 +454,7 @@ limit = kilobytes("VmSize") + (128 << 10)
 resource.setrlimit(resource.RLIMIT_AS, (limit << 10, limit << 10))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = kilobytes("VmHWM")
     try:
         load(path)
@@ -460,8 +463,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits and sizes are told as Linux tells them")
-def test_hostile_files_are_refused_with_128_megabytes_to_spare(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS of Linux")
+def test_load_refuses_hostile_files_within_128_megabytes(tmp_path: Path) -> None:
     contents = {f"{i:03}.npz": make() for i, (make, _) in enumerate(HOSTILE_NPZ.values())}
     contents |= {f"{i:03}.safetensors": content for i, (content, _) in enumerate(HOSTILE_SAFETENSORS.values())}
     contents["many.safetensors"] = tensors({f"{i}": tensor(0, 0, "BF16", [0]) for i in range(20_000)})
@@ -472,14 +475,14 @@ def test_hostile_files_are_refused_with_128_megabytes_to_spare(tmp_path: Path) -
     done = python("-c", READ, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     grown = dict(line.split() for line in done.stdout.splitlines())
-    assert grown.keys() == contents.keys()  # so that none was read
+    assert grown.keys() == contents.keys()  # all were refused
     for name, kilobytes in grown.items():
         assert int(kilobytes) << 10 < 25 * len(contents[name]) + (1 << 20), name
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_large_file_takes_a_few_times_its_size(tmp_path: Path, suffix: str) -> None:
+def test_load_uses_at_most_five_times_the_size_of_a_large_file(tmp_path: Path, suffix: str) -> None:
     path, like = tmp_path / f"params{suffix}", {"w": np.zeros((1000, 500), order="F")}
     save(path, {"w": np.random.default_rng(0).random((1000, 500))})
     load(path)
-    assert_frugal(lambda: load(path, like), path.stat().st_size, 5)
+    assert_memory_below(lambda: load(path, like), path.stat().st_size, 5)
