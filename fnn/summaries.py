@@ -15,9 +15,8 @@ from fnn.op import Op, Params, Shape, Vjp, check_operator
 from fnn.random import Key
 from fnn.tree import tree_items, tree_leaves, tree_size
 
-WIDTH, MIN_OPERATOR_WIDTH = 100, 20
-"""The maximum width of a table, and the minimum width of its column of operators, which is cut for that."""
-
+WIDTH = 100  # maximum of a table
+MIN_OPERATOR_WIDTH = 20  # minimum of its column of operators, which is cut for that
 HEADER = ("path", "operator", "output", "parameters", "multiply-adds")
 
 

@@ -22,11 +22,8 @@ from fnn.ops.normalisation import keep_statistics
 from fnn.random import Key, Rng, as_key
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map, tree_sum
 
-SHARD_SIZE = 128
-"""Default maximum of examples in a shard."""
-
-MIN_SPLIT = 64
-"""By default, a batch of more images or sequences than this has at least two shards."""
+SHARD_SIZE = 128  # default maximum of examples in a shard
+MIN_SPLIT = 64  # by default, a batch of more images or sequences than this has at least two shards
 
 
 @operator
@@ -191,11 +188,13 @@ def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         is_vectors = x.ndim == 2 and x.dtype.kind == "f"
         min_count = 2 if size is None and len(x) > MIN_SPLIT and not is_vectors else 1
-        return apply_in_shards(op, _numbered_slices(len(x), max_size, min_count), workers, params, x, key)
+        shards = dict(enumerate(shard_slices(len(x), max_size, min_count)))
+        return apply_in_shards(op, shards, workers, params, x, key)
 
     return wrap(op, apply)
 
 
+@lru_cache(maxsize=100)
 def shard_slices(n: int, size: int, min_count: int = 1) -> list[slice]:
     """The shards of a batch of n: the smallest power of two of slices that is allowed, of equal size if possible.
 
@@ -205,11 +204,6 @@ def shard_slices(n: int, size: int, min_count: int = 1) -> list[slice]:
     while count * size < n or count < min_count:
         count *= 2
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
-
-
-@lru_cache(maxsize=100)
-def _numbered_slices(n: int, size: int, min_count: int) -> dict[int, slice]:
-    return dict(enumerate(shard_slices(n, size, min_count)))
 
 
 def apply_in_shards(
@@ -227,12 +221,9 @@ def apply_in_shards(
         ys, vjps = zip(*parallel_map(forward, len(rows), workers), strict=True)
 
     def vjp_shards(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-        def backward(i: int) -> tuple[Params, Array | None]:
-            gradients: tuple[Params, Array | None] = vjps[i](dy[rows[i]], need_dx)
-            return gradients
-
         with limited_blas():
-            grads, dxs = zip(*parallel_map(backward, len(rows), workers), strict=True)
+            results = parallel_map(lambda i: vjps[i](dy[rows[i]], need_dx), len(rows), workers)
+        grads, dxs = zip(*results, strict=True)
         return tree_sum(grads), _join(dxs) if need_dx else None
 
     return _join(ys), vjp_shards

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fnn import Key, Op, conv, dense
+from fnn import (
+    Key,
+    Op,
+    attention,
+    batch_norm,
+    conv,
+    conv_transpose,
+    dense,
+    embedding,
+    group_norm,
+    layer_norm,
+    position_embedding,
+)
 from fnn.init import (
     Initialiser,
     constant,
@@ -25,7 +37,6 @@ from fnn.init import (
     zeros,
 )
 from fnn.op import Array
-from fnn.ops import attention, batch_norm, conv_transpose, embedding, group_norm, layer_norm, position_embedding
 
 ALL = [
     glorot_uniform,

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 import fnn
 from fnn import (
     Params,
+    attention,
+    batch_norm,
     conv,
+    conv_transpose,
     dense,
+    dropout,
+    embedding,
     freeze,
+    layer_norm,
     maxpool,
     named,
     parallel,
@@ -31,7 +37,6 @@ from fnn import (
 from fnn.combinators import positionwise
 from fnn.init import he_normal
 from fnn.op import Array, Op, OpError, Shape, operator
-from fnn.ops import attention, batch_norm, conv_transpose, dropout, embedding, layer_norm
 from fnn.summaries import WIDTH, Layer, layers, summary
 from fnn.testing.table import TABLE
 from fnn.testing.table import Example as Row

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from fnn.checks.errors import OpError, describe, describe_value, join_first
 
 Array: TypeAlias = NDArray[Any]
+# An expected shape: None is any size, and a name is any size that is the same wherever the name appears.
 Sizes: TypeAlias = tuple[int | str | None, ...]
-"""An expected shape: None is any size, and a name is any size that is the same wherever the name appears."""
-
 ANY: Sizes = (None,)
 
-FLOATS = frozenset(map(np.dtype, ("float16", "float32", "float64")))
-"""The dtypes that operators compute in, in native byte order."""
-
+FLOATS = frozenset(map(np.dtype, ("float16", "float32", "float64")))  # in native byte order
 INTEGERS = frozenset(map(np.dtype, ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")))
 
 

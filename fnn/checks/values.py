@@ -24,8 +24,7 @@ class _Missing:
         return "<missing>"
 
 
-MISSING: Any = _Missing()
-"""The default of an argument that may be None."""
+MISSING: Any = _Missing()  # the default of an argument that may be None
 
 
 def as_int(value: Any) -> int | None:

@@ -16,11 +16,9 @@ from fnn.kernels.windows import Axis, Pair
 from fnn.kernels.windows import Windows as Windows
 
 Adjoint: TypeAlias = Callable[[Array], Array]
-Share: TypeAlias = Callable[[Array, list[Array]], None]
-"""Writes the part of each tap of the windows in a cotangent to a list of arrays."""
+Share: TypeAlias = Callable[[Array, list[Array]], None]  # writes each tap's part of a cotangent to a list of arrays
 
-MAX_FLOAT32_TERMS = 32
-"""More numbers than this are added in float64: their sum in float32 would not be exact to 1e-6."""
+MAX_FLOAT32_TERMS = 32  # more numbers than this are added in float64: their sum in float32 would not be exact to 1e-6
 
 
 def pool_max(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:

@@ -62,8 +62,7 @@ def limited_blas() -> Iterator[None]:
 
 
 _lock = allocate_lock()
-_blocks = 0
-"""How many `with` blocks of `limited_blas` are active now."""
+_blocks = 0  # how many `with` blocks of `limited_blas` are active now
 
 
 @cache

@@ -16,23 +16,16 @@ from fnn.kernels.reductions import wide_sum
 from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 
-MAX_INNER, MAX_INNER_SMALL, MAX_INNER_DOT, MAX_INNER_SUM = 4096, 256, 1024, 128
-"""Longest inner axis that BLAS may sum by itself: its rounding error grows with the length.
+# Longest inner axis that BLAS may sum by itself, because its rounding error grows with the length:
+MAX_INNER = 4096  # in products of matrices
+MAX_INNER_SMALL = 256  # in small ones, unless both factors are contiguous along the inner axis: summed number by number
+MAX_INNER_DOT = 1024  # in products with a vector, if the matrix is contiguous along the inner axis
+MAX_INNER_SUM = 128  # in other products with a vector
 
-In products of matrices; in those of at most SMALL_MACS multiply-adds, for which OpenBLAS may sum number by number,
-unless both factors are contiguous along the inner axis; in products with such a vector; with another vector.
-"""
-
-SMALL_MACS = 1_000_000
-
-MAX_TERMS = 1 << 22
-"""At most this many numbers of partial products are in memory before they are added."""
-
-MIN_PART_MACS = 8_000_000
-"""Minimum multiply-adds for which it pays to give a part of a product to another thread."""
-
-ROWS = 48
-"""A product is cut at multiples of this many rows. OpenBLAS then computes the same bits as for the whole product."""
+SMALL_MACS = 1_000_000  # maximum multiply-adds of a small product
+MAX_TERMS = 1 << 22  # at most this many numbers of partial products are in memory before they are added
+MIN_PART_MACS = 8_000_000  # minimum multiply-adds for which it pays to give a part of a product to another thread
+ROWS = 48  # a product is cut at multiples of this: OpenBLAS then computes the same bits as for the whole product
 
 
 def map_features(x: Array, w: Array) -> Array:

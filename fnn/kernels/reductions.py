@@ -21,20 +21,11 @@ from fnn.kernels.numerics import allow_underflow as allow_underflow  # for losse
 
 Axes: TypeAlias = int | Sequence[int] | None
 
-DOT = 256
-"""Longest dot product in float32: longer ones are less exact, shorter ones take more time."""
-
-BLOCK = 32
-"""Most float32 rows that are added before float64 takes over: the error stays below 5e-7, even for equal rows."""
-
-LANES = 256
-"""Shorter rows are added several at a time, because the call costs more than the additions."""
-
-SMALL = 8192
-"""Up to this size, NumPy's own sum in float64 takes less time than planning a faster one."""
-
-SHORT = 64
-"""Longest row that is multiplied by ones: seven times as fast as NumPy's sum for rows of ten numbers."""
+DOT = 256  # longest dot product in float32: longer ones are less exact, shorter ones take more time
+BLOCK = 32  # most float32 rows that are added before float64 takes over: errors stay below 5e-7, even for equal rows
+LANES = 256  # shorter rows are added several at a time, because the call costs more than the additions
+SMALL = 8192  # up to this size, NumPy's own sum in float64 takes less time than planning a faster one
+SHORT = 64  # longest row that is multiplied by ones: seven times as fast as NumPy's sum for rows of ten numbers
 
 
 def accurate_sum(x: Array, axes: Axes = None, keepdims: bool = False) -> Array:

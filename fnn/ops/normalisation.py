@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from math import fsum, prod
 from typing import TypeAlias
 
@@ -17,13 +18,12 @@ from fnn.init import Initialiser, init_affine, ones, zeros
 from fnn.kernels.normalise import accurate_sum, normalise_channels, normalise_examples, wide_mean, wide_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key, Rng, as_key
-from fnn.tree import tree_map
+from fnn.tree import tree_map, widen
 
 Axes: TypeAlias = tuple[int, ...]
 Observer: TypeAlias = Callable[[Array, Array, Axes], None]
 
-INITIAL = {"mean": 0.0, "var": 1.0}
-"""The statistics before `calibrate`."""
+INITIAL = {"mean": 0.0, "var": 1.0}  # the statistics before `calibrate`
 
 
 @operator
@@ -46,7 +46,7 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
         return init_affine(key, shape[:1], shape[:1], (1, 1), w_init, b_init) | statistics
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
-        w, b, mean, var = arrays = _get_channels(params, x, "w", "b", "mean", "var")
+        arrays = _get_channels(params, x, "w", "b", "mean", "var")
         axes = (0, *range(2, x.ndim))
         w, b, mean, var = (np.expand_dims(a, axes) for a in arrays)
         no_gradients = {"mean": np.zeros_like(arrays[2]), "var": np.zeros_like(arrays[3])}
@@ -100,7 +100,7 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
     batch or an empty one, and OpError if a batch, or a piece of it, has one number per channel.
     """
     key, count = as_key(rng), 0
-    copies = tree_map(_copy, params)  # each array then stands for one place in params
+    copies = tree_map(copy, widen(params))  # each array then stands for one place in params
     found: dict[int, list[tuple[Array, Array]]] = {}
 
     def observe(mean: Array, x: Array, axes: Axes) -> None:
@@ -112,19 +112,13 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
         for x in batches:
             if not len(x):
                 raise ValueError(f"calibrate: expected batches of at least one example, got {describe(x)}")
-            net.apply(copies, _copy(x), key.fold(count))
+            net.apply(copies, widen(x), key.fold(count))
             count += 1
     finally:
         _observer.reset(token)
     if not count:
         raise ValueError("calibrate: expected at least one batch, got none")
     return _with_statistics(params, copies, found)
-
-
-def _copy(a: Array) -> Array:
-    if not isinstance(a, np.ndarray):
-        return a  # `apply` refuses it
-    return a.astype(np.float32 if a.dtype == np.float16 else a.dtype)
 
 
 def _batch_statistics(x: Array, axes: Axes) -> tuple[Array, Array]:

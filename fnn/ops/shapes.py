@@ -12,6 +12,7 @@ from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 
 def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
+    """Flattens each example: (batch, *shape) to (batch, prod(shape))."""
     check_no_params(params)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
@@ -20,12 +21,7 @@ def _flatten(params: Params, x: Array) -> tuple[Array, Vjp]:
     return to_features(x), vjp
 
 
-flatten = Op(
-    lambda key, shape: {},
-    _flatten,
-    kind="flatten",
-    doc="Flattens each example: (batch, *shape) to (batch, prod(shape)).",
-)
+flatten = Op(lambda key, shape: {}, _flatten, kind="flatten", doc=_flatten.__doc__)
 
 
 @operator

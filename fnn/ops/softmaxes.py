@@ -10,6 +10,7 @@ from fnn.op import Array, Op, OpError, Params, Vjp
 
 
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
+    """exp(x) divided by its sum along the last axis of (batch, ..., classes)."""
     _check_classes(params, x)
     y = np.exp(x - x.max(-1, keepdims=True))
     y /= accurate_sum(y, -1, True)
@@ -23,6 +24,7 @@ def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
 
 
 def _log_softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
+    """The logarithm of `softmax`, exact even if the softmax itself rounds to 0."""
     _check_classes(params, x)
     y = x - x.max(-1, keepdims=True)
     e = np.exp(y)
@@ -43,15 +45,5 @@ def _check_classes(params: Params, x: Array) -> None:
         raise OpError(f"expected at least one class, got {x.shape}")
 
 
-softmax = Op(
-    lambda key, shape: {},
-    _softmax,
-    kind="softmax",
-    doc="exp(x) divided by its sum along the last axis of (batch, ..., classes).",
-)
-log_softmax = Op(
-    lambda key, shape: {},
-    _log_softmax,
-    kind="log_softmax",
-    doc="The logarithm of `softmax`, exact even if the softmax itself rounds to 0.",
-)
+softmax = Op(lambda key, shape: {}, _softmax, kind="softmax", doc=_softmax.__doc__)
+log_softmax = Op(lambda key, shape: {}, _log_softmax, kind="log_softmax", doc=_log_softmax.__doc__)

@@ -10,11 +10,8 @@ from fnn.checks.calls import named_by_call
 from fnn.checks.errors import describe_uncalled
 from fnn.checks.values import check_fraction, check_int, check_non_negative, check_positive
 
-Schedule: TypeAlias = Callable[[int], float]
-"""Takes the step, an int of at least 0, and returns the rate at that step."""
-
-Rate: TypeAlias = float | Schedule
-"""A rate that stays the same, or a schedule."""
+Schedule: TypeAlias = Callable[[int], float]  # takes the step, an int of at least 0, and returns the rate at that step
+Rate: TypeAlias = float | Schedule  # a rate that stays the same, or a schedule
 
 
 @named_by_call

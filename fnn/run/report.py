@@ -10,7 +10,7 @@ from fnn.data import Examples, as_float
 from fnn.files.checkpoint import load
 from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
-from fnn.ops import log_softmax
+from fnn.ops.softmaxes import log_softmax
 from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
 from fnn.tree import tree_items
 
@@ -62,8 +62,12 @@ def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
 def log_probabilities(net: Op, params: Params, examples: Examples) -> Array:
     """Returns the log-probability of each class for each image, (N, classes)."""
     starts = range(0, len(examples.labels), 500)
-    outs = [net.apply(params, as_float(examples.images[i : i + 500]))[0] for i in starts]
-    return log_softmax.apply({}, np.concatenate(outs))[0]
+    outs = np.concatenate([net.apply(params, as_float(examples.images[i : i + 500]))[0] for i in starts])
+    if outs.ndim != 2 or outs.shape[1] <= examples.labels.max(initial=0):
+        raise RunError(f"expected a net with a score for each class, got outputs of shape {outs.shape[1:]}")
+    if wrong := int(np.count_nonzero(~np.isfinite(outs).all(1))):
+        raise RunError(f"expected finite scores, got nan or infinity for {wrong} test images")
+    return log_softmax.apply({}, outs)[0]
 
 
 def confusion(scores: Array, labels: Array) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from fnn.losses import Loss
 from fnn.mpi import Comm, part, spread_loss
 from fnn.mpi.ranks import ALONE
 from fnn.op import Array, Op, Params
-from fnn.ops import calibrate
+from fnn.ops.normalisation import calibrate
 from fnn.optim import Optimizer, average
 from fnn.optim.schedules import Schedule
 from fnn.random import Key

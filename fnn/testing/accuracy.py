@@ -12,19 +12,17 @@ from fnn.testing.case import ORDERS, Case, perturb
 from fnn.testing.compare import read_only
 from fnn.tree import tree_items, tree_leaves, tree_map, tree_size
 
+# Largest error of a layer for random and for equal numbers, relative to the sum of magnitudes. Errors of equal numbers
+# add up: BLAS has an error of up to 3e-6 for them, and adding 4,000 numbers one by one has about 3e-5.
 RANDOM, EQUAL = 1e-6, 4e-6
-"""Largest error of a layer relative to its sum of magnitudes. It is larger for equal numbers, whose errors add up.
-
-For these, BLAS has an error of up to 3e-6, and adding 4,000 numbers one by one has about 3e-5.
-"""
 
 NUMBERS = 1 << 15  # numbers in the input; fewer for an operator with parts, which may split its batch many times
 EXAMPLES = 4096  # minimum number of small examples: adding that many one by one has an error above EQUAL
 FEW = 4  # number of large examples; with 2, the input's gradient of batch_norm is a difference of nearly equal numbers
 STEP = 1e-5  # change of a parameter for the derivative of the output; only a cotangent, so it may be inexact
 
+# Input or a parameter, a position in it, the output's cotangent, and the expected gradient with its scale.
 Trial = tuple[str, tuple[int, ...], Array, Array, float]
-"""Input or a parameter, a position in it, the output's cotangent, and the expected gradient with its scale."""
 
 
 def check_accuracy(case: Case) -> None:

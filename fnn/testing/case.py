@@ -12,14 +12,13 @@ from fnn.random import Key
 from fnn.testing.compare import check_equal, read_only
 from fnn.tree import Tree, tree_items, tree_map
 
-ORDERS: Mapping[str, Callable[[Array], Array]] = {
+ORDERS: Mapping[str, Callable[[Array], Array]] = {  # functions that copy an array into a memory order
     "C": np.ascontiguousarray,
     "Fortran": np.asfortranarray,
     "batch innermost": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a,
     "(W, C, H, N)": lambda a: np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0) if a.ndim == 4 else a,
     "reversed and strided": lambda a: np.flip(np.repeat(np.flip(a)[..., None], 2, -1)[..., 1]),
 }
-"""Functions that copy an array into a memory order."""
 
 
 class Case(NamedTuple):

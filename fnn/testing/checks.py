@@ -177,7 +177,7 @@ def _batch_independence(case: Case) -> None:
         check_equal({"params": many["params"]}, total, f"of example {i} repeated {batch} times", 1e-9, least=1e-3)
 
 
-PROPERTIES: dict[str, Callable[[Case], float | None]] = {
+PROPERTIES: dict[str, Callable[[Case], float | None]] = {  # the checks after "init", in this order
     "call": _call,
     "purity": _purity,
     "shapes and dtypes": _shapes_and_dtypes,
@@ -193,4 +193,3 @@ PROPERTIES: dict[str, Callable[[Case], float | None]] = {
     "batch independence": _batch_independence,
     "accuracy": check_accuracy,
 }
-"""The checks after "init", in this order."""

@@ -101,8 +101,7 @@ def check_gradients(
                 if errors[-1][0] <= TOLERANCE:
                     break
             else:
-                raise AssertionError(
-                    f"{name}: expected {min(errors)[1]!r} along a random direction (central difference), got {slope!r}"
-                )
+                best = f"{min(errors)[1]!r} along a random direction (central difference)"
+                raise AssertionError(f"{name}: expected {best}, got {slope!r}")
             worst = max(worst, errors[-1][0])
     return worst

@@ -113,4 +113,3 @@ PROPERTIES: dict[str, Callable[[LossCase], float | None]] = {
     "accuracy": _accuracy,
     "gradient": _gradient,
 }
-"""The checks, in this order."""

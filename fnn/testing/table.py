@@ -123,7 +123,6 @@ for _op in (fnn.gelu, fnn.log_softmax, fnn.relu, fnn.sigmoid, fnn.silu, fnn.soft
 for _make in (fnn.elu, fnn.leaky_relu):
     _EXAMPLES += [Example(_make(), (5,)), Example(_make(0.2), (2, 4, 3))]
 
-TABLE: dict[str, list[Example]] = {}
-"""The examples of each operator, by its public name."""
+TABLE: dict[str, list[Example]] = {}  # the examples of each operator, by its public name
 for _example in _EXAMPLES:
     TABLE.setdefault(_example.name or _example.op.kind, []).append(_example)

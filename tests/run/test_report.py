@@ -7,9 +7,24 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import CheckpointError, Op, conv, dense, freeze, maxpool, named, parallel, relu, residual, serial, shard, tanh
+from fnn import (
+    CheckpointError,
+    Op,
+    batch_norm,
+    conv,
+    dense,
+    freeze,
+    maxpool,
+    named,
+    parallel,
+    relu,
+    reshape,
+    residual,
+    serial,
+    shard,
+    tanh,
+)
 from fnn.data import digits
-from fnn.ops import batch_norm, reshape
 from fnn.run import RunError
 from fnn.run.report import CURVES, confusion, first_filters, log_probabilities, report, worst
 from tests.support.programs import python
@@ -419,3 +434,19 @@ assert str(dict.items(matplotlib.rcParams)) == before
 def test_report_imports_matplotlib_late_and_keeps_its_settings(tmp_path: Path) -> None:
     done = python("-W", "error", "-c", CHECK, make_run(tmp_path, epoch_metrics(1)))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (dense(3), r"expected a net with a score for each class, got outputs of shape \(3,\)"),
+        (conv(10, 28), r"expected a net with a score for each class, got outputs of shape \(10, 1, 1\)"),
+        (
+            dense(10, b_init=fnn.init.constant(np.inf)),
+            "expected finite scores, got nan or infinity for 120 test images",
+        ),
+    ],
+)
+def test_log_probabilities_refuses_nets_without_finite_scores(net: fnn.Op, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        log_probabilities(net, net.init(0, (1, 28, 28)), digits(120, 2))

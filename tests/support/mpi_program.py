@@ -16,9 +16,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import fnn
-from fnn import conv, cross_entropy, dense, maxpool, serial, tanh, value_and_grad
+from fnn import conv, cross_entropy, dense, dropout, maxpool, serial, tanh, value_and_grad
 from fnn.mpi import part, program, spread, spread_loss, totals, world
-from fnn.ops import dropout
 from fnn.testing import check_op
 
 NET = serial(conv(3, 3, padding=1), maxpool(2), tanh, dropout(0.4), dense(20), tanh, dense(4))

@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from fnn import (
     CheckpointError,
     Op,
+    attention,
+    avgpool,
+    batch_norm,
     conv,
+    conv_transpose,
     cross_entropy,
     dense,
+    embedding,
     flatten,
+    group_norm,
+    layer_norm,
     load,
     maxpool,
     named,
+    position_embedding,
     relu,
     repeat,
     residual,
@@ -31,16 +39,6 @@ from fnn import (
 from fnn.combinators import positionwise
 from fnn.data import as_float, digits
 from fnn.op import Array, Params
-from fnn.ops import (
-    attention,
-    avgpool,
-    batch_norm,
-    conv_transpose,
-    embedding,
-    group_norm,
-    layer_norm,
-    position_embedding,
-)
 from fnn.torch.weights import from_torch, to_torch
 from fnn.tree import tree_items, tree_map
 from tests.support.strategies import seeds
