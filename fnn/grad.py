@@ -39,7 +39,8 @@ def value_and_grad(net: Op, loss: Loss = MISSING) -> Callable[..., tuple[tuple[A
             check_needs_no_key(net)
             key = None
         result = allow_underflow(step, params, x, y, key)
-        warn_uncalibrated(net, params, x, key)
+        if key is None:
+            warn_uncalibrated(net, params, x)
         return result
 
     return gradient

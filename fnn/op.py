@@ -132,7 +132,8 @@ class Op:
         """
         if not is_inside.get():
             applied: tuple[Array, Vjp] = allow_underflow(self.apply, params, x, key)
-            results.warn_uncalibrated(self, params, x, key)
+            if self.statistics and key is None:
+                results.warn_uncalibrated(self, params, x)
             return applied
         try:
             if self.parts and type(params) is dict and len(params) < len(self.parts):
@@ -145,7 +146,9 @@ class Op:
                 result = self._apply(*arguments)
             else:
                 result = apply_in_float32(self._apply, *arguments)
-            y, vjp = results.check_result(result)
+            y, vjp = result if type(result) is tuple and len(result) == 2 else (None, None)
+            if type(y) is not ndarray or not callable(vjp):
+                y, vjp = results.check_result(result)
         except (OpError, KeyError, TypeError, IndexError) as error:
             results.explain_apply(error, self, params, x, key)
             raise

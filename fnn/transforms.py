@@ -5,8 +5,9 @@ The operators here have the params of the operator that they wrap, and its name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from fnn.op import Array, Op, OpError, Params, Vjp, operator
 from fnn.ops.normalisation import keep_statistics
 from fnn.random import Key, Rng, as_key
 from fnn.tree import Tree, tree_items, tree_leaves, tree_map, tree_sum
+
+T = TypeVar("T")
 
 SHARD_SIZE = 128  # default maximum of examples in a shard
 MIN_SPLIT = 64  # by default, a batch of more images or sequences than this has at least two shards
@@ -210,24 +213,25 @@ def apply_in_shards(
     op: Op, shards: dict[int, slice], workers: int, params: Params, x: Array, key: Key | None
 ) -> tuple[Array, Vjp]:
     """Applies `op` to these slices of `x`. Each folds its number, its key in `shards`, into the random key."""
-    if len(shards) == 1 and workers == 1 and not blas_libraries():  # saves a tenth of a small net's step
-        return op.apply(params, x, key and key.fold(*shards))
+    if len(shards) == 1:  # without the work for several shards, which would be a tenth of a small net's step
+        if workers == 1 and not blas_libraries():
+            return op.apply(params, x, key and key.fold(*shards))
+        y, vjp = _run(lambda i: op.apply(params, x, key and key.fold(*shards)), 1, workers)[0]
+        return y, lambda dy, need_dx=True: _run(lambda i: vjp(dy, need_dx), 1, workers)[0]
     numbers, rows = list(shards), list(shards.values())
-
-    def forward(i: int) -> tuple[Array, Vjp]:
-        return op.apply(params, x[rows[i]], key and key.fold(numbers[i]))
-
-    with limited_blas():
-        ys, vjps = zip(*parallel_map(forward, len(rows), workers), strict=True)
+    results = _run(lambda i: op.apply(params, x[rows[i]], key and key.fold(numbers[i])), len(rows), workers)
+    ys, vjps = zip(*results, strict=True)
 
     def vjp_shards(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-        with limited_blas():
-            results = parallel_map(lambda i: vjps[i](dy[rows[i]], need_dx), len(rows), workers)
-        grads, dxs = zip(*results, strict=True)
-        return tree_sum(grads), _join(dxs) if need_dx else None
+        grads, dxs = zip(*_run(lambda i: vjps[i](dy[rows[i]], need_dx), len(rows), workers), strict=True)
+        return tree_sum(grads), np.concatenate(dxs) if need_dx else None
 
-    return _join(ys), vjp_shards
+    return np.concatenate(ys), vjp_shards
 
 
-def _join(pieces: Sequence[Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+def _run(f: Callable[[int], T], n: int, workers: int) -> list[T]:
+    """`parallel_map` with BLAS limited to one thread."""
+    if not blas_libraries():  # BLAS has one thread anyway, as in `train.py`
+        return parallel_map(f, n, workers)
+    with limited_blas():
+        return parallel_map(f, n, workers)

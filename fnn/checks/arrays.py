@@ -101,8 +101,8 @@ def get_params(params: Any, shapes: Mapping[str, Sizes | None]) -> list[Any]:
 
     Raises OpError unless params are a dict of exactly these names, with arrays of these shapes and of one float dtype.
     """
-    if not isinstance(params, dict) or len(params) + [*shapes.values()].count(None) != len(shapes):
-        raise params_error(params, shapes)
+    if type(params) is not dict or len(params) != len(shapes):  # a quick test for operators with all their arrays
+        _check_count(params, shapes)
     arrays: list[Any] = []
     sizes_by_name: dict[Any, int] = {}
     dtype = None
@@ -131,6 +131,11 @@ def get_params(params: Any, shapes: Mapping[str, Sizes | None]) -> list[Any]:
                     raise _shape_error(name, array, expected, sizes_by_name)
         arrays.append(array)
     return arrays
+
+
+def _check_count(params: Any, shapes: Mapping[str, Sizes | None]) -> None:
+    if not isinstance(params, dict) or len(params) + [*shapes.values()].count(None) != len(shapes):
+        raise params_error(params, shapes)
 
 
 def _shape_error(name: str, array: Array, expected: Sizes, sizes_by_name: Mapping[Any, int]) -> OpError:

@@ -28,8 +28,6 @@ def check_initial(params: Any) -> dict[str, Any]:
 
 def check_result(result: Any) -> tuple[Array, Callable[..., Any]]:
     """Returns the result of `apply` with a plain array. Raises OpError unless it is an array and a function."""
-    if type(result) is tuple and len(result) == 2 and type(result[0]) is ndarray and callable(result[1]):
-        return result
     if not isinstance(result, tuple) or len(result) != 2:
         raise OpError(f"expected apply to return (y, vjp), got {describe(result)}")
     y, vjp = result
@@ -90,9 +88,9 @@ def apply_completed(op: Any, params: dict[str, Any], x: Any, key: Any) -> tuple[
     return y, shortened_vjp
 
 
-def warn_uncalibrated(op: Any, params: Any, x: Any, key: Any) -> None:
+def warn_uncalibrated(op: Any, params: Any, x: Any) -> None:
     """Warns, once, if `op` predicted with statistics in `params` that still have their initial values."""
-    if key is not None or not op.statistics or op.has_warned or not len(x):
+    if op.has_warned or not len(x):
         return
     paths = ["/".join(path) or op.kind for path, values in op.statistics.items() if _are_initial(params, path, values)]
     if paths:

@@ -42,8 +42,10 @@ def parallel_map(f: Callable[[int], T], n: int, workers: int) -> list[T]:
     If n is less than `workers`, the others are `idle_threads` inside `f`. If several calls fail, the error of the first
     is raised.
     """
+    if workers == 1:
+        return [f(i) for i in range(n)]
     crew = max(1, min(n, workers))
-    before = _idle.set(max(1, workers // crew))
+    before = _idle.set(workers // crew)
     try:
         if crew == 1:
             return [f(i) for i in range(n)]
