@@ -108,6 +108,8 @@ def get_params(params: Any, shapes: Mapping[str, Sizes | None]) -> list[Any]:
     dtype = None
     for name, expected in shapes.items():
         if expected is None:
+            if len(params) == len(shapes):
+                raise params_error(params, shapes)
             arrays.append(None)
             continue
         if name not in params:
