@@ -60,6 +60,7 @@ def test_denoise_example_learns_to_remove_noise(capsys: pytest.CaptureFixture[st
     assert len(capsys.readouterr().out.splitlines()) == 3 + 1 + 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoise", "residual", "transformer"])
 def test_example_finds_the_library_from_any_folder(name: str, tmp_path: Path) -> None:
     program = f"import runpy; runpy.run_path({str(ROOT / 'examples' / f'{name}.py')!r})"

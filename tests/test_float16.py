@@ -91,6 +91,7 @@ def test_tree_sum_of_float16_is_rounded_once() -> None:
     assert tree_sum(huge)["w"].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_microbatch_adds_gradients_of_float16_in_float32() -> None:
     net, x = dense(1, bias=True), np.ones((3000, 1), np.float16)
     params = half(net.init(0, (1,)))

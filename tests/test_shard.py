@@ -173,6 +173,7 @@ def test_shard_refuses_bad_workers_and_sizes(numbers: dict[str, int]) -> None:
         shard(NET, **numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "workers", "told"), [("", "2, 2", 1), ("", "1, 1", 0), ("1", "2, 2", 0)])
 def test_shard_warns_if_blas_uses_several_threads(threads: str, workers: str, told: int) -> None:
     code = f"import sys; sys.modules['threadpoolctl'] = None; import fnn; [fnn.shard(fnn.tanh, n) for n in ({workers})]"

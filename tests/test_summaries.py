@@ -231,6 +231,7 @@ def count_of(op: Op, shape: Shape, params: Params) -> int | None:
     return layer.multiply_adds
 
 
+@pytest.mark.slow
 @given(denses())
 def test_layers_counts_dense_as_torch(example: Example) -> None:
     op, shape = example

@@ -153,6 +153,7 @@ def test_answer_of_a_missing_package_is_an_error_of_one_line() -> None:
     assert reply == {"error": "ModuleNotFoundError: No module named 'benchmarks.nowhere_peer'"}
 
 
+@pytest.mark.slow
 def test_main_runs_fnn_alone_and_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.md"
     flags = ["--workloads", "tiny", "--threads", "1", "--rounds", "2", "--seconds", "0.02", "--peers", "fnn", "--out"]

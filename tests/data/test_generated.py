@@ -20,6 +20,7 @@ def unseen() -> Examples:
     return digits(1000, Key(0).fold("test"))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 200), st.integers(0, 2**70))
 def test_digits_of_any_number_have_balanced_labels(n: int, seed: int) -> None:

@@ -78,6 +78,7 @@ def change_bytes(original: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 def test_load_of_1000_mutations_raises_or_returns_the_right_tree(small: Path) -> None:
     without_like, content, rng = load(small), small.read_bytes(), random.Random(0)
     counts = {"refused": 0, "read": 0}
@@ -87,6 +88,7 @@ def test_load_of_1000_mutations_raises_or_returns_the_right_tree(small: Path) ->
     assert counts["refused"] > 850
 
 
+@pytest.mark.slow
 def test_load_with_any_byte_changed_raises_or_returns_the_right_tree(small: Path) -> None:
     content, rng = small.read_bytes(), random.Random(1)
     for at in range(len(content)):

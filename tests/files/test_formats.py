@@ -96,6 +96,7 @@ def test_load_returns_500_random_trees_bit_for_bit_in_every_format(folder: Path,
         assert_returns(folder / f"tree{suffix}", tree, tree_map(other_value, tree))
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(number_trees(DTYPES))
 def test_npz_supports_complex_and_long_numbers(folder: Path, tree: Any) -> None:

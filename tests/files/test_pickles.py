@@ -529,6 +529,7 @@ def test_load_uses_at_most_five_times_the_size_of_a_large_file(scratch: Path, pr
 # Damaged and foreign files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_load_refuses_every_truncation(scratch: Path, protocol: int) -> None:
     content = pickle.dumps(EXAMPLE_TREE, protocol)

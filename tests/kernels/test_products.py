@@ -68,6 +68,7 @@ def test_batched_matmul_on_idle_threads_gives_the_same_bits(
     assert parts == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("threads", [2, 3, 9])
 @pytest.mark.parametrize("shape", [(100, 700, 900), (1000, 64, 1000), (333, 4000, 64)])

@@ -210,6 +210,7 @@ def run_alone(code: str, *launcher: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_mpi_is_not_imported_without_a_launcher() -> None:
     code = """
 import sys
@@ -232,6 +233,7 @@ sys.exit(status)
     assert (done.returncode, done.stdout, done.stderr) == (7, "spread(dense(3), workers=1)\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["sys.modules['mpi4py'] = None", "sys.meta_path.insert(0, Broken())"])
 def test_program_without_mpi_names_the_extra_once_per_machine(reason: str) -> None:
     code = f"""

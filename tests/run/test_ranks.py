@@ -79,6 +79,7 @@ def test_train_error_of_one_rank_names_the_path_of_the_operator() -> None:
     assert run_on_ranks(2, error_on_rank) == [message] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_train_on_ranks_calibrates_like_one_process(count: int, tmp_path: Path) -> None:
     net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(8), batch_norm(), dropout(0.2), dense(10))

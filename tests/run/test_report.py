@@ -248,6 +248,7 @@ def test_plot_confusion_shows_counts_recall_and_dark_mistakes(tmp_path: Path) ->
     assert 0.9 < lightness(4, 4) < lightness(0, 1) == 1
 
 
+@pytest.mark.slow
 def test_plot_confusion_without_mistakes_or_without_images_of_a_class(tmp_path: Path) -> None:
     figure = pictures.plot_confusion(np.diag([5, 0, 3]))
     assert "8 of 8 test images correct: 100.00 %" in visible_texts(figure)
@@ -255,6 +256,7 @@ def test_plot_confusion_without_mistakes_or_without_images_of_a_class(tmp_path: 
     assert pixels(figure, tmp_path).shape == (900, 1000)
 
 
+@pytest.mark.slow
 def test_plot_mistakes_shows_image_label_prediction_and_probability(tmp_path: Path) -> None:
     labels = TEST.labels
     predicted = np.where(np.arange(120) < 100, (labels + 3) % 10, labels)
@@ -397,6 +399,7 @@ def test_report_refuses_damaged_missing_or_foreign_params(tmp_path: Path) -> Non
     assert not list(folder.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_report_names_a_file_that_cannot_be_written_and_writes_the_others(tmp_path: Path) -> None:
     folder = make_run(tmp_path, epoch_metrics(1))
     (folder / "confusion.png").mkdir()

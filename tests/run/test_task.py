@@ -270,6 +270,7 @@ def test_train_calibrates_with_a_bounded_number_of_batches(
     assert have_same_bits(params, calibrated_by_hand(task, params, 1, count))
 
 
+@pytest.mark.slow
 def test_train_resume_with_batch_norm_gives_the_same_bits_for_any_workers(tmp_path: Path) -> None:
     task = normed_task()
     expected = run.train(task, run.start(task), log=no_log)

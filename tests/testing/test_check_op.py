@@ -179,6 +179,7 @@ def test_check_op_finds_a_forgotten_scale_that_starts_at_one() -> None:
     lacks("gradient in input", Op(init, apply))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_check_op_has_no_false_alarm_at_kinks(seed: int) -> None:
     net = serial(conv(3, 3, padding=1), relu, maxpool(2), relu, maxpool(3, 1, 1), dense(8), relu, dense(4), relu)
@@ -316,6 +317,7 @@ def test_check_op_finds_a_buffer_that_threads_share(seed: int) -> None:
     lacks("threads", op, (5,), "while another thread", rng=seed)
 
 
+@pytest.mark.slow
 def test_check_op_accepts_a_buffer_behind_a_lock() -> None:
     memory: dict[Any, Array] = {}
     lock = Lock()

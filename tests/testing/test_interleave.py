@@ -178,6 +178,7 @@ def test_run_in_step_alternates_after_every_line_and_every_call() -> None:
     assert [len(steps) for steps in run.steps] == [5, 5]
 
 
+@pytest.mark.slow
 def test_run_in_step_goes_on_where_one_call_waits_for_a_lock_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     lock, scratch = Lock(), np.empty(3)
 
@@ -233,6 +234,7 @@ def test_check_op_refuses_an_operator_without_python_code() -> None:
         check_op(Op(init, Native.apply), (3,), exempt=["threads"])
 
 
+@pytest.mark.slow
 def test_run_in_step_reports_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     locks = Lock(), Lock()
 
