@@ -14,12 +14,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from fnn import init
+from fnn.checks.arrays import Array
 from fnn.checks.errors import OpError, describe, describe_value
 from fnn.checks.values import as_int
 from fnn.inspection.rebuild import operators_in
 from fnn.op import Op
 
-MAX_LENGTH, MAX_DEPTH, MAX_OPERATORS = 20_000, 50, 2_000
+MAX_LENGTH, MAX_DEPTH, MAX_OPERATORS, MAX_WORD = 20_000, 50, 2_000, 100
 LITERALS: dict[str, Callable[[str], Any]] = {
     "number": lambda token: float(token) if set(token) & set(".eE") else int(token),
     "string": ast.literal_eval,
@@ -29,7 +30,7 @@ ESCAPE = r"\\(?:[\\'\"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 TOKEN = re.compile(
     rf"""\s*(?:(?P<name>[^\W\d]\w*)
     | (?P<number>(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
-    | (?P<string>'(?:[^'\\\n]|{ESCAPE})*'|"(?:[^"\\\n]|{ESCAPE})*")
+    | (?P<string>'(?:[^'\\\n]++|{ESCAPE})*+'|"(?:[^"\\\n]++|{ESCAPE})*+")
     | (?P<mark>.)
     | (?P<end>\Z))""",
     re.VERBOSE | re.DOTALL,
@@ -67,9 +68,9 @@ def _find_names() -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
     fnn = sys.modules["fnn"]  # not imported above, because it imports this module
     for name, value in ({name: getattr(fnn, name) for name in fnn.__all__} | vars(init)).items():
         result = getattr(value, "__annotations__", {}).get("return")
-        if isinstance(value, Op) or (result == init.Array and name[0] != "_"):
+        if isinstance(value, Op) or (result == Array and name[0] != "_"):
             values[name] = value
-        elif result in (Op, "Op", init.Initialiser):
+        elif result in (Op, "Op", init.Initialiser) and hasattr(value, "__wrapped__"):  # decorated: a constructor
             makers[name] = value
     return values, makers
 
@@ -86,9 +87,11 @@ class _Parser:
 
     def advance(self) -> None:
         match = TOKEN.match(self.text, self.end)
-        assert match is not None and match.lastgroup is not None  # any character is a token, and so is the end
-        self.kind, self.token = match.lastgroup, match[match.lastgroup]
-        self.start, self.end = match.span(match.lastgroup)
+        assert match is not None  # any character is a token, and so is the end
+        self.kind = match.lastgroup or ""
+        self.token, (self.start, self.end) = match[self.kind], match.span(self.kind)
+        if self.kind in ("name", "number") and len(self.token) > MAX_WORD:
+            raise self.unexpected(f"a {self.kind} of at most {MAX_WORD} characters")
 
     def error(self, message: str, start: int) -> OpError:
         line, column = self.text.count("\n", 0, start) + 1, start - self.text.rfind("\n", 0, start)
@@ -126,8 +129,8 @@ class _Parser:
         name, start = self.token, self.start
         if name not in self.values and name not in self.makers:
             close = get_close_matches(name[:40], [*self.values, *self.makers], 1)
-            fix = f"did you mean {close[0]}?" if close else "pass your own ones as the argument `operators`"
-            raise self.unexpected("the name of an operator or initialiser of fnn", f"; {fix}")
+            fix = f"; did you mean {close[0]}?" if close else "; pass your own operators by operators={name: operator}"
+            raise self.unexpected("the name of an operator or initialiser of fnn", fix)
         self.advance()
         if self.token == "(" and name in self.makers:
             return self.call(name, start)
@@ -177,7 +180,7 @@ class _Parser:
             except TypeError as error:
                 got = str(error).removeprefix("got ").replace("missing a required argument:", "no")
                 raise OpError(f"expected ({', '.join(signature.parameters)}), got {got}", name) from None
-            copies = max(1, as_int(bound["n"]) or 1) if name == "repeat" else 1
+            copies = max(1, as_int(bound.get("n")) or 1) if name == "repeat" else 1
             parts = [*operators_in(args), *operators_in(kwargs)]
             self.count += copies * (1 + sum(len(op.statistics) for op in parts))
             if self.count > MAX_OPERATORS:
