@@ -356,7 +356,6 @@ FULL = MAX_LENGTH - 100
             "conv(1000000, 1000)",
             "embedding(1000000000, 1000000000)",
             "attention(1000000000)",
-            "layer_norm(1000000000)",
         ),
         *("shared(tanh, 1000000000)", "microbatch(tanh, 1000000000)", "shard(tanh, size=1000000000)"),
         *(
