@@ -11,6 +11,7 @@ from fnn.checks.results import UncalibratedWarning
 from fnn.combinators import named, parallel, positionwise, repeat, residual, shared
 from fnn.files.checkpoint import CheckpointError, load, save
 from fnn.grad import value_and_grad
+from fnn.inspection.text import parse_net
 from fnn.kernels.process import keep_pages as _keep_pages
 from fnn.kernels.reductions import accurate_mean, accurate_sum
 from fnn.kernels.threads import cores
@@ -43,9 +44,9 @@ __all__ = ["Array", "CheckpointError", "Key", "LossError", "Op", "OpError", "Opt
 __all__ += ["UncalibratedWarning", "accurate_mean", "accurate_sum", "adagrad", "adam", "adamw", "attention"]
 __all__ += ["average", "averaged", "avgpool", "batch_norm", "binary_cross_entropy", "calibrate", "check_finite"]
 __all__ += ["clip_by_global_norm", "constant", "conv", "conv_transpose", "cores", "cosine", "cross_entropy", "dense"]
-__all__ += ["dropout", "elu", "embedding", "exponential", "finite", "flatten", "freeze", "from_torch", "frozen"]
-__all__ += ["gelu", "global_avgpool", "group_norm", "huber", "layer_norm", "leaky_relu", "linear", "load"]
-__all__ += ["log_softmax", "masked", "maxpool", "microbatch", "mse", "named", "one_cycle", "operator", "parallel"]
+__all__ += ["dropout", "elu", "embedding", "exponential", "finite", "flatten", "freeze", "from_torch", "frozen", "gelu"]
+__all__ += ["global_avgpool", "group_norm", "huber", "layer_norm", "leaky_relu", "linear", "load", "log_softmax"]
+__all__ += ["masked", "maxpool", "microbatch", "mse", "named", "one_cycle", "operator", "parallel", "parse_net"]
 __all__ += ["per_example", "piecewise", "position_embedding", "positionwise", "relu", "remat", "repeat", "reshape"]
 __all__ += ["residual", "rmsprop", "save", "serial", "sgd", "shard", "shared", "sigmoid", "silu"]
 __all__ += ["smoothed_cross_entropy", "softmax", "softplus", "summary", "tanh", "to_torch", "tree_items"]

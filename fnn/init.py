@@ -8,7 +8,7 @@ import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.checks.calls import named_by_call
-from fnn.checks.values import check_non_negative
+from fnn.checks.values import check_non_negative, check_real
 from fnn.random import Key
 
 Shape: TypeAlias = tuple[int, ...]
@@ -75,7 +75,7 @@ def truncated_normal(std: float) -> Initialiser:
 @named_by_call
 def constant(value: float) -> Initialiser:
     """Makes an initialiser that sets every number to `value`."""
-    value = float(value)
+    value = check_real("value", value)
 
     def init(key: Key, shape: Shape, fan_in: int, fan_out: int) -> Array:
         return np.full(shape, value, np.float32)

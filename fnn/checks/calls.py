@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
 from math import inf
+from numbers import Integral, Real
 from operator import is_
 from typing import Any, ParamSpec, TypeVar
 
@@ -58,7 +59,7 @@ def _format_call(
         value, default = arguments[parameter.name], parameter.default
         if parameter.kind is parameter.VAR_POSITIONAL:
             texts += map(repr, value)
-        elif not (value is default or (isinstance(value, int | float) and value == default)):
+        elif not (value is default or (isinstance(value, int | float | str) and value == default)):
             text = value.__name__ if inspect.isfunction(value) else repr(value)
             texts.append(text if default is parameter.empty or nth < unnamed else f"{parameter.name}={text}")
     line = f"{name}({', '.join(texts)})"
@@ -69,10 +70,14 @@ def _format_call(
 
 
 def _as_python(value: Any) -> Any:
-    """`value` with Python's numbers instead of NumPy's, and a tuple instead of a list or an array of sizes."""
+    """`value` with Python's own numbers and strings, and a tuple instead of a list or an array of sizes."""
     if isinstance(value, np.generic) or (isinstance(value, ndarray) and not value.ndim):
         number = value.item()
         return float(number) if isinstance(number, np.floating) else number  # a longdouble's `item` is one
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, ndarray) and value.dtype.kind in "iu" and value.ndim == 1 and value.size <= 8:
         return tuple(value.tolist())
     if type(value) in (list, tuple):

@@ -43,7 +43,7 @@ def describe(value: Any) -> str:
         name = f"{kind.__module__}.{name}"
     elif kind.__module__.startswith("numpy.random"):
         name = f"NumPy {name}"
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+    return f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}"
 
 
 def describe_value(value: Any) -> str:

@@ -1,1 +1,4 @@
-"""Looks into nets and rebuilds them with changed parts. You can understand the library without reading it."""
+"""Looks into nets, rebuilds them with changed parts, and creates them from texts.
+
+You can understand the library without reading it.
+"""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fnn.checks.arrays import get_params, input_error
-from fnn.checks.errors import describe
+from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_int, check_positive
 from fnn.init import Initialiser, init_affine, ones, zeros
 from fnn.kernels.normalise import accurate_sum, normalise_channels, normalise_examples, wide_mean, wide_sum
@@ -23,6 +23,7 @@ from fnn.tree import tree_map, widen
 Axes: TypeAlias = tuple[int, ...]
 Observer: TypeAlias = Callable[[Array, Array, Axes], None]
 
+MAX_AXES = 64  # of an array in NumPy
 INITIAL = {"mean": 0.0, "var": 1.0}  # the statistics before `calibrate`
 
 
@@ -151,6 +152,8 @@ def layer_norm(axes: int = 1, eps: float = 1e-5, w_init: Initialiser = ones, b_i
     "Layer Normalization", 2016.
     """
     axes, eps = check_int("axes", axes, 1, OpError), check_positive("eps", eps, OpError)
+    if axes > MAX_AXES:
+        raise OpError(f"axes: expected an int of at most {MAX_AXES}, got {describe_value(axes)}")
     last = tuple(range(-axes, 0))
     names = tuple(f"axis {axis}" for axis in last)
 

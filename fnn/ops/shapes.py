@@ -31,7 +31,7 @@ def reshape(*shape: int) -> Op:
         raise OpError(f"expected reshape(*sizes), got reshape({describe_value(shape[0])}); unpack it with *")
     shape = tuple(check_int("shape", n, -1, OpError) for n in shape)
     if shape.count(-1) > 1:
-        raise OpError(f"shape: expected at most one -1, got {shape}")
+        raise OpError(f"shape: expected at most one -1, got {describe_value(shape)}")
 
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         check_no_params(params)

@@ -153,7 +153,7 @@ REFUSED_TREES: dict[str, tuple[Any, str]] = {
     "set": ({"a": {1}}, "'a': expected a plain array .*, got a set"),
     "dtype": ({"a": np.dtype("f4")}, "'a': expected a plain array .*, got a Float32DType"),
     "function": ({"a": len}, "'a': expected a plain array .*, got a builtin_function_or_method"),
-    "ordered dict": ({"a": OrderedDict()}, "'a': expected a plain array .*, got a OrderedDict"),
+    "ordered dict": ({"a": OrderedDict()}, "'a': expected a plain array .*, got an OrderedDict"),
     "number as key": ({"a": {1: 2}}, "'a': expected keys of type str, got an int"),
     "bytes as key": ({b"a": 2}, "the tree: expected keys of type str, got a bytes"),
     "numpy text as key": ({np.str_("a"): 2}, "the tree: expected keys of type str, got a str_"),

@@ -92,6 +92,7 @@ def test_norm_layers_stay_float32_with_numpy_eps(make: Callable[..., Op]) -> Non
     [
         (layer_norm, 0, "layer_norm: axes: expected an int of at least 1, got 0"),
         (layer_norm, (1,), "layer_norm: axes: expected an int of at least 1, got (1,)"),
+        (layer_norm, 10**12, "layer_norm: axes: expected an int of at most 64, got 1000000000000"),
         (group_norm, 2.0, "group_norm: groups: expected an int of at least 1, got 2.0"),
         (batch_norm, 0, "batch_norm: eps: expected a finite number above 0, got 0"),
         (batch_norm, np.inf, "batch_norm: eps: expected a finite number above 0, got inf"),
