@@ -25,7 +25,7 @@ from textwrap import wrap
 from typing import Any, TypeVar
 
 import fnn
-from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
+from fnn import conv, dense, maxpool, mpi, relu, run, serial, sigmoid, tanh
 from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
 from fnn.run.report import report
@@ -114,7 +114,8 @@ def train(args: argparse.Namespace) -> int:
             log_setup(task, state["params"])
             if args.export and comm.rank == 0:  # if the export fails, it fails before training
                 with TemporaryDirectory(dir=args.export.parent) as temporary:
-                    onnx.export(fnn.parse_net(config["net"]), state["params"], SHAPE, Path(temporary, args.export.name))
+                    model = run.SavedRun(fnn.parse_net(config["net"]), state["params"], config)
+                    run.export_run(model, Path(temporary, args.export.name))
             if args.resume:
                 done = f"complete, best test acc {state['best']:.4f}"
                 position = f"continuing after {run.describe_progress(state)}"
@@ -130,7 +131,7 @@ def train(args: argparse.Namespace) -> int:
         log(f"stopped after {run.describe_progress(state)}; {next_step}")
         return 128 + int(received[0])
     if args.export and comm.rank == 0:
-        onnx.export(fnn.parse_net(config["net"]), run.final(state), SHAPE, args.export)
+        log(run.export_run(model._replace(params=run.final(state)), args.export))
     log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
@@ -150,7 +151,7 @@ def evaluate(args: argparse.Namespace) -> int:
     log_setup(task, params)
     log(run.format_accuracy(run.evaluate(task, params)[1], len(task.data.test.labels)))
     if args.export:
-        onnx.export(net, params, SHAPE, args.export)
+        log(run.export_run(run.SavedRun(net, params, config), args.export))
     log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 

@@ -11,19 +11,18 @@ from fnn.run.folder import (
     IMAGES,
     Config,
     RunError,
-    SavedRun,
     check_config,
     format_net,
-    load_run,
     locked,
     read_metrics,
     read_state,
     write_config,
 )
 from fnn.run.loop import describe_progress, format_accuracy, train
+from fnn.run.saved import SavedRun, export_run, load_run
 from fnn.run.task import Metrics, State, Task, evaluate, final, start, steps
 
 __all__ = ["BEST", "IMAGES", "Config", "Metrics", "NotFiniteError", "RunError", "SavedRun", "State", "Task"]
-__all__ += ["add_data", "catch_signals", "check_config", "describe_progress", "evaluate", "exit_status", "final"]
-__all__ += ["format_accuracy", "format_net", "load_run", "locked", "read_data", "read_metrics", "read_state", "start"]
-__all__ += ["steps", "train", "write_config"]
+__all__ += ["add_data", "catch_signals", "check_config", "describe_progress", "evaluate", "exit_status", "export_run"]
+__all__ += ["final", "format_accuracy", "format_net", "load_run", "locked", "read_data", "read_metrics", "read_state"]
+__all__ += ["start", "steps", "train", "write_config"]

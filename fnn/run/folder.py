@@ -7,17 +7,16 @@ killed in between, the run continues from the earlier state and writes the other
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from fnn.checks.errors import describe
 from fnn.data import SCALING
 from fnn.files.checkpoint import CheckpointError, load
 from fnn.files.disk import atomic_write
-from fnn.inspection.text import parse_net
-from fnn.op import Op, OpError, Params, Shape
+from fnn.op import Op
 from fnn.run.task import Metrics, State, Task, start
 
 if sys.platform == "win32":
@@ -62,36 +61,6 @@ def format_net(net: Op) -> str:
     """Returns the net's `repr` in one line."""
     line = re.sub(r",\n *\)", ")", repr(net))
     return re.sub(r",\n *", ", ", re.sub(r"\(\n *", "(", line))
-
-
-class SavedRun(NamedTuple):
-    """What is needed to predict: a net, its best params, and the configuration, which describes the input."""
-
-    net: Op
-    params: Params
-    config: Config
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of one example."""
-        return tuple(self.config["shape"])
-
-
-def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | None = None) -> SavedRun:
-    """Returns the run in the folder, which needs nothing else. `operators` are your own ones in its net, by name.
-
-    Raises RunError if the folder has no run or no finished epoch, and for a damaged configuration. Raises
-    CheckpointError for damaged params or another net's.
-    """
-    config = read_config(folder)
-    try:
-        net = parse_net(config["net"], operators)
-        like = net.init(0, tuple(config["shape"]))
-    except (KeyError, OpError) as error:
-        raise RunError(f"{folder / CONFIG}: {error}") from error
-    if not (folder / BEST).exists():
-        raise RunError(f"{folder}: expected a finished epoch, got none, so there are no params yet")
-    return SavedRun(net, load(folder / BEST, like), config)
 
 
 @contextmanager
