@@ -25,7 +25,7 @@ from textwrap import wrap
 from typing import Any, TypeVar
 
 import fnn
-from fnn import conv, dense, maxpool, mpi, onnx, relu, run, serial, sigmoid, tanh
+from fnn import conv, dense, maxpool, mpi, relu, run, serial, sigmoid, tanh
 from fnn.data import Dataset, affine, compose, shift
 from fnn.init import he_normal
 from fnn.run.report import report
@@ -87,8 +87,8 @@ OPTIMIZERS = {
 }
 
 FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed")
-CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "net": NETS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
-SHAPE = (1, 28, 28)
+CHOICES: dict[str, dict[str, Any]] = {"recipe": RECIPES, "schedule": SCHEDULES, "optimizer": OPTIMIZERS}
+SHAPE = tuple(run.IMAGES["shape"])
 
 T = TypeVar("T")
 
@@ -114,7 +114,8 @@ def train(args: argparse.Namespace) -> int:
             log_setup(task, state["params"])
             if args.export and comm.rank == 0:  # if the export fails, it fails before training
                 with TemporaryDirectory(dir=args.export.parent) as temporary:
-                    onnx.export(NETS[config["net"]], state["params"], SHAPE, Path(temporary, args.export.name))
+                    model = run.SavedRun(fnn.parse_net(config["net"]), state["params"], config)
+                    run.export_run(model, Path(temporary, args.export.name))
             if args.resume:
                 done = f"complete, best test acc {state['best']:.4f}"
                 position = f"continuing after {run.describe_progress(state)}"
@@ -130,7 +131,7 @@ def train(args: argparse.Namespace) -> int:
         log(f"stopped after {run.describe_progress(state)}; {next_step}")
         return 128 + int(received[0])
     if args.export and comm.rank == 0:
-        onnx.export(NETS[config["net"]], run.final(state), SHAPE, args.export)
+        log(run.export_run(model._replace(params=run.final(state)), args.export))
     log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
@@ -145,11 +146,12 @@ def evaluate(args: argparse.Namespace) -> int:
         for picture in report(args.report, task.net, task.data.test):
             log(f"wrote: {picture}")
         return 0
-    params = fnn.load(folder / run.BEST if folder else source, NETS[config["net"]].init(0, SHAPE))
+    net = fnn.parse_net(config["net"])
+    params = run.load_run(folder).params if folder else fnn.load(source, net.init(0, SHAPE))
     log_setup(task, params)
     log(run.format_accuracy(run.evaluate(task, params)[1], len(task.data.test.labels)))
     if args.export:
-        onnx.export(NETS[config["net"]], params, SHAPE, args.export)
+        log(run.export_run(run.SavedRun(net, params, config), args.export))
     log(f"time: {time.perf_counter() - began:.1f} s")
     return 0
 
@@ -159,7 +161,10 @@ def build_config(args: argparse.Namespace, folder: Path | None) -> run.Config:
     flags = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     recipe = RECIPES[args.recipe or "default"]
     config = {"recipe": "default", **recipe, "seed": 0, "limit": None, "data": None, "data_sha256": None, **flags}
-    config["lr"] = args.lr or recipe["lr"].get(config["net"], recipe["lr"][recipe["net"]])
+    config |= run.IMAGES
+    rates = {run.format_net(NETS[name]): rate for name, rate in recipe["lr"].items()}
+    config["net"] = args.net or run.format_net(NETS[recipe["net"]])
+    config["lr"] = args.lr or rates.get(config["net"], recipe["lr"][recipe["net"]])
     if not args.shard_size:  # small enough for one shard per rank
         config["shard_size"] = min(config["shard_size"], max(1, config["batch_size"] // mpi.world().size))
     return run.check_config(folder, config, flags, CHOICES) if folder else config
@@ -171,7 +176,7 @@ def build_task(config: run.Config, data: Dataset, workers: int | None) -> run.Ta
     rate = SCHEDULES[config["schedule"]](config["lr"], config["epochs"] * per_epoch, per_epoch)
     changes = [shift(config["shift"])] if config["shift"] else []
     changes += [affine(*config["affine"])] if any(config["affine"]) else []
-    net, comm, size = NETS[config["net"]], mpi.world(), config["shard_size"]
+    net, comm, size = fnn.parse_net(config["net"]), mpi.world(), config["shard_size"]
     return run.Task(
         net=fnn.shard(net, workers, size) if comm.size == 1 else mpi.spread(net, comm, workers, size),
         loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
@@ -218,6 +223,16 @@ rate = checked(float, lambda x: 0 < x < inf, "a number above 0")
 seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more")
 
 
+def net(text: str) -> str:
+    """Converts the name of a net, or a net as text, to the net's text."""
+    try:
+        return run.format_net(NETS[text] if text in NETS else fnn.parse_net(text))
+    except fnn.OpError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected one of {list(NETS)} or a net as text, got {text!r}: {error}"
+        ) from None
+
+
 def path(text: str) -> Path:
     """Converts a text to a path."""
     return Path(nonempty(text))
@@ -234,7 +249,7 @@ def parse() -> argparse.Namespace:
     )
     flag = parser.add_argument
     flag("--recipe", choices=RECIPES, help="preset for every setting not given by another flag (default)")
-    flag("--net", choices=NETS, help="convolutional, fully connected or deep convolutional net")
+    flag("--net", type=net, help=f"{', '.join(NETS)}, or a net as text, such as 'serial(dense(32), relu, dense(10))'")
     flag("--epochs", type=integer(1), metavar="N", help="passes over the training images")
     flag("--batch-size", type=integer(1), metavar="N", help="images per step")
     flag("--shard-size", type=integer(1), metavar="N", help="maximum images that one thread processes at a time")

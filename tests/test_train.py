@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 
 import fnn
 from fnn.data import digits
+from fnn.run import IMAGES
+from fnn.run.folder import NETS_BY_NAME
 from tests.support import programs
 from tests.support.runs import bits, metrics_without_times
 
@@ -75,8 +78,16 @@ def test_train_prints_progress_and_saves_the_run(run: Run, small_mnist: Path, tm
     assert "\r" not in done.stdout
     assert sorted(os.listdir(folder)) == ["best.pkl", "config.json", "lock", "metrics.jsonl", "state.pkl"]
     config = json.loads((folder / "config.json").read_text())
-    expected = {"recipe": "default", "net": "cnn", "epochs": 2, "batch_size": 100, "lr": 0.1, "limit": 290, "seed": 0}
-    assert config | expected | {"data": str(small_mnist)} == config
+    expected = {
+        "recipe": "default",
+        "net": NETS_BY_NAME["cnn"],
+        "epochs": 2,
+        "batch_size": 100,
+        "lr": 0.1,
+        "limit": 290,
+        "seed": 0,
+    }
+    assert config | expected | IMAGES | {"data": str(small_mnist)} == config
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert f"test acc: {metrics[1]['test_accuracy']:.4f}" in lines[-2]
     best = max(line["test_accuracy"] for line in metrics)
@@ -135,7 +146,7 @@ def test_train_without_mnist_says_so_and_learns_generated_digits(run: Run) -> No
         (("--lr", "nan"), "argument --lr: expected a number above 0, got 'nan'"),
         (("--seed", "x"), "argument --seed: expected an integer of at least 0, got 'x'"),
         (("--workers", "0"), "argument --workers: expected an integer of at least 1, got '0'"),
-        (("--net", "rnn"), "argument --net: invalid choice: 'rnn'"),
+        (("--net", "rnn"), "argument --net: expected one of ['cnn', 'fc', 'deep'] or a net as text, got 'rnn': net: "),
         (("--out", ""), "argument --out: expected a path, got ''"),
         (("--eval", ""), "argument --eval: expected a path, got ''"),
         (("--data", ""), "argument --data: expected a path, got ''"),
@@ -385,7 +396,7 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
         (("--eval", full_run.parent), f"{full_run.parent}: expected a run, got a folder without config.json"),
         (
             ("--eval", full_run, "--net", "cnn"),
-            f"{full_run}: expected the settings of its run, net 'fc'; got net 'cnn'",
+            f"{full_run}: expected the settings of its run, net 'serial(dense(512), sigmoid, dense(128), ",
         ),
     ]:
         done = run(*flags)
@@ -396,6 +407,38 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
     assert (done.returncode, done.stderr) == (0, "")
     assert f"\n{full_run}: complete, best test acc 0." in done.stdout
     assert {path.name: path.read_bytes() for path in full_run.iterdir()} == files
+
+
+@pytest.fixture
+def old_run(full_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run in the format of earlier versions: the net by its name, and nothing about the input."""
+    folder = tmp_path / "old_run"
+    shutil.copytree(full_run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    old = {name: value for name, value in config.items() if name not in IMAGES} | {"net": "fc"}
+    (folder / "config.json").write_text(json.dumps(old))
+    return folder
+
+
+@pytest.mark.slow
+def test_train_continues_and_tests_a_run_of_an_earlier_version(run: Run, full_run: Path, old_run: Path) -> None:
+    state = fnn.load(old_run / "state.pkl")
+    for name in ("best.pkl", "metrics.jsonl", "state.pkl"):
+        (old_run / name).unlink()
+    done = run("--resume", old_run, "--net", "fc")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bits(fnn.load(old_run / "state.pkl")) == bits(state)
+    assert_same_results(old_run, full_run)
+    assert run("--eval", old_run).stdout.splitlines()[-2] == run("--eval", full_run).stdout.splitlines()[-2]
+
+
+@pytest.mark.slow
+def test_train_net_as_text_is_that_of_its_name(run: Run, small_mnist: Path, tmp_path: Path) -> None:
+    for folder, net in (("a", "fc"), ("b", NETS_BY_NAME["fc"].replace(", ", ",  "))):
+        done = run("--data", small_mnist, "--epochs", 1, "--net", net, "--out", tmp_path / folder)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert_same_results(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
 
 
 @pytest.mark.slow

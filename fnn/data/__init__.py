@@ -4,9 +4,9 @@ You can understand the rest of the library without reading this package: operato
 """
 
 from fnn.data.augment import affine, compose, elastic, erase, shift
-from fnn.data.examples import Dataset, Examples, as_float, batches
+from fnn.data.examples import SCALING, Dataset, Examples, as_float, batches
 from fnn.data.generated import digits
 from fnn.data.mnist_files import DataError, MissingDataError, mnist
 
-__all__ = ["DataError", "Dataset", "Examples", "MissingDataError"]
+__all__ = ["SCALING", "DataError", "Dataset", "Examples", "MissingDataError"]
 __all__ += ["affine", "as_float", "batches", "compose", "digits", "elastic", "erase", "mnist", "shift"]

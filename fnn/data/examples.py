@@ -31,6 +31,10 @@ class Dataset(NamedTuple):
     source: str
 
 
+SCALING = {"divide_by": 127.5, "subtract": 1.0}
+"""How `as_float` scales: pixels / 127.5 - 1."""
+
+
 def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Converts grey levels (N, 28, 28) from 0 to 255 to a network's input (N, 1, 28, 28), float32 from -1 to 1.
 
@@ -39,8 +43,8 @@ def as_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     if array_fault("images", images, integers=True) or images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images: expected uint8 (N, height, width), got {describe(images)}")
     levels = np.ascontiguousarray(images.transpose(2, 1, 0))  # reordered before the conversion: bytes are smaller
-    pixels = np.divide(levels, 127.5, dtype=np.float32)
-    pixels -= 1
+    pixels = np.divide(levels, SCALING["divide_by"], dtype=np.float32)
+    pixels -= SCALING["subtract"]
     return from_wchn(pixels[:, np.newaxis])
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fnn.op import Array, Op, Params, Shape
 
-INPUT, OUTPUT = "input", "output"
+INPUT, OUTPUT, PIXELS = "input", "output", "pixels"
 
 
 class Graph:
@@ -21,7 +21,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[tuple[str, str, tuple[str, ...], Mapping[str, Any]]] = []
         self.tensors: dict[str, Array] = {}
-        self._names = {INPUT, OUTPUT}
+        self._names = {INPUT, OUTPUT, PIXELS}
 
     def add_node(self, name: str, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node and returns its name: `name`, with a number if that is taken."""

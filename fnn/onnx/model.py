@@ -10,7 +10,7 @@ from fnn.checks.errors import describe
 from fnn.checks.values import check_shape
 from fnn.files.disk import atomic_write, check_regular
 from fnn.inspection.rebuild import construct_again
-from fnn.onnx.graph import INPUT, OUTPUT, Context, Graph, Translate
+from fnn.onnx.graph import INPUT, OUTPUT, PIXELS, Context, Graph, Translate
 from fnn.onnx.layers import LAYERS
 from fnn.op import Op, OpError, Params, Shape, check_operator
 from fnn.tree import tree_items
@@ -19,13 +19,24 @@ OPSET, IR_VERSION = 13, 8
 MAX_BYTES = (1 << 31) - (1 << 24)  # of all tensors: a file is limited to 2 GiB, and the rest of it is smaller than that
 
 
-def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) -> None:
+def export(
+    net: Op,
+    params: Params,
+    shape: Shape,
+    path: str | os.PathLike[str],
+    *,
+    scaling: Mapping[str, float] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes `net` with `params` to the file `path` as an ONNX model, for examples of `shape`.
 
     The model maps "input", (batch, *shape), to "output" for any batch size, in float32; integer inputs are int64. Nodes
     and tensors have our paths as names: `conv1`, `conv1/w`. The model predicts like `net.apply(params, x)` without a
     key: dropout is the identity, and batch_norm uses the statistics in params, so call `calibrate` first. Operators for
     training or for the machine, such as `freeze` and `shard`, are left out. Opset 13, IR version 8.
+
+    With `scaling`, such as `fnn.data.SCALING`, the model's input is "pixels" instead, and the model itself computes
+    "input", pixels / divide_by - subtract, in float32. `metadata` becomes the model's `metadata_props`.
 
     Every operator of `fnn.__all__` can be exported. Raises OpError with the path for other operators: `fnn.mpi.spread`
     (export the operator in it) and your own, unless a function with `@operator` builds them from ours. Raises OpError
@@ -40,12 +51,18 @@ def export(net: Op, params: Params, shape: Shape, path: str | os.PathLike[str]) 
         if isinstance(leaf, np.ndarray) and leaf.dtype != np.float32:
             fix = "use tree_map(np.float32, params)"
             raise OpError(f"params: expected float32 for {name!r}, got {describe(leaf)}; {fix}", "export")
+    if scaling is not None and (net.integers or scaling.keys() != {"divide_by", "subtract"}):
+        raise OpError(f"scaling: expected divide_by and subtract, and a net of floats, got {dict(scaling)}", "export")
     graph = Graph()
+    if scaling is not None:
+        numbers = {name: graph.add_tensor(f"scaling/{name}", np.float32(value)) for name, value in scaling.items()}
+        graph.nodes.append(("scaling/quotient", "Div", (PIXELS, numbers["divide_by"]), {}))
+        graph.nodes.append((INPUT, "Sub", ("scaling/quotient", numbers["subtract"]), {}))
     y, out_shape = translate(graph, net, params, (), INPUT, shape)
     graph.nodes.append((OUTPUT, "Identity", (y,), {}))
     if (size := sum(tensor.nbytes for tensor in graph.tensors.values())) > MAX_BYTES:
         raise OpError(f"expected tensors of at most {MAX_BYTES} bytes (ONNX ends at 2 GiB), got {size}", "export")
-    data = _encode(graph, net, shape, out_shape)
+    data = _encode(graph, net, INPUT if scaling is None else PIXELS, shape, out_shape, metadata or {})
     with atomic_write(path) as file:
         file.write(data)
 
@@ -130,8 +147,8 @@ KINDS: Mapping[str, Translate] = {
 }
 
 
-def _encode(graph: Graph, net: Op, shape: Shape, out_shape: Shape) -> bytes:
-    """The model's bytes, after ONNX's own checks, which include the inference of all shapes."""
+def _encode(graph: Graph, net: Op, name: str, shape: Shape, out_shape: Shape, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of the model with that input, after ONNX's own checks, which include the inference of all shapes."""
     try:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as error:
@@ -142,7 +159,7 @@ def _encode(graph: Graph, net: Op, shape: Shape, out_shape: Shape) -> bytes:
         helper.make_graph(
             [helper.make_node(kind, inputs, [name], name, **more) for name, kind, inputs, more in graph.nodes],
             net.kind,
-            [helper.make_tensor_value_info(INPUT, dtype, ["batch", *shape])],
+            [helper.make_tensor_value_info(name, dtype, ["batch", *shape])],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", *out_shape])],
             [numpy_helper.from_array(tensor, name) for name, tensor in graph.tensors.items()],
         ),
@@ -150,6 +167,7 @@ def _encode(graph: Graph, net: Op, shape: Shape, out_shape: Shape) -> bytes:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    helper.set_model_props(model, dict(metadata))
     data: bytes = model.SerializeToString()
     checker.check_model(data, full_check=True)
     return data

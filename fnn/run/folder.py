@@ -5,6 +5,7 @@ killed in between, the run continues from the earlier state and writes the other
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fnn.checks.errors import describe
+from fnn.data import SCALING
 from fnn.files.checkpoint import CheckpointError, load
 from fnn.files.disk import atomic_write
+from fnn.op import Op
 from fnn.run.task import Metrics, State, Task, start
 
 if sys.platform == "win32":
@@ -31,11 +34,33 @@ else:
 CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
 
 Config: TypeAlias = dict[str, Any]
-"""All settings that determine the result, by name: numbers, strings, None and lists of numbers."""
+"""All settings that determine the result, by name.
+
+`net` is the net's `repr` in one line; the settings of IMAGES describe its input.
+"""
+
+IMAGES: Config = {"shape": [1, 28, 28], "scaling": SCALING, "classes": list("0123456789")}
+"""The input of a net for MNIST: the shape of one example, which numbers scale the pixels, and the classes' names."""
+
+NETS_BY_NAME = {
+    "cnn": "serial(conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh, "
+    "dense(512), tanh, dense(128), tanh, dense(10))",
+    "fc": "serial(dense(512), sigmoid, dense(128), sigmoid, dense(10))",
+    "deep": "serial(conv(32, 3, w_init=he_normal), relu, conv(32, 3, w_init=he_normal), relu, maxpool(2), "
+    "conv(64, 3, w_init=he_normal), relu, conv(64, 3, w_init=he_normal), relu, maxpool(2), "
+    "dense(256, w_init=he_normal), relu, dense(10))",
+}
+"""The nets of runs made before config.json had texts: such a run has only the name."""
 
 
 class RunError(ValueError):
     """A folder that cannot be used in this way; the message names it."""
+
+
+def format_net(net: Op) -> str:
+    """Returns the net's `repr` in one line."""
+    line = re.sub(r",\n *\)", ")", repr(net))
+    return re.sub(r",\n *", ", ", re.sub(r"\(\n *", "(", line))
 
 
 @contextmanager
@@ -64,7 +89,10 @@ def write_config(folder: Path, config: Config) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """Returns the configuration of the run in the folder. Raises RunError if there is none."""
+    """Returns the configuration of the run in the folder. Raises RunError if there is none.
+
+    Runs made before config.json described the net and the input get the net's text and IMAGES.
+    """
     path = folder / CONFIG
     if not path.exists():
         raise RunError(f"{folder}: expected a run, got a folder without {CONFIG}")
@@ -74,7 +102,28 @@ def read_config(folder: Path) -> Config:
         raise RunError(f"{path}: damaged: {error}") from error
     if not isinstance(config, dict):
         raise RunError(f"{path}: expected names and values, got {describe(config)}")
+    net = config.get("net")
+    if isinstance(net, str) and net in NETS_BY_NAME:
+        config = {**config, "net": NETS_BY_NAME[net]} | {name: config.get(name, IMAGES[name]) for name in IMAGES}
+    _check_images(path, config)
     return config
+
+
+def _check_images(path: Path, config: Config) -> None:
+    """Raises RunError unless the settings of IMAGES, if there are any, describe an input."""
+    shape, scaling, classes = (config.get(name, default) for name, default in IMAGES.items())
+    checks = {
+        "net": isinstance(config.get("net", ""), str),
+        "shape": isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape),
+        "scaling": isinstance(scaling, dict)
+        and scaling.keys() == SCALING.keys()
+        and all(isinstance(x, int | float) for x in scaling.values()),
+        "classes": isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes),
+    }
+    for name, is_valid in checks.items():
+        if not is_valid:
+            expected = f"a value like {IMAGES[name]}" if name in IMAGES else "a net as text"
+            raise RunError(f"{path}: {name}: expected {expected}, got {config[name]!r}")
 
 
 def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import fnn
+import train
 from fnn import dense, run, serial
 from fnn.data import Dataset, Examples
-from fnn.run.folder import read_config
+from fnn.run.folder import NETS_BY_NAME, read_config
 from tests.support.runs import DATA, make_task, no_log, stop_after
 
-CONFIG: dict[str, Any] = {"net": "cnn", "epochs": 3, "lr": 0.1, "limit": None}
-CHOICES = {"net": {"cnn": 1, "fc": 2}}
+CONFIG: dict[str, Any] = {"net": "dense(10)", "recipe": "a", "epochs": 3, "lr": 0.1, "limit": None} | run.IMAGES
+CHOICES = {"recipe": {"a": 1, "b": 2}}
 
 
 def test_read_config_returns_what_write_config_wrote(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_check_config_lists_every_setting_that_differs(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
     message = f"{tmp_path}: expected the settings of its run, epochs 3, limit None; got epochs 4, limit 9"
     with pytest.raises(run.RunError, match=f"^{re.escape(message)}$"):
-        run.check_config(tmp_path, CONFIG, {"net": "cnn", "epochs": 4, "limit": 9}, CHOICES)
+        run.check_config(tmp_path, CONFIG, {"net": "dense(10)", "epochs": 4, "limit": 9}, CHOICES)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,20 @@ def test_check_config_lists_every_setting_that_differs(tmp_path: Path) -> None:
         ("", r"config\.json: damaged: Expecting value: line 1 column 1 \(char 0\)"),
         (b"\xff", r"config\.json: damaged: 'utf-8' codec can't decode byte 0xff"),
         ("[]", r"config\.json: expected names and values, got a list"),
-        ('{"net": "cnn"}', r"config\.json: missing or unknown names \['epochs', 'limit', 'lr'\]"),
         (
-            json.dumps(CONFIG | {"net": ["cnn"]}),
-            r"config\.json: net: expected one of \['cnn', 'fc'\], got \['cnn'\]",
+            json.dumps({"recipe": "a"} | run.IMAGES),
+            r"config\.json: missing or unknown names \['epochs', 'limit', 'lr', 'net'\]",
         ),
+        (
+            json.dumps(CONFIG | {"recipe": ["a"]}),
+            r"config\.json: recipe: expected one of \['a', 'b'\], got \['a'\]",
+        ),
+        (json.dumps(CONFIG | {"net": ["cnn"]}), r"config\.json: net: expected a net as text, got \['cnn'\]"),
+        (json.dumps(CONFIG | {"shape": []}), r"config\.json: shape: expected a value like \[1, 28, 28\], got \[\]"),
+        (json.dumps(CONFIG | {"shape": [1, 0]}), r"config\.json: shape: expected a value like "),
+        (json.dumps(CONFIG | {"scaling": 255}), r"config\.json: scaling: expected a value like .*, got 255"),
+        (json.dumps(CONFIG | {"scaling": {"divide_by": 255, "subtract": "1"}}), r"config\.json: scaling: expected a "),
+        (json.dumps(CONFIG | {"classes": [0, 1]}), r"config\.json: classes: expected a value like .*, got \[0, 1\]"),
     ],
 )
 def test_check_config_refuses_a_damaged_file(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -119,3 +129,84 @@ def test_read_state_refuses_a_state_of_another_task(tmp_path: Path) -> None:
 
 def test_read_state_without_a_file_is_the_initial_state(tmp_path: Path) -> None:
     assert run.read_state(tmp_path, make_task())["step"] == 0
+
+
+def save_run(folder: Path, best: fnn.Op, **changes: Any) -> fnn.Params:
+    """Writes the files of a run that `load_run` needs, and returns the best params."""
+    params = best.init(1, (1, 28, 28))
+    run.write_config(folder, CONFIG | {"net": run.format_net(best)} | changes)
+    fnn.save(folder / "best.pkl", params)
+    return params
+
+
+@pytest.mark.parametrize(
+    "net", [serial(dense(3), fnn.tanh, dense(10)), serial(fnn.conv(2, 3, w_init=fnn.init.he_normal), dense(10))]
+)
+def test_load_run_needs_only_the_folder(tmp_path: Path, net: fnn.Op) -> None:
+    params = save_run(tmp_path, net)
+    found = run.load_run(tmp_path)
+    assert (repr(found.net), found.shape, found.config["classes"]) == (repr(net), (1, 28, 28), list("0123456789"))
+    x = fnn.data.as_float(DATA.test.images)
+    assert found.net.apply(found.params, x)[0].tobytes() == net.apply(params, x)[0].tobytes()
+
+
+def test_config_scaling_is_that_of_as_float(tmp_path: Path) -> None:
+    save_run(tmp_path, dense(10))
+    scaling, pixels = run.load_run(tmp_path).config["scaling"], DATA.test.images.astype(np.float32)[:, np.newaxis]
+    assert np.array_equal(pixels / scaling["divide_by"] - scaling["subtract"], fnn.data.as_float(DATA.test.images))
+
+
+def test_load_run_accepts_your_own_operators(tmp_path: Path) -> None:
+    @fnn.operator
+    def block(n: int) -> fnn.Op:
+        return serial(dense(n), fnn.relu)
+
+    save_run(tmp_path, serial(block(4), dense(10)))
+    with pytest.raises(run.RunError, match=r"config\.json: net: expected the name of an operator .*, got 'block'"):
+        run.load_run(tmp_path)
+    assert repr(run.load_run(tmp_path, {"block": block}).net) == "serial(block(4), dense(10))"
+
+
+@pytest.mark.parametrize("name", NETS_BY_NAME)
+def test_load_run_reads_the_folder_of_an_earlier_version(tmp_path: Path, name: str) -> None:
+    net = fnn.parse_net(NETS_BY_NAME[name])
+    save_run(tmp_path, net)
+    old = {key: value for key, value in CONFIG.items() if key not in run.IMAGES} | {"net": name}
+    run.write_config(tmp_path, old)
+    found = run.load_run(tmp_path)
+    assert repr(found.net) == repr(net)
+    assert found.config == CONFIG | {"net": run.format_net(net)}
+
+
+def test_nets_by_name_are_those_of_train() -> None:
+    assert {name: run.format_net(net) for name, net in train.NETS.items()} == NETS_BY_NAME
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net": "dense(10"}, r"config\.json: net: expected .*, got the end of the text \(line 1, column 9\)$"),
+        ({"net": "__import__('os')"}, r"config\.json: net: expected the name of an operator "),
+        ({"net": "conv(1, 99)"}, r"config\.json: conv: expected "),
+        ({"shape": [28]}, r"best\.pkl: does not match"),
+    ],
+)
+def test_load_run_refuses_a_wrong_configuration(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    save_run(tmp_path, dense(10), **changes)
+    with pytest.raises((run.RunError, fnn.CheckpointError), match=message):
+        run.load_run(tmp_path)
+
+
+def test_load_run_refuses_a_run_without_params(tmp_path: Path) -> None:
+    run.write_config(tmp_path, CONFIG)
+    with pytest.raises(run.RunError, match=r"expected a finished epoch, got none, so there are no params yet$"):
+        run.load_run(tmp_path)
+
+
+def test_format_net_is_one_line_that_parse_net_reads() -> None:
+    strange = [fnn.named(f"a,\n (x{i}", dense(10)) for i in range(12)]
+    for net in (*train.NETS.values(), serial(*[serial(*[dense(99)] * 30)] * 3), serial(*strange)):
+        line = run.format_net(net)
+        assert "\n" not in line
+        assert "  " not in line
+        assert repr(fnn.parse_net(line)) == repr(net)
