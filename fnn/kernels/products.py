@@ -13,7 +13,7 @@ from fnn.kernels.memory import match_order as match_order
 from fnn.kernels.memory import to_features as to_features
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.reductions import wide_sum
-from fnn.kernels.threads import idle_threads, parallel_map
+from fnn.kernels.threads import MIN_SHARED_MACS, idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 
 # Longest inner axis that BLAS may sum by itself, because its rounding error grows with the length:
@@ -24,7 +24,6 @@ MAX_INNER_SUM = 128  # in other products with a vector
 
 SMALL_MACS = 1_000_000  # maximum multiply-adds of a small product
 MAX_TERMS = 1 << 22  # at most this many numbers of partial products are in memory before they are added
-MIN_PART_MACS = 8_000_000  # minimum multiply-adds for which it pays to give a part of a product to another thread
 ROWS = 48  # a product is cut at multiples of this: OpenBLAS then computes the same bits as for the whole product
 
 
@@ -41,7 +40,7 @@ def matmul(a: Array, b: Array) -> Array:
         return outer
     if inner > MAX_INNER_SUM and inner > _max_inner(a, b):
         return sum_products(a[None], b[None])
-    parts = min(idle_threads(), rows // ROWS, rows * inner * columns // MIN_PART_MACS)
+    parts = min(idle_threads(), rows // ROWS, rows * inner * columns // MIN_SHARED_MACS)
     if parts < 2 or columns == 1:
         whole: Array = np.dot(a, b)  # a little faster than np.matmul
         return whole
@@ -58,7 +57,7 @@ def matmul(a: Array, b: Array) -> Array:
 def batched_matmul(a: Array, b: Array, out: Array) -> None:
     """Writes the products of two stacks of matrices, which broadcast, to the stack `out`. Idle threads take a part."""
     n = len(out)
-    parts = min(idle_threads(), n, out.size * a.shape[-1] // MIN_PART_MACS)
+    parts = min(idle_threads(), n, out.size * a.shape[-1] // MIN_SHARED_MACS)
     if parts < 2:
         np.matmul(a, b, out=out)
         return

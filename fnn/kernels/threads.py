@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
-MIN_SHARED_MACS = 2_000_000  # minimum multiply-adds for which it pays to hand work to another thread
+MIN_SHARED_MACS = 8_000_000  # minimum multiply-adds for which it pays to hand work to another thread
 
 _idle = ContextVar("idle", default=1)
 _has_helpers = ContextVar("has_helpers", default=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fnn.kernels import products
 from fnn.kernels.products import batched_matmul, map_features, matmul
-from fnn.kernels.threads import parallel_map
+from fnn.kernels.threads import MIN_SHARED_MACS, parallel_map
 
 
 def ordered(matrix: np.ndarray, turned: bool) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_matmul_on_idle_threads_gives_the_same_bits(
     wanted = matmul(a, b)
     parts = record_parts(monkeypatch)
     np.testing.assert_array_equal(with_threads(threads, lambda: matmul(a, b)), wanted)
-    assert parts == [min(threads, rows // products.ROWS, rows * inner * columns // products.MIN_PART_MACS)]
+    assert parts == [min(threads, rows // products.ROWS, rows * inner * columns // MIN_SHARED_MACS)]
     assert parts[0] > 1
 
 
