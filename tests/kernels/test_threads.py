@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 import weakref
 from functools import partial
 from typing import Any
@@ -60,17 +61,24 @@ def test_parallel_map_starts_nothing_after_an_error() -> None:
     assert len(begun) <= 3
 
 
-def test_parallel_map_starts_no_more_threads_than_workers() -> None:
-    code = """
-import threading
-from fnn.kernels.threads import MIN_SHARED_MACS, parallel_map, run_both
-parallel_map(lambda i: i, 8, 3)
-assert threading.active_count() <= 3
-parallel_map(lambda i: parallel_map(lambda j: j, 3, 3), 1, 3)
-parallel_map(lambda i: run_both(lambda: 1, lambda: 2, MIN_SHARED_MACS), 1, 3)
-assert threading.active_count() <= 3
-"""
-    assert in_python(code) == ""
+@pytest.mark.parametrize("workers", [2, 3])
+def test_parallel_map_works_on_no_more_threads_than_workers(workers: int) -> None:
+    lock, working, most = threading.Lock(), 0, 0
+
+    def work(i: int) -> None:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.005)
+        with lock:
+            working -= 1
+
+    for _ in range(3):
+        parallel_map(work, 8, workers)
+        parallel_map(lambda i: parallel_map(work, 3, idle_threads()), 1, workers)
+        parallel_map(lambda i: run_both(lambda: work(0), lambda: work(1), MIN_SHARED_MACS), 1, workers)
+    assert 1 < most <= workers
 
 
 def with_idle_thread(f: Any) -> Any:
