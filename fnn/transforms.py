@@ -179,6 +179,9 @@ def shard(op: Op, workers: int | None = None, size: int | None = None) -> Op:
     pairs, in a fixed order. So the result depends on `size` and the batch, but not on `workers`. Each shard folds its
     number into the key. `op` must treat the examples of a batch independently. Params are those of `op`.
 
+    If `op` has a batch_norm, which needs the whole batch, a training batch is one shard. The threads then share the
+    long work inside each layer, and the result is that of `op`.
+
     Shards pay on one core too, because the arrays of a shard stay in the processor's cache. BLAS is
     limited to one thread meanwhile, with the extra `threads`: `pip install '.[threads]'`. Without it, set
     OPENBLAS_NUM_THREADS=1 before you import NumPy.
@@ -213,6 +216,8 @@ def apply_in_shards(
     op: Op, shards: dict[int, slice], workers: int, params: Params, x: Array, key: Key | None
 ) -> tuple[Array, Vjp]:
     """Applies `op` to these slices of `x`. Each folds its number, its key in `shards`, into the random key."""
+    if op.statistics and key is not None:  # batch_norm needs the statistics of all examples
+        shards = {min(shards): slice(len(x))}
     if len(shards) == 1:  # without the work for several shards, which would be a tenth of a small net's step
         if workers == 1 and not blas_libraries():
             return op.apply(params, x, key and key.fold(*shards))

@@ -229,7 +229,7 @@ def draw(kind: str, number: int) -> Drawn:
     numbers, taken = np.random.default_rng(seed), shape[:-1] if symbols else shape
     x = numbers.integers(0, SYMBOLS, (batch, *taken)) if symbols else numbers.standard_normal((batch, *taken))
     key, has = rng.choice([None, seed]), kinds(net.op)
-    if "batch_norm" in has and (batch == 1 or has & {"microbatch", "shard"}):
+    if "batch_norm" in has and (batch == 1 or "microbatch" in has):
         key = None  # batch_norm does not train on one example, nor on pieces of one
     return Drawn(net, taken, x, key, seed)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fnn
-from fnn import Op, OpError, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, value_and_grad
+from fnn import Op, OpError, batch_norm, conv, cross_entropy, dense, maxpool, named, serial, shard, tanh, value_and_grad
 from fnn.kernels import threads
 from fnn.kernels.process import BLAS_VARIABLES, limited_blas
 from fnn.transforms import shard_slices
@@ -80,6 +80,39 @@ def test_shard_equals_its_operator_up_to_rounding() -> None:
     np.testing.assert_allclose(sharded_out, out, rtol=1e-12)
     np.testing.assert_allclose(sharded_loss, loss, rtol=1e-12)
     fnn.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), sharded, grads)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("n", [2, 3, 200])
+def test_shard_of_a_net_with_batch_norm_equals_the_net(monkeypatch: pytest.MonkeyPatch, workers: int, n: int) -> None:
+    monkeypatch.setattr(threads, "MIN_SHARED_MACS", 1)
+    net = serial(conv(3, 3, padding=1), batch_norm(), maxpool(2), tanh, dense(4))
+    params, (x, labels) = net.init(0, SHAPE), batch(n)
+    key = fnn.Key(0)
+    wanted = value_and_grad(net, cross_entropy)(params, x, labels, key.fold(0))
+    came = value_and_grad(shard(net, workers, size=4), cross_entropy)(params, x, labels, key)
+    for a, b in zip(
+        (came[0][0], came[0][1], *fnn.tree_leaves(came[1])),
+        (wanted[0][0], wanted[0][1], *fnn.tree_leaves(wanted[1])),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shard_predicts_with_a_batch_norm_in_shards() -> None:
+    sizes: list[int] = []
+
+    def apply(params: fnn.Params, x: np.ndarray) -> tuple[np.ndarray, object]:
+        sizes.append(len(x))
+        return x.copy(), lambda dy, need_dx=True: ({}, dy)
+
+    net = serial(Op(lambda key, shape: {}, apply), batch_norm())  # type: ignore[arg-type]
+    params, (x, _) = net.init(0, SHAPE), batch(8)
+    params["batch_norm1"]["mean"] += 1
+    sizes.clear()
+    shard(net, 2, size=4).apply(params, x)
+    shard(net, 2, size=4).apply(params, x, 0)
+    assert sizes == [4, 4, 8]
 
 
 def test_shard_has_the_params_of_its_operator() -> None:

@@ -32,7 +32,7 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
     """Normalises each channel of (batch, channels, ...): (x - mean) / sqrt(var + eps) * w + b.
 
     With a key (training), mean and variance are those of the batch. A batch of one example is then an OpError; in
-    `shard`, `microbatch` and `per_example` the batch is the piece. Without a key (prediction), they are the params
+    `microbatch` and `per_example` the batch is the piece. Without a key (prediction), they are the params
     `mean` and `var`, which are 0 and 1 until you call `calibrate` after training; predicting before that gives an
     UncalibratedWarning. The gradients of `mean` and `var` are zeros, but weight decay still changes them.
 
@@ -64,7 +64,7 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
             observe(arrays[2], x, axes)
         elif len(x) == 1:
             raise OpError(
-                "expected at least 2 examples in training, got 1, which has no variance; use a larger batch (in shard, "
+                "expected at least 2 examples in training, got 1, which has no variance; use a larger batch (in "
                 "microbatch and per_example: larger pieces), leave out a last batch of 1, or use group_norm"
             )
         y, adjoint = normalise_channels(x, w, b, axes, eps)
@@ -96,9 +96,9 @@ def calibrate(net: Op, params: Params, batches: Iterable[Array], rng: Rng = 0) -
     """Returns params with batch_norm's inference statistics estimated from batches; call it once after training.
 
     They are the averages, over the batches, of each batch's mean and unbiased variance in training, as PyTorch's
-    running statistics with `momentum=None`. If a batch_norm is used several times, as in `shared` or `shard`, all uses
-    count alike. Random operators use `rng`. Statistics inside `freeze` do not change. Raises ValueError if there is no
-    batch or an empty one, and OpError if a batch, or a piece of it, has one number per channel.
+    running statistics with `momentum=None`. If a batch_norm is used several times, as in `shared` or `microbatch`, all
+    uses count alike. Random operators use `rng`. Statistics inside `freeze` do not change. Raises ValueError if there
+    is no batch or an empty one, and OpError if a batch, or a piece of it, has one number per channel.
     """
     key, count = as_key(rng), 0
     copies = tree_map(copy, widen(params))  # each array then stands for one place in params

@@ -38,8 +38,9 @@ from fnn import (
     tree_map,
     value_and_grad,
 )
-from fnn.mpi import spread
-from fnn.op import Params
+from fnn.combinators import wrap
+from fnn.op import Params, Vjp
+from fnn.random import Key
 from fnn.testing import check_op
 from tests.support.strategies import orders, seeds, slow_unless
 
@@ -200,7 +201,7 @@ def test_calibrate_refuses_no_batches_and_empty_ones() -> None:
         calibrate(op, params, [ROWS, ROWS[:0]])
 
 
-@pytest.mark.parametrize("wrap", [lambda op: op, lambda op: microbatch(op, 2), lambda op: shard(op, 1, size=1)])
+@pytest.mark.parametrize("wrap", [lambda op: op, lambda op: microbatch(op, 2), lambda op: microbatch(op, 1)])
 def test_calibrate_refuses_pieces_of_one_number(wrap: Callable[[Op], Op]) -> None:
     net = wrap(serial(dense(2), batch_norm()))
     x = np.ones((1 if net.kind == "serial" else 3, 4), np.float32)
@@ -216,7 +217,12 @@ def test_calibrate_skips_empty_pieces() -> None:
     params = net.init(0, (3, 2))
     pieces = [slice(i, i + 1) for i in range(5)]
     wanted = [calibrate(net, params, [x[piece]]) for piece in pieces]
-    came = calibrate(shard(net, 1, size=1), params, [x])  # eight pieces, of one or no example
+
+    def apply_pieces(params: Params, x: np.ndarray, key: Key | None) -> tuple[np.ndarray, Vjp]:
+        net.apply(params, x[:0], key)
+        return microbatch(net, 1).apply(params, x, key)
+
+    came = calibrate(wrap(net, apply_pieces), params, [x])
     for name in "mean", "var":
         np.testing.assert_allclose(came[name], np.mean([one[name] for one in wanted], 0), rtol=1e-6)
 
@@ -245,9 +251,6 @@ def test_batch_norm_refuses_to_train_on_one_example(shape: tuple[int, ...]) -> N
     [
         lambda op: microbatch(op, 2),
         lambda op: microbatch(op, 1),
-        lambda op: shard(op, 1, 1),
-        lambda op: shard(op, 2, 1),
-        lambda op: spread(op, workers=1, size=1),
         lambda op: freeze(remat(check_finite(microbatch(op, 1)))),
     ],
 )
