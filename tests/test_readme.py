@@ -10,6 +10,7 @@ import pytest
 
 import train
 from benchmarks import __main__ as benchmarks
+from fnn import __main__ as commands
 from tests.support.documents import ROOT, code_blocks, paths_in, read
 
 README = read("README.md")
@@ -44,7 +45,7 @@ def test_readme_has_a_program_for_each_subject() -> None:
         assert any(call in program for program in PROGRAMS), call
 
 
-COMMANDS = re.findall(r"python train\.py[^`#\n&]*|python -m benchmarks [^`#\n]*", README)
+COMMANDS = re.findall(r"python train\.py[^`#\n&]*|python -m (?:benchmarks|fnn \w+) [^`#\n]*", README)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -53,6 +54,8 @@ def test_readme_flags_of_each_command_exist(command: str, monkeypatch: pytest.Mo
     if arguments[0] == "train.py" and "--help" not in arguments:
         monkeypatch.setattr("sys.argv", arguments)
         train.parse()
+    elif arguments[:2] == ["-m", "fnn"]:
+        commands.parse(arguments[2:])
     elif arguments[0] == "-m":
         benchmarks.arguments(arguments[2:])
 

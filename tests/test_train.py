@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -18,11 +17,10 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn.data import digits
 from fnn.run import IMAGES
 from fnn.run.folder import NETS_BY_NAME
 from tests.support import programs
-from tests.support.runs import bits, metrics_without_times
+from tests.support.runs import bits, metrics_without_times, write_small_mnist
 
 PROGRAM = Path(__file__).parent.parent / "train.py"
 
@@ -35,13 +33,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in MNIST's format, with 300 training and 100 test images."""
-    folder = tmp_path_factory.mktemp("mnist")
-    for part, n in (("train", 300), ("t10k", 100)):
-        images, labels = digits(n, n)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
-            header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
-            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    return folder
+    return write_small_mnist(tmp_path_factory.mktemp("mnist"))
 
 
 @pytest.fixture

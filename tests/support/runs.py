@@ -1,5 +1,6 @@
 """Small training runs for the tests of fnn.run."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ def make_task(**changes: Any) -> run.Task:
         key=fnn.Key(0),
     )
     return task._replace(**changes)
+
+
+def write_small_mnist(folder: Path) -> Path:
+    """Writes 300 training and 100 test images in MNIST's format; returns the folder."""
+    for part, n in (("train", 300), ("t10k", 100)):
+        images, labels = digits(n, n)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return folder
 
 
 def no_log(line: str) -> None:

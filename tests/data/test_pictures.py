@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fnn.data import DataError, digits
+from fnn.data.pictures import read_picture
+
+Image = pytest.importorskip("PIL.Image")
+
+DIGITS = digits(20, 3).images
+
+
+def save(array: np.ndarray, path: Path) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def enlarged(image: np.ndarray, level: int, n: int = 5) -> np.ndarray:
+    """Returns the digit n times as large, off the centre of a background of this level."""
+    large: np.ndarray = np.asarray(Image.fromarray(image).resize((28 * n, 28 * n)))
+    padded: np.ndarray = np.pad(np.maximum(large, level), ((40, 10), (5, 90)), constant_values=level)
+    return padded
+
+
+def centre_of_mass(image: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(image.shape)
+    return np.array([(image * rows).sum() / image.sum(), (image * columns).sum() / image.sum()])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
+def test_read_picture_keeps_images_like_those_of_mnist(tmp_path: Path, suffix: str) -> None:
+    for image in DIGITS:
+        assert np.array_equal(read_picture(save(image, tmp_path / f"a{suffix}")), image)
+        assert np.array_equal(read_picture(save(255 - image, tmp_path / f"a{suffix}")), image)
+
+
+def test_read_picture_reads_16_bits_colours_and_transparency(tmp_path: Path) -> None:
+    image, black = DIGITS[0], np.zeros_like(DIGITS[0])
+    for array in (
+        image.astype(np.uint16) * 257,
+        np.dstack([255 - image] * 3),
+        np.dstack([black, black, black, image]),  # a black digit on a transparent background
+    ):
+        assert np.array_equal(read_picture(save(array, tmp_path / "a.png")), image)
+
+
+@pytest.mark.parametrize("level", [0, 60])
+@pytest.mark.parametrize("is_inverted", [False, True])
+def test_read_picture_scales_and_centres_the_digit(tmp_path: Path, level: int, is_inverted: bool) -> None:
+    for image in DIGITS:
+        large = enlarged(image, level)
+        read = read_picture(save(255 - large if is_inverted else large, tmp_path / "a.png"))
+        assert read.shape == (28, 28)
+        assert read.dtype == np.uint8
+        assert read.max() == 255
+        assert read[0].max() < 100
+        rows, columns = np.flatnonzero(read.any(1)), np.flatnonzero(read.any(0))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+        assert np.abs(centre_of_mass(read) - 14).max() <= 0.6
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_read_picture_refuses_an_image_without_a_digit(tmp_path: Path, level: int) -> None:
+    for shape in ((28, 28), (100, 50), (1, 1)):
+        path = save(np.full(shape, level, np.uint8), tmp_path / "a.png")
+        with pytest.raises(DataError, match=r"a\.png: expected a digit on a plain background, got an image without co"):
+            read_picture(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_read_picture_refuses_other_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: expected an image that Pillow can read: ") as raised:
+        read_picture(tmp_path / "a.png")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "b.png")
+
+
+def test_read_picture_refuses_a_truncated_image(tmp_path: Path) -> None:
+    path = save(enlarged(DIGITS[0], 0), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="expected an image that Pillow can read: "):
+        read_picture(path)
+
+
+def test_read_picture_without_pillow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(DIGITS[0], tmp_path / "a.png")
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"the package Pillow is missing; run pip install '\.\[images\]'$"):
+        read_picture(path)
