@@ -59,6 +59,9 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
     a power of two and each rank has a shard; with fewer shards than ranks, shards are made smaller. `workers` threads
     run this rank's shards (default: the cores divided by the ranks that share them). Use `spread_loss` for the loss.
 
+    If `op` has a batch_norm, which needs the whole batch, every rank computes all of a training batch. The result is
+    that of `shard`, but more ranks take no less time; group_norm does not have this problem.
+
     All ranks must make the same calls in the same order, those of `spread`, `init` and the vjp included. Raises OpError
     on all ranks if one has another part than `part` returns, or other params than rank 0.
     """
@@ -70,6 +73,8 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
 
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         shards = _own_shards(params, len(x), size, comm)
+        if op.statistics and key is not None and comm.size > 1:
+            return _apply_to_all(op, comm, workers, params, x, key)
         y, vjp = apply_in_shards(op, shards, workers, params, x, key)
 
         def vjp_part(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
@@ -79,6 +84,20 @@ def spread(op: Op, comm: Comm | None = None, workers: int | None = None, size: i
         return y, vjp_part
 
     return wrap(op, apply)
+
+
+def _apply_to_all(op: Op, comm: Comm, workers: int, params: Params, x: Array, key: Key) -> tuple[Array, Vjp]:
+    """Applies `op` to the examples of all ranks, on each rank, and returns this rank's part of the result."""
+    counts = gather_numbers([len(x)], comm)[:, 0].astype(int)
+    start = sum(counts[: comm.rank])
+    own = slice(start, start + len(x))
+    y, vjp = apply_in_shards(op, {0: slice(None)}, workers, params, gather_rows(x, counts, comm), key)
+
+    def vjp_own(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
+        dparams, dx = vjp(gather_rows(dy, counts, comm), need_dx)
+        return dparams, dx[own] if need_dx else None
+
+    return y[own], vjp_own
 
 
 def _own_shards(params: Params, count: int, size: int, comm: Comm) -> dict[int, slice]:
