@@ -13,6 +13,7 @@ from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.run import IMAGES, RunError, SavedRun, add_data, exit_status, export_run, format_accuracy, load_run, read_data
+from fnn.run.flags import nonempty, path
 from fnn.run.folder import NETS_BY_NAME
 from fnn.run.report import log_probabilities, report
 from fnn.summaries import summary
@@ -60,8 +61,8 @@ def run_predict(args: argparse.Namespace) -> None:
     classes = run.config["classes"]
     if scores.shape[1] != len(classes):
         raise RunError(f"{args.source}: expected a score for each of {len(classes)} classes, got {scores.shape[1]}")
-    for path, row in zip(args.images, scores, strict=True):
-        log(f"{path}: {classes[row.argmax()]} ({np.exp(row.max()):.1%})")
+    for image, row in zip(args.images, scores, strict=True):
+        log(f"{image}: {classes[row.argmax()]} ({np.exp(row.max()):.1%})")
 
 
 def run_summary(args: argparse.Namespace) -> None:
@@ -166,18 +167,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if name == "predict":
             add("images", type=path, nargs="+", metavar="IMAGE", help="image file, such as PNG or JPEG")
     return parser.parse_args(arguments)
-
-
-def nonempty(text: str) -> str:
-    """Returns the text. An unset shell variable gives an empty one, which is an error."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a text, got ''")
-    return text
-
-
-def path(text: str) -> Path:
-    """Converts a text to a path."""
-    return Path(nonempty(text))
 
 
 if __name__ == "__main__":

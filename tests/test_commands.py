@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -268,3 +269,43 @@ def test_commands_work_without_the_repository(a_run: Path, tmp_path: Path) -> No
     assert "total" in python("-m", "fnn", "summary", folder / "best.pkl", "--net", run.format_net(NET))
     assert python("-m", "fnn", "check", folder).startswith("passed")
     assert os.listdir(elsewhere) == ["model.onnx"]
+
+
+SMALLER_FC = serial(dense(2), fnn.sigmoid, dense(3), fnn.sigmoid, dense(4))
+
+
+class RunsCommand:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("echo harm",)
+
+
+@pytest.mark.parametrize(
+    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing"]
+)
+def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.pkl"
+    net = SMALLER_FC if content == "other shapes" else fnn.serial(fnn.dense(3))
+    if content != "missing":
+        fnn.save(path, net.init(0, (4,)))
+    if content == "hostile":
+        path.write_bytes(pickle.dumps(RunsCommand()))
+    elif content == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif content in ("empty", "foreign"):
+        path.write_bytes(b"" if content == "empty" else b"PK\x03\x04 something")
+    status, out, err = call("eval", path, "--net", "fc", "--data", small_mnist)
+    assert (status, out) == (1, "")
+    assert err.startswith("fnn eval: error: ")
+    assert str(path) in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_commands_use_calibrated_batch_norm(call: Call, small_mnist: Path, tmp_path: Path) -> None:
+    net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(16), batch_norm(), relu, dense(10))
+    folder = make_run(tmp_path, small_mnist, net)
+    best = fnn.load(folder / "best.pkl")
+    for name in "batch_norm1", "batch_norm2":
+        assert np.ptp(best[name]["mean"]) > 0
+        assert np.ptp(best[name]["var"]) > 0
+    assert call("eval", folder)[1].splitlines()[1].startswith(best_accuracy(folder))

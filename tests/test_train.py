@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -66,7 +65,10 @@ def test_train_prints_progress_and_saves_the_run(run: Run, small_mnist: Path, tm
     assert any(line.startswith("total ") and " 369,242 " in line for line in lines)
     assert re.fullmatch(r"epoch: 2 iter: 290 loss: \d\.\d{4} acc: [01]\.\d{3} n_correct: \d+", lines[-3])
     assert re.fullmatch(r"test acc: 0\.\d{4} \(\d+/100\)", lines[-2])
-    assert re.fullmatch(r"time: \d+\.\d s", lines[-1])
+    saved = re.escape(str(folder / "best.pkl"))
+    assert re.fullmatch(
+        rf"finished in \d+\.\d s; test acc: 0\.\d{{4}}; params: {saved} \(of the best epoch, .*\)", lines[-1]
+    )
     assert "\r" not in done.stdout
     assert sorted(os.listdir(folder)) == ["best.pkl", "config.json", "lock", "metrics.jsonl", "state.pkl"]
     config = json.loads((folder / "config.json").read_text())
@@ -83,8 +85,7 @@ def test_train_prints_progress_and_saves_the_run(run: Run, small_mnist: Path, tm
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert f"test acc: {metrics[1]['test_accuracy']:.4f}" in lines[-2]
     best = max(line["test_accuracy"] for line in metrics)
-    for flags in ([folder], [folder / "best.pkl", "--data", small_mnist]):
-        assert run("--eval", *flags).stdout.splitlines()[-2].startswith(f"test acc: {best:.4f}")
+    assert lines[-1].endswith(f"(of the best epoch, test acc: {best:.4f})")
 
 
 @pytest.mark.slow
@@ -132,22 +133,24 @@ def test_train_without_mnist_says_so_and_learns_generated_digits(run: Run) -> No
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--epochs", "0"), "argument --epochs: expected an integer of at least 1, got '0'"),
-        (("--batch-size", "1.5"), "argument --batch-size: expected an integer of at least 1, got '1.5'"),
+        (("--epochs", "0"), "argument --epochs: expected an integer from 1 to 2**63 - 1, got '0'"),
+        (("--batch-size", "1.5"), "argument --batch-size: expected an integer from 1 to 2**63 - 1, got '1.5'"),
         (("--lr", "-1"), "argument --lr: expected a number above 0, got '-1'"),
         (("--lr", "nan"), "argument --lr: expected a number above 0, got 'nan'"),
-        (("--seed", "x"), "argument --seed: expected an integer of at least 0, got 'x'"),
-        (("--workers", "0"), "argument --workers: expected an integer of at least 1, got '0'"),
+        (("--seed", "x"), "argument --seed: expected an integer from 0 to 2**63 - 1, got 'x'"),
+        (("--workers", "0"), "argument --workers: expected an integer from 1 to 2**63 - 1, got '0'"),
         (("--net", "rnn"), "argument --net: expected one of ['cnn', 'fc', 'deep'] or a net as text, got 'rnn': net: "),
-        (("--out", ""), "argument --out: expected a path, got ''"),
-        (("--eval", ""), "argument --eval: expected a path, got ''"),
-        (("--data", ""), "argument --data: expected a path, got ''"),
+        (("--seed", "12345678901234567890"), "expected an integer from 0 to 2**63 - 1, got '12345678901234567890'"),
+        (("--out", ""), "argument --out: expected a text, got ''"),
+        (("--data", ""), "argument --data: expected a text, got ''"),
+        (("--keep-every", "9"), "argument --keep-every: needs --out or --resume, because nothing is saved without"),
+        (("--eval", "a"), "argument --eval: this is now a command: python -m fnn eval RUN"),
+        (("--report", "a"), "argument --report: this is now a command: python -m fnn report RUN"),
+        (("--export", "a"), "argument --export: this is now a command: python -m fnn export RUN"),
         (("--fast",), "unrecognized arguments: --fast"),
         (("--keep-every", "-1"), "argument --keep-every: expected a number of seconds, 0 or more, got '-1'"),
         (("--recipe", "mine"), "argument --recipe: invalid choice: 'mine'"),
-        (("--eval", "a", "--out", "b"), "argument --out: not allowed with argument --eval"),
         (("--resume", "a", "--out", "b"), "argument --out: not allowed with argument --resume"),
-        (("--report", "a", "--export", "b"), "argument --export: not allowed with argument --report"),
     ],
 )
 def test_train_refuses_bad_flags_with_a_short_usage(run: Run, flags: tuple[str, ...], message: str) -> None:
@@ -183,33 +186,6 @@ def test_train_data_names_a_damaged_file(run: Run, tmp_path: Path) -> None:
     done = run("--data", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"train.py: error: {tmp_path / 'train-images-idx3-ubyte'}: expected an IDX header")
-    assert done.stderr.count("\n") == 1
-
-
-class RunsCommand:
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("echo harm",)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing"]
-)
-def test_train_eval_refuses_bad_params_in_one_line(run: Run, small_mnist: Path, tmp_path: Path, content: str) -> None:
-    path = tmp_path / "params.pkl"
-    net = DENSE if content == "other shapes" else fnn.serial(fnn.dense(3))
-    if content != "missing":
-        fnn.save(path, net.init(0, (4,)))
-    if content == "hostile":
-        path.write_bytes(pickle.dumps(RunsCommand()))
-    elif content == "truncated":
-        path.write_bytes(path.read_bytes()[:-20])
-    elif content in ("empty", "foreign"):
-        path.write_bytes(b"" if content == "empty" else b"PK\x03\x04 something")
-    done = run("--data", small_mnist, "--net", "fc", "--eval", path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("train.py: error: ")
-    assert str(path) in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -385,11 +361,20 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
             "got recipe 'best', epochs 4, lr 0.5, limit 9",
         ),
         (("--resume", full_run.parent), f"{full_run.parent}: expected a run, got a folder without config.json"),
-        (("--eval", full_run.parent), f"{full_run.parent}: expected a run, got a folder without config.json"),
         (
-            ("--eval", full_run, "--net", "cnn"),
-            f"{full_run}: expected the settings of its run, net 'serial(dense(512), sigmoid, dense(128), ",
+            ("--resume", full_run, "--net", "cnn"),
+            f"{full_run}: expected the settings of its run, net 'serial(dense(512),",
         ),
+        (
+            ("--resume", full_run, "--epochs", 4),
+            f"{full_run}: cannot be extended: its schedule one_cycle ends with epoch 3, where the rate is lowest; "
+            "start a new run with --epochs 4",
+        ),
+        (
+            ("--resume", full_run, "--epochs", 2),
+            f"{full_run}: expected the settings of its run, epochs 3; got epochs 2",
+        ),
+        (("--out", full_run / "best.pkl"), f"{full_run / 'best.pkl'}: expected a folder, got a file"),
     ]:
         done = run(*flags)
         assert done.returncode == 1
@@ -397,7 +382,9 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
         assert done.stderr.count("\n") == 1
     done = run("--resume", full_run, "--epochs", 3, "--lr", 0.3, "--data", small_mnist, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{full_run}: complete, best test acc 0." in done.stdout
+    assert re.fullmatch(
+        rf"{full_run}: already complete; test acc: 0\.\d{{4}}; params: {full_run}/best.pkl \(of the .*\)\n", done.stdout
+    )
     assert {path.name: path.read_bytes() for path in full_run.iterdir()} == files
 
 
@@ -413,7 +400,7 @@ def old_run(full_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_train_continues_and_tests_a_run_of_an_earlier_version(run: Run, full_run: Path, old_run: Path) -> None:
+def test_train_continues_a_run_of_an_earlier_version(run: Run, full_run: Path, old_run: Path) -> None:
     state = fnn.load(old_run / "state.pkl")
     for name in ("best.pkl", "metrics.jsonl", "state.pkl"):
         (old_run / name).unlink()
@@ -421,7 +408,6 @@ def test_train_continues_and_tests_a_run_of_an_earlier_version(run: Run, full_ru
     assert (done.returncode, done.stderr) == (0, "")
     assert bits(fnn.load(old_run / "state.pkl")) == bits(state)
     assert_same_results(old_run, full_run)
-    assert run("--eval", old_run).stdout.splitlines()[-2] == run("--eval", full_run).stdout.splitlines()[-2]
 
 
 @pytest.mark.slow
@@ -506,51 +492,6 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
 
 
 @pytest.mark.slow
-def test_train_export_fails_before_training(
-    run: Run, small_mnist: Path, tmp_path: Path, without_package: Callable[[str], dict[str, str]]
-) -> None:
-    for path, message, variables in [
-        (
-            tmp_path / "nowhere" / "net.onnx",
-            f"[Errno {errno.ENOENT}] No such file or directory: '{tmp_path}/nowhere/",
-            {},
-        ),
-        (
-            tmp_path / "net.onnx",
-            "export: the package onnx is missing; run pip install '.[onnx]'\n",
-            without_package("onnx"),
-        ),
-    ]:
-        done = run("--data", small_mnist, "--export", path, **variables)
-        assert (done.returncode, "epoch" in done.stdout, path.exists()) == (1, False, False)
-        assert done.stderr.startswith(f"train.py: error: {message}")
-        assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_train_export_works_after_training_and_with_eval(run: Run, small_mnist: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    done = run(
-        "--data", small_mnist, "--net", "fc", "--epochs", 1, "--out", tmp_path / "a", "--export", tmp_path / "a.onnx"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert run("--eval", tmp_path / "a", "--export", tmp_path / "b.onnx").returncode == 0
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
-@pytest.mark.slow
-def test_train_report_writes_the_pictures(run: Run, full_run: Path) -> None:
-    pytest.importorskip("matplotlib")
-    done = run("--report", full_run)
-    assert (done.returncode, done.stderr) == (0, "")
-    paths = [Path(line.removeprefix("wrote: ")) for line in done.stdout.splitlines()]
-    assert [path.name for path in paths] == ["curves.png", "confusion.png", "mistakes.png", "filters.png"]
-    assert all(path.parent == full_run and path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    for path in paths:
-        path.unlink()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("best", "329,962")])
 def test_train_recipe_selects_the_net(run: Run, small_mnist: Path, recipe: str, net: str) -> None:
     done = run("--data", small_mnist, "--recipe", recipe, "--epochs", 1, "--limit", 100)
@@ -574,41 +515,40 @@ def test_train_reaches_97_percent_with_10000_images_of_mnist(run: Run) -> None:
     assert float(found[-1]) >= 0.97
 
 
-BATCH_NORM_PROGRAM = """
-import sys
-import train
-from fnn import batch_norm, conv, dense, maxpool, relu, serial
-
-net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(16), batch_norm(), relu, dense(10))
-train.NETS["cnn"] = net
-sys.exit(train.main())
-"""
+@pytest.mark.slow
+def test_train_extends_a_finished_run_as_if_it_had_been_longer(run: Run, small_mnist: Path, tmp_path: Path) -> None:
+    flags = ("--data", small_mnist, "--recipe", "original")
+    assert run(*flags, "--epochs", 4, "--out", tmp_path / "long").returncode == 0
+    assert run(*flags, "--epochs", 2, "--out", tmp_path / "short").returncode == 0
+    done = run("--resume", tmp_path / "short", "--epochs", 4)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"\n{tmp_path}/short: extended from 2 to 4 epochs; the learning rate is now 0.1\n" in done.stdout
+    assert_same_results(tmp_path / "short", tmp_path / "long")
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("short", "long")]
+    assert configs[0] == configs[1]
 
 
 @pytest.mark.slow
-def test_train_eval_export_and_report_use_calibrated_batch_norm(
-    environment: dict[str, str], small_mnist: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch-size", 301), "batch size: expected at most 300, the training images, got 301"),
+        (("--recipe", "best", "--net", "fc"), "--lr is missing: recipe best has a rate only for deep"),
+        (("--net", "dense(10)"), "--lr is missing: recipe default has a rate only for cnn, fc"),
+    ],
+)
+def test_train_refuses_settings_that_do_not_fit(
+    run: Run, small_mnist: Path, flags: tuple[object, ...], message: str
 ) -> None:
-    pytest.importorskip("onnx")
+    done = run("--data", small_mnist, *flags)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"train.py: error: {message}\n")
 
-    def run(*flags: object) -> str:
-        command = [sys.executable, "-W", "error::RuntimeWarning", "-c", BATCH_NORM_PROGRAM, *map(str, flags)]
-        variables = environment | {"PYTHONPATH": str(PROGRAM.parent)}
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
 
-    folder, models = tmp_path / "a", [tmp_path / f"{name}.onnx" for name in "ab"]
-    output = run("--data", small_mnist, "--epochs", 2, "--out", folder, "--export", models[0])
-    best = fnn.load(folder / "best.pkl")
-    for name in "batch_norm1", "batch_norm2":
-        assert np.ptp(best[name]["mean"]) > 0
-        assert np.ptp(best[name]["var"]) > 0
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    accuracies = [line["test_accuracy"] for line in lines]
-    assert f"test acc: {max(accuracies):.4f}" in run("--eval", folder, "--export", models[1])
-    assert f"test acc: {accuracies[-1]:.4f}" in output
-    if accuracies[-1] > accuracies[0]:
-        assert models[0].read_bytes() == models[1].read_bytes()
-    pytest.importorskip("matplotlib")
-    run("--report", folder)
+@pytest.mark.slow
+def test_train_output_is_short(run: Run, small_mnist: Path) -> None:
+    done = run("--data", small_mnist, "--epochs", 1, "--batch-size", 5, "--lr", 1e9)
+    assert done.returncode == 1
+    assert max(map(len, done.stdout.splitlines()[1:])) <= 80
+    done = run("--data", small_mnist, "--epochs", 2, "--batch-size", 5, "--net", "fc")
+    assert len([line for line in done.stdout.splitlines() if line.startswith(("epoch", "test"))]) == 20
+    assert re.search(r"; test acc: 0\.\d{4}; nothing was saved, use --out to save the run$", done.stdout.strip())

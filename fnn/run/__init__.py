@@ -6,6 +6,7 @@ You can understand the rest of the library without reading this package; `train.
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status
 from fnn.run.faults import NotFiniteError
+from fnn.run.flags import format_settings
 from fnn.run.folder import (
     BEST,
     IMAGES,
@@ -20,9 +21,11 @@ from fnn.run.folder import (
 )
 from fnn.run.loop import describe_progress, format_accuracy, train
 from fnn.run.saved import SavedRun, export_run, load_run
-from fnn.run.task import Metrics, State, Task, evaluate, final, start, steps
+from fnn.run.task import Metrics, State, Step, Task, evaluate, final, start, steps
+from fnn.run.training import limit_shard_size, program, run_task
 
-__all__ = ["BEST", "IMAGES", "Config", "Metrics", "NotFiniteError", "RunError", "SavedRun", "State", "Task"]
+__all__ = ["BEST", "IMAGES", "Config", "Metrics", "NotFiniteError", "RunError", "SavedRun", "State", "Step", "Task"]
 __all__ += ["add_data", "catch_signals", "check_config", "describe_progress", "evaluate", "exit_status", "export_run"]
-__all__ += ["final", "format_accuracy", "format_net", "load_run", "locked", "read_data", "read_metrics", "read_state"]
-__all__ += ["start", "steps", "train", "write_config"]
+__all__ += ["final", "format_accuracy", "format_net", "format_settings", "limit_shard_size", "load_run", "locked"]
+__all__ += ["program", "read_data", "read_metrics", "read_state", "run_task", "start", "steps", "train"]
+__all__ += ["write_config"]

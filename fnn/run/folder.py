@@ -7,7 +7,7 @@ killed in between, the run continues from the earlier state and writes the other
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -71,6 +71,8 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
     `new` and the folder contains a run.
     """
     if new:
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder}: expected a folder, got a file")
         folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
         try:
@@ -126,10 +128,17 @@ def _check_images(path: Path, config: Config) -> None:
             raise RunError(f"{path}: {name}: expected {expected}, got {config[name]!r}")
 
 
-def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[str, Iterable[str]]) -> Config:
+def check_config(
+    folder: Path,
+    like: Config,
+    wanted: Config,
+    choices: Mapping[str, Iterable[str]],
+    extendable: Collection[str] = (),
+) -> Config:
     """Returns the configuration of the run in the folder.
 
     Raises RunError unless it has the names of `like`, values among the `choices` of each name, and all `wanted` values.
+    Only the number of epochs may be larger than before, for the `extendable` schedules.
     """
     config, path = read_config(folder), folder / CONFIG
     if config.keys() != like.keys():
@@ -137,10 +146,22 @@ def check_config(folder: Path, like: Config, wanted: Config, choices: Mapping[st
     for name, known in choices.items():
         if config[name] not in list(known):
             raise RunError(f"{path}: {name}: expected one of {list(known)}, got {config[name]!r}")
-    if differing := [name for name, value in wanted.items() if config[name] != value]:
+    differing = [name for name, value in wanted.items() if config[name] != value]
+    if differing == ["epochs"] and wanted["epochs"] > config["epochs"]:
+        if config["schedule"] not in extendable:
+            ends = f"its schedule {config['schedule']} ends with epoch {config['epochs']}, where the rate is lowest"
+            raise RunError(f"{folder}: cannot be extended: {ends}; start a new run with --epochs {wanted['epochs']}")
+        return config | {"epochs": wanted["epochs"]}
+    if differing:
         expected, got = (", ".join(f"{name} {values[name]!r}" for name in differing) for values in (config, wanted))
         raise RunError(f"{folder}: expected the settings of its run, {expected}; got {got}")
     return config
+
+
+def check_extension(folder: Path, config: Config, rate: float, log: Callable[[str], None]) -> None:
+    """Logs the learning rate from now on if `config` has more epochs than the configuration in the folder."""
+    if config["epochs"] != (before := read_config(folder)["epochs"]):
+        log(f"{folder}: extended from {before} to {config['epochs']} epochs; the learning rate is now {rate:.3g}")
 
 
 def read_metrics(folder: Path) -> list[Metrics]:

@@ -11,9 +11,9 @@ from typing import Any
 from fnn.files.checkpoint import save
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import BEST, STATE, truncate_to, write_metrics
-from fnn.run.task import State, Task, final, steps
+from fnn.run.task import Metrics, State, Task, final, steps
 
-LOG_EVERY = 2500  # images between progress lines
+LINES = 9  # of progress, at most, for each epoch without a bar
 
 
 def train(
@@ -23,8 +23,11 @@ def train(
     keep_every: float = 30.0,
     should_stop: Callable[[], bool] = lambda: False,
     log: Callable[[str], None] = print,
+    record: Callable[[Metrics], None] = lambda metrics: None,
 ) -> State:
     """Trains from `state` to the end, or until `should_stop()` is true after a step; returns the last state.
+
+    `record` gets the metrics at the end of each epoch.
 
     With a folder, the state is saved every `keep_every` seconds, at the end of each epoch, and when training ends or
     fails. Raises NotFiniteError on nan or infinity, and OSError if the folder cannot be written; the folder then has
@@ -47,6 +50,7 @@ def train(
                     saved, due = state, monotonic() + keep_every
                 show(state)
                 if metrics:
+                    record(metrics)
                     log(format_accuracy(round(metrics["test_accuracy"] * n_test), n_test))
                 if should_stop():
                     break
@@ -82,6 +86,9 @@ def describe_progress(state: State) -> str:
     return f"step {state['step']} (epoch {state['epoch']}, {state['seen']} images)"
 
 
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining}{postfix}"  # 20 columns of 80 for the bar
+
+
 @contextmanager
 def _show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[State], None]]:
     """Yields a function that shows a state: as a bar on a terminal with tqdm, else as a logged line now and then.
@@ -95,16 +102,19 @@ def _show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Sta
         before, seen = seen, state["seen"]
         if not seen:  # a new epoch
             return
-        means = f"loss: {state['loss_sum'] / seen:.4f} acc: {state['hits'] / seen:.3f}"
+        loss = state["loss_sum"] / seen
+        means = f"loss: {format(loss, '.4f' if loss < 1e4 else '.3g')} acc: {state['hits'] / seen:.3f}"
         if make_bar and seen < n:
             title = f"epoch {state['epoch']}"
-            bar = bar or make_bar(total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout)
+            bar = bar or make_bar(
+                total=n, initial=seen, desc=title, unit=" images", leave=False, file=sys.stdout, bar_format=BAR
+            )
             bar.update(seen - bar.n)
             bar.set_postfix_str(means, refresh=False)
         elif bar:
             bar.close()
             bar = None
-        if seen == n or (not make_bar and seen // LOG_EVERY > before // LOG_EVERY):
+        if seen == n or (not make_bar and seen * LINES // n > before * LINES // n):
             log(f"epoch: {state['epoch']} iter: {seen} {means} n_correct: {state['hits']}")
 
     try:

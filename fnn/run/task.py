@@ -38,8 +38,27 @@ Metrics: TypeAlias = dict[str, float]
 the last step, images_per_second in training, and seconds since the run began, without pauses and repeated steps."""
 
 
+Step: TypeAlias = Callable[[Params, dict[str, Any], Array, Array, Key], tuple[Params, dict[str, Any], Any, Array]]
+"""A training step: (params, optimizer's state, x, y, key) to (params, optimizer's state, loss, outputs)."""
+
+
+def make_step(net: Op, loss: Loss, optimizer: Optimizer) -> Step:
+    """Returns the usual training step: an update with the gradient of the loss."""
+    gradient = value_and_grad(net, loss)
+
+    def step(params: Params, state: dict[str, Any], x: Array, y: Array, key: Key) -> Any:
+        (value, out), grads = gradient(params, x, y, key)
+        params, state = optimizer.update(params, grads, state)
+        return params, state, value, out
+
+    return step
+
+
 class Task(NamedTuple):
-    """Everything that determines the result, plus the ranks (`comm`), which do not. `rate` is used for metrics only."""
+    """Everything that determines the result, plus the ranks (`comm`), which do not. `rate` is used for metrics only.
+
+    `make_step` gets the net, loss and optimizer, and returns the training step.
+    """
 
     net: Op
     loss: Loss
@@ -52,6 +71,7 @@ class Task(NamedTuple):
     shard_size: int
     key: Key
     comm: Comm = ALONE
+    make_step: Callable[[Op, Loss, Optimizer], Step] = make_step
 
 
 def start(task: Task) -> State:
@@ -66,10 +86,10 @@ def steps(task: Task, state: State) -> Iterator[tuple[State, Metrics | None]]:
 
     Raises NotFiniteError on nan or infinity.
     """
-    gradient = value_and_grad(task.net, spread_loss(task.loss, task.comm))
+    step = task.make_step(task.net, spread_loss(task.loss, task.comm), task.optimizer)
     for epoch in range(state["epoch"], task.epochs + 1):
         for batch in _order(task, epoch)[state["batch"] :]:
-            state = _step(task, gradient, state, batch)
+            state = _take_step(task, step, state, batch)
             yield state, None
         state, metrics = _end_epoch(task, state)
         yield state, metrics
@@ -133,14 +153,13 @@ def _count_correct(out: Array, labels: Array) -> int:
     return int(np.count_nonzero(out.argmax(1) == labels))
 
 
-def _step(task: Task, gradient: Callable[..., Any], state: State, batch: Array) -> State:
+def _take_step(task: Task, step: Step, state: State, batch: Array) -> State:
     began, epoch, number = perf_counter(), state["epoch"], state["batch"]
     x = inputs(task, epoch, number, batch)
     y = task.data.train.labels[batch[part(len(batch), task.shard_size, task.comm)]]
     key = task.key.fold("draw", epoch, number)
     with np.errstate(over="ignore", invalid="ignore"):  # the error below is clearer than NumPy's warnings
-        (loss, out), grads = gradient(state["params"], x, y, key)
-        params, optimizer = task.optimizer.update(state["params"], grads, state["optimizer"])
+        params, optimizer, loss, out = step(state["params"], state["optimizer"], x, y, key)
         if not all_finite(loss, params):
             found = task.comm.allgather(find_fault(task.net, task.loss, state["params"], x, y, key))
             reason = next(filter(None, found), describe_non_finite("the updated ", params) or f"the loss is {loss}")

@@ -1,0 +1,87 @@
+"""Types of command-line flags for argparse: they convert a text, and say what they expect."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from textwrap import wrap
+from typing import TypeVar
+
+from fnn.inspection.text import parse_net
+from fnn.op import Op, OpError
+from fnn.run.folder import format_net
+
+T = TypeVar("T")
+
+
+def checked(convert: Callable[[str], T], valid: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    """Returns a type for argparse: it converts a text and raises ArgumentTypeError unless the value is valid."""
+
+    def convert_checked(text: str) -> T:
+        try:
+            if valid(value := convert(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return convert_checked
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns the type of integers of at least `minimum` that fit in 64 bits."""
+    return checked(int, lambda n: minimum <= n < 1 << 63, f"an integer from {minimum} to 2**63 - 1")
+
+
+nonempty = checked(str, bool, "a text")  # an unset shell variable gives an empty text
+positive = checked(float, lambda x: 0 < x < inf, "a number above 0")
+seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more")
+
+
+def path(text: str) -> Path:
+    """Converts a text to a path."""
+    return Path(nonempty(text))
+
+
+def format_settings(named: tuple[str, Mapping[str, object]]) -> str:
+    """Returns a name and its settings as lines for a help text."""
+    name, settings = named
+    text = ", ".join(f"{setting} {value}" for setting, value in settings.items())
+    return "\n".join(wrap(f"{name}: {text}", 79, initial_indent="  ", subsequent_indent="    "))
+
+
+def net(nets: Mapping[str, Op]) -> Callable[[str], str]:
+    """Returns the type of nets: it converts a name among `nets`, or a net as text, to the net's text."""
+
+    def convert(text: str) -> str:
+        try:
+            return format_net(nets[text] if text in nets else parse_net(text))
+        except OpError as error:
+            expected = f"expected one of {list(nets)} or a net as text"
+            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}: {error}") from None
+
+    return convert
+
+
+def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parses the command line of a program that trains, with the flags `out`, `resume` and `keep_every`.
+
+    Flags that earlier versions had name the command to use instead. A wrong command line ends the program.
+    """
+    for name in ("--eval", "--report", "--export"):
+        parser.add_argument(name, action=Moved, nargs="?", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.out and args.resume:
+        parser.error("argument --out: not allowed with argument --resume")
+    if args.keep_every is not None and not (args.out or args.resume):
+        parser.error("argument --keep-every: needs --out or --resume, because nothing is saved without them")
+    return args
+
+
+class Moved(argparse.Action):
+    """The action of a flag that is now a command of `python -m fnn`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Ends the program with an error that names the command."""
+        flag = self.option_strings[0]
+        parser.error(f"argument {flag}: this is now a command: python -m fnn {flag.removeprefix('--')} RUN")
