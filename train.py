@@ -52,11 +52,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{"shift": 2, "affine": [10, 0.1, 0.1], "shard_size": 32},
     },
 }
-CHOICES: dict[str, Any] = {
-    "recipe": RECIPES,
-    "schedule": ("steps", "one_cycle", "warmup_cosine"),
-    "optimizer": ("sgd", "adamw"),
-}
 
 
 def build_schedule(name: str, peak: float, steps: int, steps_per_epoch: int) -> fnn.optim.schedules.Schedule:
@@ -107,32 +102,12 @@ def build_task(config: run.Config, data: Dataset) -> run.Task:
     )
 
 
-def build_config(args: argparse.Namespace) -> run.Config:
-    """Returns all settings: the recipe's and those of the flags, or those of the run to resume."""
-    names = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    recipe = RECIPES[args.recipe or "default"]
-    config: run.Config = (
-        {"recipe": "default", "seed": 0, "limit": None, "data": None, "data_sha256": None} | recipe | given
-    )
-    config |= run.IMAGES | {"net": args.net or run.format_net(NETS[recipe["net"]])}
-    if args.resume:  # only the rate of `steps` does not depend on the number of epochs
-        return run.check_config(args.resume, config, given, CHOICES, extendable=["steps"])
-    rates = {run.format_net(NETS[name]): rate for name, rate in recipe["lr"].items()}
-    if not args.lr and config["net"] not in rates:
-        raise run.RunError(f"--lr is missing: recipe {config['recipe']} has a rate only for {', '.join(recipe['lr'])}")
-    config["lr"] = args.lr or rates[config["net"]]
-    return config if args.shard_size else run.limit_shard_size(config)
-
-
 def main() -> int:
     """Runs the command line; returns the exit status."""
     args = parse()
-    files = {name: getattr(args, name) for name in ("out", "resume", "data", "workers")}
     log = partial(print, flush=True)  # a pipe, too, gets each line at once
-    keep_every = 30.0 if args.keep_every is None else args.keep_every
     return run.program(
-        "train.py", lambda: run.run_task(build_task, build_config(args), log, keep_every=keep_every, **files)
+        "train.py", lambda: run.run_task(build_task, run.choose_settings(args, NETS, RECIPES), args, log)
     )
 
 

@@ -22,10 +22,18 @@ from fnn.run.folder import (
 from fnn.run.loop import describe_progress, format_accuracy, train
 from fnn.run.saved import SavedRun, export_run, load_run
 from fnn.run.task import Metrics, State, Step, Task, evaluate, final, start, steps
-from fnn.run.training import limit_shard_size, program, run_task
+from fnn.run.training import choose_settings, program, run_task
 
 __all__ = ["BEST", "IMAGES", "Config", "Metrics", "NotFiniteError", "RunError", "SavedRun", "State", "Step", "Task"]
-__all__ += ["add_data", "catch_signals", "check_config", "describe_progress", "evaluate", "exit_status", "export_run"]
-__all__ += ["final", "format_accuracy", "format_net", "format_settings", "limit_shard_size", "load_run", "locked"]
+__all__ += [
+    "add_data",
+    "catch_signals",
+    "check_config",
+    "choose_settings",
+    "describe_progress",
+    "evaluate",
+    "exit_status",
+]
+__all__ += ["export_run", "final", "format_accuracy", "format_net", "format_settings", "load_run", "locked"]
 __all__ += ["program", "read_data", "read_metrics", "read_state", "run_task", "start", "steps", "train"]
 __all__ += ["write_config"]

@@ -1,19 +1,36 @@
 """A program that trains: starts, continues or extends a run, on one process or several."""
 
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
 from fnn import mpi
 from fnn.data import Dataset
+from fnn.op import Op
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status
-from fnn.run.folder import BEST, Config, RunError, check_extension, locked, read_metrics, read_state, write_config
+from fnn.run.folder import (
+    BEST,
+    IMAGES,
+    Config,
+    RunError,
+    check_config,
+    check_extension,
+    format_net,
+    locked,
+    read_metrics,
+    read_state,
+    write_config,
+)
 from fnn.run.loop import describe_progress, train
 from fnn.run.task import Metrics, Task, start
 from fnn.summaries import summary
 from fnn.transforms import shard, shard_slices
+
+FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed")
+EXTENDABLE = ("steps",)  # the schedules that do not depend on the number of epochs
 
 BuildTask = Callable[[Config, Dataset], Task]
 
@@ -26,23 +43,21 @@ def program(name: str, main: Callable[[], int]) -> int:
 def run_task(
     build_task: BuildTask,
     config: Config,
+    args: Namespace,
     log: Callable[[str], None],
-    out: Path | None = None,
-    resume: Path | None = None,
-    data: str | None = None,
-    workers: int | None = None,
-    keep_every: float = 30.0,
 ) -> int:
     """Trains the task for the configuration to its end; returns the exit status: 0, or 128 + n after signal n.
 
-    The run is saved to the new folder `out`, or is the one in the folder `resume`, if its configuration has more epochs
-    than before. `build_task` returns the task of one process; its net then runs on `workers` threads and on all ranks.
-    Only the first rank writes. Raises RunError for other data or a batch larger than the data.
+    `args` has the flags of the program. The run is saved to the new folder `out`, or is the one in the folder `resume`;
+    `keep_every` is the number of seconds between saved states, 30 if it is None. `build_task` returns the task of one
+    process; its net then runs on `workers` threads and on all ranks. Only the first rank writes. Raises RunError for
+    other data or a batch larger than the data.
     """
     began, comm = perf_counter(), mpi.world()
+    out, resume = args.out, args.resume
     folder = (out or resume) if comm.rank == 0 else None
     with locked(folder, new=bool(out)) if folder else nullcontext():
-        images = read_data(data or config["data"], config["limit"], log)
+        images = read_data(args.data or config["data"], config["limit"], log)
         count = len(images.train.labels)
         if not resume and config["batch_size"] > count:
             raise RunError(f"batch size: expected at most {count}, the training images, got {config['batch_size']}")
@@ -50,7 +65,7 @@ def run_task(
             config = add_data(config, images, folder)
         task = build_task(config, images)
         table = (task.net, tuple(config["shape"]))
-        task = spread_task(task, workers)
+        task = spread_task(task, args.workers)
         state = read_state(resume, task) if resume else start(task)
         if state["epoch"] > task.epochs:
             log(f"{resume}: already complete; {format_result(folder, read_metrics(folder)[-1:] if folder else [])}")
@@ -67,6 +82,7 @@ def run_task(
                 write_config(folder, config)
             lines: list[Metrics] = []
             stop = lambda: any(comm.allgather(len(signals)))  # noqa: E731
+            keep_every = 30.0 if args.keep_every is None else args.keep_every
             state = train(task, state, folder, keep_every, stop, log, lines.append)
         received = [number for numbers in comm.allgather(signals) for number in numbers]
     if received and state["epoch"] <= task.epochs:
@@ -85,10 +101,27 @@ def spread_task(task: Task, workers: int | None = None) -> Task:
     return task._replace(net=mpi.spread(task.net, comm, workers, task.shard_size), comm=comm)
 
 
-def limit_shard_size(config: Config) -> Config:
-    """Returns the configuration with shards that are small enough for one per rank."""
-    size = min(config["shard_size"], max(1, config["batch_size"] // mpi.world().size))
-    return config | {"shard_size": size}
+def choose_settings(args: Namespace, nets: Mapping[str, Op], recipes: Mapping[str, Config]) -> Config:
+    """Returns all settings: the recipe's and those of the flags in `args`, or those of the run to resume.
+
+    A recipe has a rate `lr` for each net for which it was chosen. Raises RunError for another net without `lr`.
+    """
+    given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
+    recipe = recipes[args.recipe or "default"]
+    config: Config = {"recipe": "default", "seed": 0, "limit": None, "data": None, "data_sha256": None, **recipe}
+    config |= given | IMAGES | {"net": args.net or format_net(nets[recipe["net"]])}
+    if args.resume:
+        known = {
+            name: dict.fromkeys(settings[name] for settings in recipes.values()) for name in ("schedule", "optimizer")
+        }
+        return check_config(args.resume, config, given, {"recipe": recipes, **known}, EXTENDABLE)
+    rates = {format_net(nets[name]): rate for name, rate in recipe["lr"].items()}
+    if not args.lr and config["net"] not in rates:
+        raise RunError(f"--lr is missing: recipe {config['recipe']} has a rate only for {', '.join(recipe['lr'])}")
+    config["lr"] = args.lr or rates[config["net"]]
+    if not args.shard_size:  # small enough for one shard per rank
+        config["shard_size"] = min(config["shard_size"], max(1, config["batch_size"] // mpi.world().size))
+    return config
 
 
 def format_result(folder: Path | None, last: list[Metrics]) -> str:
