@@ -3,15 +3,12 @@
 import os
 import signal
 
-# BLAS gets one thread: cores work on different parts of a batch instead. NumPy reads these variables at its import.
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # NumPy reads them at its import
+    os.environ.setdefault(_name, "1")  # BLAS gets one thread: cores work on different parts of a batch instead
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints no traceback
 
-import argparse
 import sys
-from functools import partial
 from typing import Any
 
 import fnn
@@ -54,21 +51,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def build_schedule(name: str, peak: float, steps: int, steps_per_epoch: int) -> fnn.optim.schedules.Schedule:
-    """Returns the learning rate as a function of the step; the run has `steps`."""
-    if name == "steps":
-        return fnn.piecewise([10 * steps_per_epoch], [peak, peak / 10])
-    if name == "one_cycle":
-        return fnn.one_cycle(peak, max(2, steps), rise=0.1)
-    return fnn.warmup(fnn.cosine(peak, 0, max(1, steps - steps // 5)), max(1, steps // 5))
-
-
-def build_optimizer(name: str, rate: fnn.optim.schedules.Schedule, momentum: float, decay: float) -> fnn.Optimizer:
-    """Returns the optimizer. adamw decays only weights, not biases."""
-    if name == "sgd":
-        return fnn.sgd(rate, momentum, nesterov=momentum > 0, weight_decay=decay)
+def build_optimizer(config: run.Config, steps_per_epoch: int) -> tuple[fnn.Optimizer, run.Schedule]:
+    """Returns the optimizer, and its learning rate as a function of the step."""
+    peak, steps = config["lr"], config["epochs"] * steps_per_epoch
+    if config["schedule"] == "steps":
+        rate = fnn.piecewise([10 * steps_per_epoch], [peak, peak / 10])
+    elif config["schedule"] == "one_cycle":
+        rate = fnn.one_cycle(peak, max(2, steps), rise=0.1)
+    else:
+        rate = fnn.warmup(fnn.cosine(peak, 0, max(1, steps - steps // 5)), max(1, steps // 5))
+    momentum, decay = config["momentum"], config["weight_decay"]
+    if config["optimizer"] == "sgd":
+        return fnn.sgd(rate, momentum, nesterov=momentum > 0, weight_decay=decay), rate
     decayed, others = fnn.adamw(rate, momentum, weight_decay=decay), fnn.adam(rate, momentum)
-    return fnn.masked(decayed, lambda path: path.endswith("/w"), others)
+    return fnn.masked(decayed, lambda path: path.endswith("/w"), others), rate  # biases do not decay
 
 
 def make_step(net: fnn.Op, loss: fnn.losses.Loss, optimizer: fnn.Optimizer) -> run.Step:
@@ -84,49 +80,21 @@ def make_step(net: fnn.Op, loss: fnn.losses.Loss, optimizer: fnn.Optimizer) -> r
 
 
 def build_task(config: run.Config, data: Dataset) -> run.Task:
-    """Builds the task with these settings."""
-    per_epoch = -(-len(data.train.labels) // config["batch_size"])
-    rate = build_schedule(config["schedule"], config["lr"], config["epochs"] * per_epoch, per_epoch)
-    changes = [shift(config["shift"])] if config["shift"] else []
-    changes += [affine(*config["affine"])] if any(config["affine"]) else []
-    return run.Task(
-        net=fnn.parse_net(config["net"]),
-        loss=fnn.smoothed_cross_entropy(config["smoothing"]) if config["smoothing"] else fnn.cross_entropy,
-        optimizer=build_optimizer(config["optimizer"], rate, config["momentum"], config["weight_decay"]),
-        make_step=make_step,
-        rate=rate,
-        data=data,
-        augment=compose(*changes),
-        key=fnn.Key(config["seed"]),
-        **{name: config[name] for name in ("epochs", "batch_size", "shard_size")},
-    )
+    """Returns everything that the training needs."""
+    optimizer, rate = build_optimizer(config, -(-len(data.train.labels) // config["batch_size"]))
+    augment = compose(shift(config["shift"]), affine(*config["affine"]))
+    net, loss = fnn.parse_net(config["net"]), fnn.smoothed_cross_entropy(config["smoothing"])
+    sizes = {name: config[name] for name in ("epochs", "batch_size", "shard_size")}
+    return run.Task(net, loss, optimizer, make_step, rate, data, augment, key=fnn.Key(config["seed"]), **sizes)
 
 
 def main() -> int:
-    """Runs the command line; returns the exit status."""
-    args = parse()
-    log = partial(print, flush=True)  # a pipe, too, gets each line at once
-    return run.program(
-        "train.py", lambda: run.run_task(build_task, run.choose_settings(args, NETS, RECIPES), args, log)
-    )
-
-
-def parse() -> argparse.Namespace:
-    """Parses the command line; a bad flag ends the program with exit status 2."""
-    parser = argparse.ArgumentParser(
-        usage="python train.py [flags]",
-        description="Trains a network on MNIST. Example: python train.py --net fc --epochs 5 --out runs/a",
-        epilog="\n".join(["recipes:", *map(run.format_settings, RECIPES.items())]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Runs the command line; returns the exit status. A bad flag ends the program with status 2."""
+    description = "Trains a network on MNIST. Example: python train.py --net fc --epochs 5 --out runs/a"
+    parser = flags.parser("train.py", description, RECIPES)
     flag = parser.add_argument_group("first flags").add_argument
     flag("--recipe", choices=RECIPES, help="settings that no other flag changes (default: default)")
-    flag(
-        "--net",
-        type=flags.net(NETS),
-        help="cnn, fc, deep, or text: 'serial(dense(32), relu, dense(10))' (the recipe's)",
-    )
+    flag("--net", type=flags.net(NETS), help="cnn, fc, deep, or 'serial(dense(32), relu, dense(10))' (the recipe's)")
     flag("--epochs", type=flags.integer(1), metavar="N", help="passes over the training images (the recipe's)")
     flag("--lr", type=flags.positive, metavar="RATE", help="peak of the learning rate (the recipe's)")
     flag("--data", type=flags.nonempty, metavar="DIR", help="MNIST's folder, or digits (FNN_DATA, or download)")
@@ -136,10 +104,12 @@ def parse() -> argparse.Namespace:
     flag("--batch-size", type=flags.integer(1), metavar="N", help="images per step (100)")
     flag("--shard-size", type=flags.integer(1), metavar="N", help="images that a thread processes at a time (64 or 32)")
     flag("--limit", type=flags.integer(1), metavar="N", help="train on the first N images only (all)")
+    flag("--validation", type=flags.integer(0), metavar="N", help="keep the params that are best on the last N (0)")
     flag("--seed", type=flags.integer(0), metavar="N", help="seed of all random numbers (0)")
     flag("--workers", type=flags.integer(1), metavar="N", help="threads; do not change the result (one per core)")
     flag("--keep-every", type=flags.seconds, metavar="SECONDS", help="seconds between saved states (30)")
-    return flags.parse_run(parser)
+    args = flags.parse_run(parser)
+    return run.program("train.py", lambda: run.run_task(build_task, run.choose_settings(args, NETS, RECIPES), args))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run_eval(args: argparse.Namespace) -> None:
     data = read_images(run, args.data)
     correct = int(np.count_nonzero(log_probabilities(run.net, run.params, data.test).argmax(1) == data.test.labels))
     log(f"data: {data.source}: {len(data.test.labels)} test images")
-    log(format_accuracy(correct, len(data.test.labels)))
+    log(format_accuracy(correct / len(data.test.labels), len(data.test.labels)))
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -108,7 +108,9 @@ def read_images(run: SavedRun, source: str | None) -> Dataset:
     """Returns the data of a run, or those of `--data`."""
     check_input(run)
     try:
-        return read_data(source or run.config.get("data"), run.config.get("limit"), log)
+        return read_data(
+            source or run.config.get("data"), run.config.get("limit"), log, run.config.get("validation", 0)
+        )
     except DataError as error:
         error.add_note("use --data to name the folder of MNIST")
         raise

@@ -70,7 +70,7 @@ def test_eval_prints_the_best_accuracy_of_the_run(call: Call, a_run: Path, small
 
 def test_eval_reads_a_file_of_params_and_a_net_as_text(call: Call, a_run: Path, small_mnist: Path) -> None:
     for text in (repr(NET), run.format_net(NET)):
-        status, out, err = call("eval", a_run / "best.pkl", "--net", text, "--data", small_mnist)
+        status, out, err = call("eval", a_run / "params.pkl", "--net", text, "--data", small_mnist)
         assert (status, err) == (0, "")
         assert out.splitlines()[1].startswith(best_accuracy(a_run))
 
@@ -81,7 +81,7 @@ def test_eval_reads_a_run_of_an_earlier_version(call: Call, small_mnist: Path, t
     old = {name: value for name, value in config.items() if name not in run.IMAGES} | {"net": "fc"}
     (folder / "config.json").write_text(json.dumps(old))
     assert call("eval", folder)[1].splitlines()[1].startswith(best_accuracy(folder))
-    assert call("eval", folder / "best.pkl", "--net", "fc", "--data", small_mnist)[0] == 0
+    assert call("eval", folder / "params.pkl", "--net", "fc", "--data", small_mnist)[0] == 0
 
 
 def test_eval_without_the_data_says_how_to_name_it(call: Call, small_mnist: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_export_writes_a_model_that_states_its_input(call: Call, a_run: Path, tm
     assert (status, err) == (0, "")
     assert out.startswith(f'wrote: {tmp_path}/model.onnx; its input is "pixels", float32 (batch, 1, 28, 28): ')
     first = (tmp_path / "model.onnx").read_bytes()
-    assert call("export", a_run / "best.pkl", tmp_path / "model.onnx", "--net", repr(NET))[0] == 0
+    assert call("export", a_run / "params.pkl", tmp_path / "model.onnx", "--net", repr(NET))[0] == 0
     assert (tmp_path / "model.onnx").read_bytes() == first
 
 
@@ -191,15 +191,15 @@ def test_check_reports_a_failure(call: Call, monkeypatch: pytest.MonkeyPatch) ->
     ("arguments", "message"),
     [
         (("eval", "RUN", "--net", "fc"), "RUN: expected a file of params with --net; a run folder has its own net"),
-        (("eval", "RUN/best.pkl"), "RUN/best.pkl: expected the folder of a run, or a file of params with --net"),
+        (("eval", "RUN/params.pkl"), "RUN/params.pkl: expected the folder of a run, or a file of params with --net"),
         (("eval", "RUN/nothing", "--net", "fc"), "[Errno 2] No such file or directory: 'RUN/nothing'"),
-        (("report", "RUN/best.pkl"), "RUN/best.pkl: expected the folder of a run"),
+        (("report", "RUN/params.pkl"), "RUN/params.pkl: expected the folder of a run"),
         (("check",), "expected the folder of a run, or a file of params with --net, or --net alone"),
         (("eval", "RUN/.."), "RUN/..: expected a run, got a folder without config.json"),
         (("summary", "--net", "dens(3)"), "net: expected the name of an operator or initialiser of fnn, got 'dens'"),
         (("export", "RUN", "RUN/no/a.onnx"), "[Errno 2] No such file or directory: 'RUN/no"),
         (("predict", "RUN", "RUN/config.json"), "RUN/config.json: expected an image that Pillow can read: "),
-        (("eval", "RUN/best.pkl", "--net", "fc"), "RUN/best.pkl: does not match like"),
+        (("eval", "RUN/params.pkl", "--net", "fc"), "RUN/params.pkl: does not match like"),
     ],
 )
 def test_commands_say_what_is_wrong_in_one_line(
@@ -266,7 +266,7 @@ def test_commands_work_without_the_repository(a_run: Path, tmp_path: Path) -> No
     assert python("-m", "fnn", "report", folder).count("wrote: ") == 4
     assert "pixels" in python("-m", "fnn", "export", folder, "model.onnx")
     assert python("-m", "fnn", "predict", folder, *paths).count("%)") == 2
-    assert "total" in python("-m", "fnn", "summary", folder / "best.pkl", "--net", run.format_net(NET))
+    assert "total" in python("-m", "fnn", "summary", folder / "params.pkl", "--net", run.format_net(NET))
     assert python("-m", "fnn", "check", folder).startswith("passed")
     assert os.listdir(elsewhere) == ["model.onnx"]
 
@@ -304,7 +304,7 @@ def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_
 def test_commands_use_calibrated_batch_norm(call: Call, small_mnist: Path, tmp_path: Path) -> None:
     net = serial(conv(4, 3), batch_norm(), relu, maxpool(4), dense(16), batch_norm(), relu, dense(10))
     folder = make_run(tmp_path, small_mnist, net)
-    best = fnn.load(folder / "best.pkl")
+    best = fnn.load(folder / "params.pkl")
     for name in "batch_norm1", "batch_norm2":
         assert np.ptp(best[name]["mean"]) > 0
         assert np.ptp(best[name]["var"]) > 0

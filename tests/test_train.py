@@ -65,12 +65,10 @@ def test_train_prints_progress_and_saves_the_run(run: Run, small_mnist: Path, tm
     assert any(line.startswith("total ") and " 369,242 " in line for line in lines)
     assert re.fullmatch(r"epoch: 2 iter: 290 loss: \d\.\d{4} acc: [01]\.\d{3} n_correct: \d+", lines[-3])
     assert re.fullmatch(r"test acc: 0\.\d{4} \(\d+/100\)", lines[-2])
-    saved = re.escape(str(folder / "best.pkl"))
-    assert re.fullmatch(
-        rf"finished in \d+\.\d s; test acc: 0\.\d{{4}}; params: {saved} \(of the best epoch, .*\)", lines[-1]
-    )
+    saved = re.escape(str(folder / "params.pkl"))
+    assert re.fullmatch(rf"finished in \d+\.\d s; test acc: 0\.\d{{4}}; params: {saved}", lines[-1])
     assert "\r" not in done.stdout
-    assert sorted(os.listdir(folder)) == ["best.pkl", "config.json", "lock", "metrics.jsonl", "state.pkl"]
+    assert sorted(os.listdir(folder)) == ["config.json", "lock", "metrics.jsonl", "params.pkl", "state.pkl"]
     config = json.loads((folder / "config.json").read_text())
     expected = {
         "recipe": "default",
@@ -84,8 +82,6 @@ def test_train_prints_progress_and_saves_the_run(run: Run, small_mnist: Path, tm
     assert config | expected | IMAGES | {"data": str(small_mnist)} == config
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert f"test acc: {metrics[1]['test_accuracy']:.4f}" in lines[-2]
-    best = max(line["test_accuracy"] for line in metrics)
-    assert lines[-1].endswith(f"(of the best epoch, test acc: {best:.4f})")
 
 
 @pytest.mark.slow
@@ -232,7 +228,7 @@ def full_run(small_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def assert_same_results(folder: Path, other: Path) -> None:
     """Asserts that two runs have identical results."""
-    for name in ("state.pkl", "best.pkl"):
+    for name in ("state.pkl", "params.pkl"):
         assert bits(fnn.load(folder / name)) == bits(fnn.load(other / name))
     assert metrics_without_times(folder) == metrics_without_times(other)
     assert sorted(os.listdir(folder)) == sorted(os.listdir(other))
@@ -346,6 +342,30 @@ def test_train_refuses_a_folder_in_use(
 
 
 @pytest.mark.slow
+def test_train_keeps_the_params_with_the_best_validation_accuracy(run: Run, small_mnist: Path, tmp_path: Path) -> None:
+    done = run("--data", small_mnist, "--net", "fc", "--validation", 90, "--epochs", 4, "--out", tmp_path / "a")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"data: {small_mnist}: 210 training images, 90 validation images, 100 test images"
+    assert sum(line.startswith("validation acc: ") for line in lines) == 4
+    metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    best = max(metrics, key=lambda line: line["validation_accuracy"])
+    path, accuracy = tmp_path / "a" / "params.pkl", best["validation_accuracy"]
+    assert lines[-1].endswith(
+        f"s; test acc: {best['test_accuracy']:.4f}; params: {path} (of epoch {best['epoch']}, "
+        f"which has the best validation acc: {accuracy:.4f})"
+    )
+    evaluated = programs.python("-m", "fnn", "eval", tmp_path / "a")
+    assert f"test acc: {best['test_accuracy']:.4f} " in evaluated.stdout
+    done = run("--resume", tmp_path / "a", "--validation", 80)
+    assert done.returncode == 1
+    assert "expected the settings of its run, validation 90; got validation 80" in done.stderr
+    done = run("--data", small_mnist, "--validation", 300)
+    assert done.returncode == 1
+    assert "validation: expected less than the 300 training images, got 300" in done.stderr
+
+
+@pytest.mark.slow
 def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
     run: Run, full_run: Path, small_mnist: Path
 ) -> None:
@@ -374,7 +394,7 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
             ("--resume", full_run, "--epochs", 2),
             f"{full_run}: expected the settings of its run, epochs 3; got epochs 2",
         ),
-        (("--out", full_run / "best.pkl"), f"{full_run / 'best.pkl'}: expected a folder, got a file"),
+        (("--out", full_run / "params.pkl"), f"{full_run / 'params.pkl'}: expected a folder, got a file"),
     ]:
         done = run(*flags)
         assert done.returncode == 1
@@ -383,7 +403,8 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
     done = run("--resume", full_run, "--epochs", 3, "--lr", 0.3, "--data", small_mnist, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(
-        rf"{full_run}: already complete; test acc: 0\.\d{{4}}; params: {full_run}/best.pkl \(of the .*\)\n", done.stdout
+        rf"{full_run}: already complete; test acc: 0\.\d{{4}}; params: {full_run}/params.pkl\n",
+        done.stdout,
     )
     assert {path.name: path.read_bytes() for path in full_run.iterdir()} == files
 
@@ -402,7 +423,7 @@ def old_run(full_run: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_train_continues_a_run_of_an_earlier_version(run: Run, full_run: Path, old_run: Path) -> None:
     state = fnn.load(old_run / "state.pkl")
-    for name in ("best.pkl", "metrics.jsonl", "state.pkl"):
+    for name in ("params.pkl", "metrics.jsonl", "state.pkl"):
         (old_run / name).unlink()
     done = run("--resume", old_run, "--net", "fc")
     assert (done.returncode, done.stderr) == (0, "")

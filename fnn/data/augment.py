@@ -41,6 +41,8 @@ def shift(pixels: int) -> Augmentation:
     pixels = check_int("pixels", pixels)
 
     def shifted(images: Images, rng: Rng) -> Images:
+        if not pixels:
+            return _check_images(images)
         padded = _pad(_check_images(images, pixels), pixels, pixels)
         right, down = as_key(rng).generator().integers(0, 2 * pixels + 1, (2, len(images)))
         columns, rows = _grid(images, np.intp)
@@ -60,6 +62,8 @@ def affine(degrees: float = 0, scale: float = 0, shear: float = 0) -> Augmentati
     shear = check_real("shear", shear, at_least=0, at_most=1)
 
     def transformed(images: Images, rng: Rng) -> Images:
+        if not (degrees or scale or shear):
+            return _check_images(images)
         angle, slant, width, height = _uniform(rng, 4, len(_check_images(images)))
         return transform(images, angle * radians(degrees), slant * shear, 1 + width * scale, 1 + height * scale)
 

@@ -24,11 +24,15 @@ class Examples(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training examples, test examples, and their source: one line of text to print, such as a folder."""
+    """Training examples, test examples, and their source: one line of text to print, such as a folder.
+
+    `validation` has examples that choose between settings or epochs, if there are any.
+    """
 
     train: Examples
     test: Examples
     source: str
+    validation: Examples | None = None
 
 
 SCALING = {"divide_by": 127.5, "subtract": 1.0}

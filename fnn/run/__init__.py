@@ -8,8 +8,8 @@ from fnn.run.exits import catch_signals, exit_status
 from fnn.run.faults import NotFiniteError
 from fnn.run.flags import format_settings
 from fnn.run.folder import (
-    BEST,
     IMAGES,
+    PARAMS,
     Config,
     RunError,
     check_config,
@@ -21,10 +21,22 @@ from fnn.run.folder import (
 )
 from fnn.run.loop import describe_progress, format_accuracy, train
 from fnn.run.saved import SavedRun, export_run, load_run
-from fnn.run.task import Metrics, State, Step, Task, evaluate, final, start, steps
+from fnn.run.task import Metrics, Schedule, State, Step, Task, evaluate, final, start, steps
 from fnn.run.training import choose_settings, program, run_task
 
-__all__ = ["BEST", "IMAGES", "Config", "Metrics", "NotFiniteError", "RunError", "SavedRun", "State", "Step", "Task"]
+__all__ = [
+    "IMAGES",
+    "PARAMS",
+    "Config",
+    "Metrics",
+    "NotFiniteError",
+    "RunError",
+    "SavedRun",
+    "Schedule",
+    "State",
+    "Step",
+    "Task",
+]
 __all__ += [
     "add_data",
     "catch_signals",

@@ -15,13 +15,14 @@ from fnn.run.folder import Config, RunError
 DIGITS = "generated digits"
 
 
-def read_data(source: str | None, limit: int | None, log: Callable[[str], None]) -> Dataset:
+def read_data(source: str | None, limit: int | None, log: Callable[[str], None], validation: int = 0) -> Dataset:
     """Returns MNIST from the folder `source` (None: as `mnist` finds it), or generated digits if that is "digits".
 
-    Without MNIST, logs the reason and returns generated digits. Only the first `limit` training examples are kept.
-    Raises DataError as `mnist` does.
+    Without MNIST, logs the reason and returns generated digits. The last `validation` training examples become the
+    validation examples. Of the others, only the first `limit` are kept. Raises DataError as `mnist` does.
     """
     limit = None if limit is None else check_int("limit", limit, 1)
+    validation = check_int("validation", validation, 0)
     try:
         data = None if source == "digits" else mnist(source)
     except MissingDataError as error:
@@ -32,13 +33,20 @@ def read_data(source: str | None, limit: int | None, log: Callable[[str], None])
         data = Dataset(digits(20_000, key.fold("train")), digits(4_000, key.fold("test")), DIGITS)
     if not (len(data.train.labels) and len(data.test.labels)):
         raise DataError(f"{data.source}: expected training and test images, got none")
-    return data._replace(train=Examples(data.train.images[:limit], data.train.labels[:limit]))
+    total = len(data.train.labels)
+    if validation >= total:
+        raise DataError(f"validation: expected less than the {total} training images, got {validation}")
+    count = total - validation
+    kept = count if limit is None else min(limit, count)
+    images, labels = data.train
+    last = Examples(images[count:], labels[count:]) if validation else None
+    return data._replace(train=Examples(images[:kept], labels[:kept]), validation=last)
 
 
 def add_data(config: Config, data: Dataset, folder: Path) -> Config:
     """Returns the run's configuration with the source and the digest of its data. Raises RunError for other data."""
     digest = sha256()
-    for array in (*data.train, *data.test):
+    for array in (*data.train, *data.test, *(data.validation or ())):
         digest.update(np.ascontiguousarray(array).data)
     if config["data_sha256"] not in (None, digest.hexdigest()):
         raise RunError(f"{data.source}: expected the data of the run in {folder}, got other images or labels")

@@ -63,6 +63,17 @@ def net(nets: Mapping[str, Op]) -> Callable[[str], str]:
     return convert
 
 
+def parser(program: str, description: str, recipes: Mapping[str, Mapping[str, object]]) -> argparse.ArgumentParser:
+    """Returns the parser of a program that trains. Its help text ends with the settings of the recipes."""
+    return argparse.ArgumentParser(
+        usage=f"python {program} [flags]",
+        description=description,
+        epilog="\n".join(["recipes:", *map(format_settings, recipes.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parses the command line of a program that trains, with the flags `out`, `resume` and `keep_every`.
 

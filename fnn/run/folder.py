@@ -1,6 +1,6 @@
-"""The folder of a run: its configuration, metrics by epoch, last state, best params and lock.
+"""The folder of a run: its configuration, metrics by epoch, last state, params and lock.
 
-Each file is replaced as a whole. At the end of an epoch the order is metrics, best params, state: if the process is
+Each file is replaced as a whole. At the end of an epoch the order is metrics, params, state: if the process is
 killed in between, the run continues from the earlier state and writes the other files again.
 """
 
@@ -31,7 +31,8 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-CONFIG, METRICS, STATE, BEST = "config.json", "metrics.jsonl", "state.pkl", "best.pkl"
+CONFIG, METRICS, STATE, PARAMS = "config.json", "metrics.jsonl", "state.pkl", "params.pkl"
+OLD_PARAMS = "best.pkl"  # in the folders of version 0.1.0: the params of the epoch with the best test accuracy
 
 Config: TypeAlias = dict[str, Any]
 """All settings that determine the result, by name.
@@ -79,7 +80,7 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
             _lock(file.fileno())
         except (BlockingIOError, PermissionError):
             raise RunError(f"{folder}: in use by another run") from None
-        if new and any((folder / name).exists() for name in (CONFIG, METRICS, STATE, BEST)):
+        if new and any((folder / name).exists() for name in (CONFIG, METRICS, STATE, PARAMS, OLD_PARAMS)):
             raise RunError(f"{folder}: expected a folder without a run; to continue its run, use --resume {folder}")
         yield
 
@@ -106,7 +107,7 @@ def read_config(folder: Path) -> Config:
         raise RunError(f"{path}: expected names and values, got {describe(config)}")
     net = config.get("net")
     if isinstance(net, str) and net in NETS_BY_NAME:
-        config = {**config, "net": NETS_BY_NAME[net]} | {name: config.get(name, IMAGES[name]) for name in IMAGES}
+        config = {"validation": 0, **IMAGES, **config, "net": NETS_BY_NAME[net]}
     _check_images(path, config)
     return config
 
@@ -162,6 +163,14 @@ def check_extension(folder: Path, config: Config, rate: float, log: Callable[[st
     """Logs the learning rate from now on if `config` has more epochs than the configuration in the folder."""
     if config["epochs"] != (before := read_config(folder)["epochs"]):
         log(f"{folder}: extended from {before} to {config['epochs']} epochs; the learning rate is now {rate:.3g}")
+
+
+def find_params(folder: Path) -> Path:
+    """Returns the file with the params of the run. Raises RunError before the end of its first epoch."""
+    for name in (PARAMS, OLD_PARAMS):
+        if (folder / name).exists():
+            return folder / name
+    raise RunError(f"{folder}: expected a finished epoch, got none, so there are no params yet")
 
 
 def read_metrics(folder: Path) -> list[Metrics]:

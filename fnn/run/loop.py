@@ -10,7 +10,7 @@ from typing import Any
 
 from fnn.files.checkpoint import save
 from fnn.run.faults import NotFiniteError
-from fnn.run.folder import BEST, STATE, truncate_to, write_metrics
+from fnn.run.folder import PARAMS, STATE, truncate_to, write_metrics
 from fnn.run.task import Metrics, State, Task, final, steps
 
 LINES = 9  # of progress, at most, for each epoch without a bar
@@ -30,10 +30,11 @@ def train(
     `record` gets the metrics at the end of each epoch.
 
     With a folder, the state is saved every `keep_every` seconds, at the end of each epoch, and when training ends or
-    fails. Raises NotFiniteError on nan or infinity, and OSError if the folder cannot be written; the folder then has
-    the last good state.
+    fails. The params are saved at the end of each epoch; with validation examples, only if their accuracy rises. Raises
+    NotFiniteError on nan or infinity, and OSError if the folder cannot be written; the folder then has the last good
+    state.
     """
-    n_test, due = len(task.data.test.labels), monotonic() + keep_every
+    due = monotonic() + keep_every
     lines = truncate_to(folder, state) if folder else []
     saved = state if folder and (folder / STATE).exists() else None
     try:
@@ -42,8 +43,8 @@ def train(
                 if folder and metrics:
                     lines.append(metrics)
                     write_metrics(folder, lines)
-                    if new["best"] > state["best"]:
-                        save(folder / BEST, final(new))
+                    if not task.data.validation or new["best"] > state["best"]:
+                        save(folder / PARAMS, final(new))
                 state = new
                 if folder and (metrics or monotonic() >= due):
                     _save_state(folder, state)
@@ -51,7 +52,9 @@ def train(
                 show(state)
                 if metrics:
                     record(metrics)
-                    log(format_accuracy(round(metrics["test_accuracy"] * n_test), n_test))
+                    for name, examples in (("validation", task.data.validation), ("test", task.data.test)):
+                        if examples:
+                            log(format_accuracy(metrics[f"{name}_accuracy"], len(examples.labels), name))
                 if should_stop():
                     break
     except NotFiniteError as error:
@@ -76,9 +79,9 @@ def _save_state(folder: Path, state: State) -> None:
         raise
 
 
-def format_accuracy(correct: int, n: int) -> str:
-    """Returns the test accuracy as a line of text."""
-    return f"test acc: {correct / n:.4f} ({correct}/{n})"
+def format_accuracy(accuracy: float, n: int, name: str = "test") -> str:
+    """Returns the accuracy on n examples, a fraction, as a line of text."""
+    return f"{name} acc: {accuracy:.4f} ({round(accuracy * n)}/{n})"
 
 
 def describe_progress(state: State) -> str:

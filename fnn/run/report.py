@@ -1,4 +1,4 @@
-"""The report of a run: pictures of its curves, and of the predictions and weights of its best params."""
+"""The report of a run: pictures of its curves, and of the predictions and weights of its params."""
 
 from math import isfinite
 from pathlib import Path
@@ -11,7 +11,7 @@ from fnn.files.checkpoint import load
 from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
 from fnn.ops.softmaxes import log_softmax
-from fnn.run.folder import BEST, METRICS, RunError, read_config, read_metrics
+from fnn.run.folder import METRICS, RunError, find_params, read_config, read_metrics
 from fnn.tree import tree_items
 
 # The metrics that are plotted.
@@ -32,7 +32,7 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     except ModuleNotFoundError as error:
         raise RunError(f"{folder}: a report needs matplotlib: pip install '.[plot]'") from error
     curves = read_curves(folder)
-    params = load(folder / BEST, like=net.init(0, (1, *test.images.shape[1:])))
+    params = load(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
     scores = log_probabilities(net, params, test)
     figures = {
         "curves.png": pictures.plot_curves(curves),

@@ -9,11 +9,11 @@ from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.onnx import export
 from fnn.op import Op, OpError, Params, Shape
-from fnn.run.folder import BEST, CONFIG, Config, RunError, format_net, read_config
+from fnn.run.folder import CONFIG, Config, RunError, find_params, format_net, read_config
 
 
 class SavedRun(NamedTuple):
-    """What is needed to predict: a net, its best params, and the configuration, which describes the input."""
+    """What is needed to predict: a net, its params, and the configuration, which describes the input."""
 
     net: Op
     params: Params
@@ -37,9 +37,7 @@ def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | Non
         like = net.init(0, tuple(config["shape"]))
     except (KeyError, OpError) as error:
         raise RunError(f"{folder / CONFIG}: {error}") from error
-    if not (folder / BEST).exists():
-        raise RunError(f"{folder}: expected a finished epoch, got none, so there are no params yet")
-    return SavedRun(net, load(folder / BEST, like), config)
+    return SavedRun(net, load(find_params(folder), like), config)
 
 
 def export_run(run: SavedRun, path: Path) -> str:

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fnn.data import Dataset, as_float, batches
+from fnn.data import Dataset, Examples, as_float, batches
 from fnn.data.augment import Augmentation
-from fnn.grad import value_and_grad
 from fnn.losses import Loss
 from fnn.mpi import Comm, part, spread_loss
 from fnn.mpi.ranks import ALONE
 from fnn.op import Array, Op, Params
 from fnn.ops.normalisation import calibrate
 from fnn.optim import Optimizer, average
-from fnn.optim.schedules import Schedule
+from fnn.optim.schedules import Schedule as Schedule
 from fnn.random import Key
 from fnn.run.faults import NotFiniteError, all_finite, describe_non_finite, find_fault, on_this_rank
 from fnn.transforms import shard_slices
@@ -28,30 +27,20 @@ from fnn.transforms import shard_slices
 CALIBRATION = 2000  # the minimum number of training examples that calibrate batch_norm; all if there are fewer
 
 State: TypeAlias = dict[str, Any]
-"""A tree with `params`, the state of the `optimizer`, the `best` test accuracy of all epochs (-1 before the first), the
-`seconds` of all steps and tests, the number of updates (`step`) and the `epoch`, from 1. Of this epoch: the number of
-the next `batch`, the images `seen`, their `loss_sum`, how many are correct (`hits`) and the `epoch_seconds` of steps.
+"""A tree with `params`, the state of the `optimizer`, the `best` accuracy of all epochs (-1 before the first) on the
+validation examples, or on the test examples if there are none, the `seconds` of all steps and tests, the number of
+updates (`step`) and the `epoch`, from 1. Of this epoch: the number of the next `batch`, the images `seen`, their
+`loss_sum`, how many are correct (`hits`) and the `epoch_seconds` of steps.
 """
 
 Metrics: TypeAlias = dict[str, float]
 """Of one epoch: epoch, step, train_loss, train_accuracy, test_loss, test_accuracy (accuracies are fractions), rate of
-the last step, images_per_second in training, and seconds since the run began, without pauses and repeated steps."""
+the last step, images_per_second in training, and seconds since the run began, without pauses and repeated steps. With
+validation examples also validation_loss and validation_accuracy."""
 
 
 Step: TypeAlias = Callable[[Params, dict[str, Any], Array, Array, Key], tuple[Params, dict[str, Any], Any, Array]]
 """A training step: (params, optimizer's state, x, y, key) to (params, optimizer's state, loss, outputs)."""
-
-
-def make_step(net: Op, loss: Loss, optimizer: Optimizer) -> Step:
-    """Returns the usual training step: an update with the gradient of the loss."""
-    gradient = value_and_grad(net, loss)
-
-    def step(params: Params, state: dict[str, Any], x: Array, y: Array, key: Key) -> Any:
-        (value, out), grads = gradient(params, x, y, key)
-        params, state = optimizer.update(params, grads, state)
-        return params, state, value, out
-
-    return step
 
 
 class Task(NamedTuple):
@@ -63,6 +52,7 @@ class Task(NamedTuple):
     net: Op
     loss: Loss
     optimizer: Optimizer
+    make_step: Callable[[Op, Loss, Optimizer], Step]
     rate: Schedule
     data: Dataset
     augment: Augmentation
@@ -71,7 +61,6 @@ class Task(NamedTuple):
     shard_size: int
     key: Key
     comm: Comm = ALONE
-    make_step: Callable[[Op, Loss, Optimizer], Step] = make_step
 
 
 def start(task: Task) -> State:
@@ -107,9 +96,9 @@ def inputs(task: Task, epoch: int, number: int, batch: Array) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else as_float(images[:0])
 
 
-def evaluate(task: Task, params: Params) -> tuple[float, int]:
-    """Returns the mean loss over the test examples, and how many of them are predicted correctly."""
-    (images, labels), loss, loss_sum, correct = task.data.test, spread_loss(task.loss, task.comm), 0.0, 0
+def evaluate(task: Task, params: Params, examples: Examples | None = None) -> tuple[float, int]:
+    """Returns the mean loss over the examples (default: for testing), and how many are predicted correctly."""
+    (images, labels), loss, loss_sum, correct = examples or task.data.test, spread_loss(task.loss, task.comm), 0.0, 0
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(labels), 500):
             rows = np.arange(start, min(start + 500, len(labels)))
@@ -181,22 +170,26 @@ def _take_step(task: Task, step: Step, state: State, batch: Array) -> State:
 def _end_epoch(task: Task, state: State) -> tuple[State, Metrics]:
     began, epoch = perf_counter(), state["epoch"]
     state = calibrate_state(task, state)
-    test_loss, correct = evaluate(task, final(state))
-    if not isfinite(test_loss):
-        raise NotFiniteError(f"step {state['step']} (end of epoch {epoch}): the test loss is {test_loss}")
-    accuracy, seconds = correct / len(task.data.test.labels), state["seconds"] + perf_counter() - began
+    results: Metrics = {}
+    for name, examples in (("test", task.data.test), ("validation", task.data.validation)):
+        if examples:
+            loss, correct = evaluate(task, final(state), examples)
+            if not isfinite(loss):
+                raise NotFiniteError(f"step {state['step']} (end of epoch {epoch}): the {name} loss is {loss}")
+            results |= {f"{name}_loss": loss, f"{name}_accuracy": correct / len(examples.labels)}
+    best = max(state["best"], results.get("validation_accuracy", results["test_accuracy"]))
+    seconds = state["seconds"] + perf_counter() - began
     metrics = {
         "epoch": epoch,
         "step": state["step"],
         "train_loss": state["loss_sum"] / state["seen"],
         "train_accuracy": state["hits"] / state["seen"],
-        "test_loss": test_loss,
-        "test_accuracy": accuracy,
+        **results,
         "rate": task.rate(state["step"] - 1),
         "images_per_second": state["seen"] / state["epoch_seconds"],
         "seconds": seconds,
     }
-    return state | {"best": max(state["best"], accuracy), "seconds": seconds} | _start_epoch(epoch + 1), metrics
+    return state | {"best": best, "seconds": seconds} | _start_epoch(epoch + 1), metrics
 
 
 def _start_epoch(epoch: int) -> State:

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -12,12 +13,12 @@ from fnn.op import Op
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status
 from fnn.run.folder import (
-    BEST,
     IMAGES,
     Config,
     RunError,
     check_config,
     check_extension,
+    find_params,
     format_net,
     locked,
     read_metrics,
@@ -29,7 +30,7 @@ from fnn.run.task import Metrics, Task, start
 from fnn.summaries import summary
 from fnn.transforms import shard, shard_slices
 
-FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed")
+FLAGS = ("recipe", "net", "epochs", "batch_size", "lr", "shard_size", "limit", "seed", "validation")
 EXTENDABLE = ("steps",)  # the schedules that do not depend on the number of epochs
 
 BuildTask = Callable[[Config, Dataset], Task]
@@ -40,24 +41,20 @@ def program(name: str, main: Callable[[], int]) -> int:
     return mpi.program(lambda: exit_status(name, main))
 
 
-def run_task(
-    build_task: BuildTask,
-    config: Config,
-    args: Namespace,
-    log: Callable[[str], None],
-) -> int:
+def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
     """Trains the task for the configuration to its end; returns the exit status: 0, or 128 + n after signal n.
 
     `args` has the flags of the program. The run is saved to the new folder `out`, or is the one in the folder `resume`;
     `keep_every` is the number of seconds between saved states, 30 if it is None. `build_task` returns the task of one
-    process; its net then runs on `workers` threads and on all ranks. Only the first rank writes. Raises RunError for
-    other data or a batch larger than the data.
+    process; its net then runs on `workers` threads and on all ranks. Only the first rank writes and prints. Raises
+    RunError for other data or a batch larger than the data.
     """
     began, comm = perf_counter(), mpi.world()
     out, resume = args.out, args.resume
     folder = (out or resume) if comm.rank == 0 else None
+    log = partial(print, flush=True)  # a pipe, too, gets each line at once
     with locked(folder, new=bool(out)) if folder else nullcontext():
-        images = read_data(args.data or config["data"], config["limit"], log)
+        images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
         count = len(images.train.labels)
         if not resume and config["batch_size"] > count:
             raise RunError(f"batch size: expected at most {count}, the training images, got {config['batch_size']}")
@@ -68,10 +65,10 @@ def run_task(
         task = spread_task(task, args.workers)
         state = read_state(resume, task) if resume else start(task)
         if state["epoch"] > task.epochs:
-            log(f"{resume}: already complete; {format_result(folder, read_metrics(folder)[-1:] if folder else [])}")
+            log(f"{resume}: already complete; {format_result(folder, [])}")
             return 0
         with catch_signals(defer=True) as signals:
-            log(f"data: {images.source}: {count} training images, {len(images.test.labels)} test images")
+            log(describe_data(images))
             log(summary(*table, state["params"]))
             if resume:
                 check_extension(folder or resume, config, task.rate(state["step"]), log)
@@ -89,7 +86,7 @@ def run_task(
         next_step = f"to continue, use --resume {folder}" if folder else "nothing was saved"
         log(f"stopped after {describe_progress(state)}; {next_step}")
         return 128 + int(received[0])
-    log(f"finished in {perf_counter() - began:.1f} s; {format_result(folder, lines[-1:])}")
+    log(f"finished in {perf_counter() - began:.1f} s; {format_result(folder, lines)}")
     return 0
 
 
@@ -108,7 +105,8 @@ def choose_settings(args: Namespace, nets: Mapping[str, Op], recipes: Mapping[st
     """
     given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     recipe = recipes[args.recipe or "default"]
-    config: Config = {"recipe": "default", "seed": 0, "limit": None, "data": None, "data_sha256": None, **recipe}
+    config: Config = {"recipe": "default", "seed": 0, "limit": None, "validation": 0}
+    config |= {"data": None, "data_sha256": None, **recipe}
     config |= given | IMAGES | {"net": args.net or format_net(nets[recipe["net"]])}
     if args.resume:
         known = {
@@ -124,10 +122,24 @@ def choose_settings(args: Namespace, nets: Mapping[str, Op], recipes: Mapping[st
     return config
 
 
-def format_result(folder: Path | None, last: list[Metrics]) -> str:
-    """Returns the final accuracy, and where the params are, as text."""
-    accuracy = f"test acc: {last[0]['test_accuracy']:.4f}; " if last else ""
+def describe_data(data: Dataset) -> str:
+    """Returns the source of the data and the number of images, as text."""
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = ", ".join(f"{len(examples.labels)} {name} images" for name, examples in parts.items() if examples)
+    return f"data: {data.source}: {counts}"
+
+
+def format_result(folder: Path | None, lines: list[Metrics]) -> str:
+    """Returns the accuracy of the run's params, and where they are, as text.
+
+    The metrics of all epochs are in the folder, or are these lines.
+    """
+    lines = read_metrics(folder) if folder else lines
+    best = max(lines, key=lambda line: line.get("validation_accuracy", line["epoch"]))  # the first best, or the last
+    accuracy = f"test acc: {best['test_accuracy']:.4f}"
     if not folder:
-        return f"{accuracy}nothing was saved, use --out to save the run"
-    best = max(line["test_accuracy"] for line in read_metrics(folder))
-    return f"{accuracy}params: {folder / BEST} (of the best epoch, test acc: {best:.4f})"
+        return f"{accuracy}; nothing was saved, use --out to save the run"
+    epoch = ""
+    if "validation_accuracy" in best:
+        epoch = f" (of epoch {best['epoch']:.0f}, which has the best validation acc: {best['validation_accuracy']:.4f})"
+    return f"{accuracy}; params: {find_params(folder)}{epoch}"

@@ -281,7 +281,7 @@ def test_train_keeps_the_last_good_state_if_writing_fails(
 ) -> None:
     task = make_task()
     stopped = run.train(task, run.start(task), tmp_path, 1e9, stop_after(10), no_log)
-    files = {name: (tmp_path / name).read_bytes() for name in ("state.pkl", "best.pkl")}
+    files = {name: (tmp_path / name).read_bytes() for name in ("state.pkl", "params.pkl")}
 
     def refuse(path: Path, tree: Any) -> None:
         raise OSError(error, "refused", str(path))

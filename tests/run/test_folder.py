@@ -14,7 +14,14 @@ from fnn.data import Dataset, Examples
 from fnn.run.folder import NETS_BY_NAME, read_config
 from tests.support.runs import DATA, make_task, no_log, stop_after
 
-CONFIG: dict[str, Any] = {"net": "dense(10)", "recipe": "a", "epochs": 3, "lr": 0.1, "limit": None} | run.IMAGES
+CONFIG: dict[str, Any] = {
+    "net": "dense(10)",
+    "recipe": "a",
+    "epochs": 3,
+    "lr": 0.1,
+    "limit": None,
+    "validation": 0,
+} | run.IMAGES
 CHOICES = {"recipe": {"a": 1, "b": 2}}
 
 
@@ -40,7 +47,7 @@ def test_check_config_lists_every_setting_that_differs(tmp_path: Path) -> None:
         ("[]", r"config\.json: expected names and values, got a list"),
         (
             json.dumps({"recipe": "a"} | run.IMAGES),
-            r"config\.json: missing or unknown names \['epochs', 'limit', 'lr', 'net'\]",
+            r"config\.json: missing or unknown names \['epochs', 'limit', 'lr', 'net', 'validation'\]",
         ),
         (
             json.dumps(CONFIG | {"recipe": ["a"]}),
@@ -86,7 +93,7 @@ def test_locked_allows_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "state.pkl", "best.pkl"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "state.pkl", "params.pkl"])
 def test_locked_refuses_a_new_run_in_a_folder_with_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     message = f"{tmp_path}: expected a folder without a run; to continue its run, use --resume {tmp_path}"
@@ -135,7 +142,7 @@ def save_run(folder: Path, best: fnn.Op, **changes: Any) -> fnn.Params:
     """Writes the files of a run that `load_run` needs, and returns the best params."""
     params = best.init(1, (1, 28, 28))
     run.write_config(folder, CONFIG | {"net": run.format_net(best)} | changes)
-    fnn.save(folder / "best.pkl", params)
+    fnn.save(folder / "params.pkl", params)
     return params
 
 
@@ -171,7 +178,9 @@ def test_load_run_accepts_your_own_operators(tmp_path: Path) -> None:
 def test_load_run_reads_the_folder_of_an_earlier_version(tmp_path: Path, name: str) -> None:
     net = fnn.parse_net(NETS_BY_NAME[name])
     save_run(tmp_path, net)
+    (tmp_path / "params.pkl").rename(tmp_path / "best.pkl")
     old = {key: value for key, value in CONFIG.items() if key not in run.IMAGES} | {"net": name}
+    del old["validation"]
     run.write_config(tmp_path, old)
     found = run.load_run(tmp_path)
     assert repr(found.net) == repr(net)
@@ -188,7 +197,7 @@ def test_nets_by_name_are_those_of_train() -> None:
         ({"net": "dense(10"}, r"config\.json: net: expected .*, got the end of the text \(line 1, column 9\)$"),
         ({"net": "__import__('os')"}, r"config\.json: net: expected the name of an operator "),
         ({"net": "conv(1, 99)"}, r"config\.json: conv: expected "),
-        ({"shape": [28]}, r"best\.pkl: does not match"),
+        ({"shape": [28]}, r"params\.pkl: does not match"),
     ],
 )
 def test_load_run_refuses_a_wrong_configuration(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

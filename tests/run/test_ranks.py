@@ -98,5 +98,5 @@ def test_train_on_ranks_calibrates_like_one_process(count: int, tmp_path: Path) 
     fnn.tree_map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), run.final(states[0]), run.final(expected)
     )
-    best = fnn.load(tmp_path / "best.pkl")
+    best = fnn.load(tmp_path / "params.pkl")
     assert fnn.tree_leaves(best["batch_norm1"]["mean"])[0].any()

@@ -55,7 +55,7 @@ def make_run(folder: Path, *epochs: dict[str, Any], net: Op = NET) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(metrics) + "\n" for metrics in epochs))
     if epochs:
-        fnn.save(folder / "best.pkl", net.init(0, (1, 28, 28)))
+        fnn.save(folder / "params.pkl", net.init(0, (1, 28, 28)))
     return folder
 
 
@@ -319,7 +319,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_report_writes_its_files_into_the_folder_of_the_run(reported: Path) -> None:
-    files = {"config.json", "metrics.jsonl", "best.pkl", *PICTURES}
+    files = {"config.json", "metrics.jsonl", "params.pkl", *PICTURES}
     assert {path.name for path in reported.iterdir()} == files
     for name, size in zip(PICTURES, [(800, 1200), (900, 1000), (1100, 1000), (800, 1200)], strict=True):
         image = imread(reported / name)
@@ -331,7 +331,7 @@ def test_report_writes_its_files_into_the_folder_of_the_run(reported: Path) -> N
 @pytest.mark.parametrize("seed", [0, 1])
 def test_report_is_the_same_each_time_and_differs_for_other_params(seed: int, reported: Path, tmp_path: Path) -> None:
     folder = make_run(tmp_path, epoch_metrics(1), epoch_metrics(2))
-    fnn.save(folder / "best.pkl", NET.init(seed, (1, 28, 28)))
+    fnn.save(folder / "params.pkl", NET.init(seed, (1, 28, 28)))
     report(folder, shard(NET, 1), TEST)
     same = [(folder / name).read_bytes() == (reported / name).read_bytes() for name in PICTURES]
     assert same == [True, seed == 0, seed == 0, seed == 0]
@@ -388,13 +388,13 @@ def test_report_refuses_damaged_metrics_and_names_the_file(tmp_path: Path, damag
 
 def test_report_refuses_damaged_missing_or_foreign_params(tmp_path: Path) -> None:
     folder = make_run(tmp_path, epoch_metrics(1))
-    with pytest.raises(CheckpointError, match=r"best\.pkl.*conv1/w"):
+    with pytest.raises(CheckpointError, match=r"params\.pkl.*conv1/w"):
         report(folder, serial(conv(5, 3), dense(10)), TEST)
-    (folder / "best.pkl").write_bytes(b"\x80\x04garbage")
-    with pytest.raises(CheckpointError, match=r"best\.pkl"):
+    (folder / "params.pkl").write_bytes(b"\x80\x04garbage")
+    with pytest.raises(CheckpointError, match=r"params\.pkl"):
         report(folder, NET, TEST)
-    (folder / "best.pkl").unlink()
-    with pytest.raises(FileNotFoundError, match=r"best\.pkl"):
+    (folder / "params.pkl").unlink()
+    with pytest.raises(RunError, match="expected a finished epoch, got none"):
         report(folder, NET, TEST)
     assert not list(folder.glob("*.png"))
 

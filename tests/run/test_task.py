@@ -38,8 +38,8 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_writes_state_metrics_and_best_params(full_run: Path) -> None:
-    assert sorted(os.listdir(full_run)) == ["best.pkl", "metrics.jsonl", "state.pkl"]
+def test_train_writes_state_metrics_and_params(full_run: Path) -> None:
+    assert sorted(os.listdir(full_run)) == ["metrics.jsonl", "params.pkl", "state.pkl"]
     task, state, lines = make_task(), fnn.load(full_run / "state.pkl"), run.read_metrics(full_run)
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 7), (2, 14), (3, 21)]
     assert (state["step"], state["epoch"], state["batch"], state["optimizer"]["step"]) == (21, 4, 0, 21)
@@ -54,7 +54,7 @@ def test_train_writes_state_metrics_and_best_params(full_run: Path) -> None:
     loss, right = run.evaluate(task, averaged)
     assert (last["test_loss"], last["test_accuracy"]) == (loss, right / 30)
     assert state["best"] == max(line["test_accuracy"] for line in lines)
-    assert run.evaluate(task, fnn.load(full_run / "best.pkl"))[1] / 30 == state["best"]
+    assert bits(fnn.load(full_run / "params.pkl")) == bits(averaged)
 
 
 def test_train_metrics_are_means_over_the_epoch(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_train_resume_after_any_step_gives_the_same_bits(full_run: Path, tmp_pat
         assert bits(run.read_state(stopped_run, task)) == bits(stopped)
         run.train(task, run.read_state(stopped_run, task), stopped_run, 1e9, log=no_log)
         assert bits(fnn.load(stopped_run / "state.pkl")) == bits(fnn.load(full_run / "state.pkl"))
-        assert bits(fnn.load(stopped_run / "best.pkl")) == bits(fnn.load(full_run / "best.pkl"))
+        assert bits(fnn.load(stopped_run / "params.pkl")) == bits(fnn.load(full_run / "params.pkl"))
         assert metrics_without_times(stopped_run) == metrics_without_times(full_run)
 
 
@@ -92,7 +92,7 @@ def test_train_resume_after_every_step_gives_the_same_bits(full_run: Path, tmp_p
     assert metrics_without_times(tmp_path) == metrics_without_times(full_run)
 
 
-@pytest.mark.parametrize("crash", ["state.pkl", "best.pkl", "metrics.jsonl"])
+@pytest.mark.parametrize("crash", ["state.pkl", "params.pkl", "metrics.jsonl"])
 def test_train_resume_after_a_kill_before_each_file_gives_the_same_bits(
     full_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
 ) -> None:
@@ -100,7 +100,7 @@ def test_train_resume_after_a_kill_before_each_file_gives_the_same_bits(
         pass
 
     def save(path: Path, tree: fnn.Params) -> None:
-        if path.name == crash and (crash == "best.pkl" or tree["epoch"] == 3):
+        if path.name == crash and (crash == "params.pkl" or tree["epoch"] == 3):
             raise Killed
         fnn.save(path, tree)
 
@@ -140,7 +140,10 @@ def test_inputs_of_a_shard_depend_only_on_its_images_and_key() -> None:
     assert not np.array_equal(x, inputs(task, 3, 5, batch))
 
 
-def test_train_saves_the_averaged_params_of_the_best_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_train_saves_the_averaged_params_of_the_epoch_with_the_best_validation_accuracy_or_of_the_last(
+    tmp_path: Path, has_validation: bool
+) -> None:
     """The optimizer sets averaged params that predict one digit for all images, another digit in each epoch."""
 
     def predicting(digit: int) -> fnn.Params:
@@ -150,14 +153,29 @@ def test_train_saves_the_averaged_params_of_the_best_epoch(tmp_path: Path) -> No
         return predicting(9), {"step": state["step"] + 1, "average": predicting([2, 1, 0][state["step"] // 7])}
 
     labels = np.repeat([0, 1, 2, 3], [5, 15, 9, 1])
-    data = Dataset(DATA.train, DATA.test._replace(labels=labels), "")
+    test = DATA.test._replace(labels=np.repeat([0, 2], [10, 20]))
+    data = Dataset(DATA.train, test, "", DATA.test._replace(labels=labels) if has_validation else None)
     optimizer = fnn.Optimizer(lambda params: {"step": 0, "average": params}, update)
     task = make_task(net=dense(10), optimizer=optimizer, data=data)
     state = run.train(task, run.start(task), tmp_path, log=no_log)
-    assert [line["test_accuracy"] for line in run.read_metrics(tmp_path)] == [9 / 30, 15 / 30, 5 / 30]
-    assert state["best"] == 15 / 30
-    assert fnn.load(tmp_path / "best.pkl")["b"].argmax() == 1
+    lines = run.read_metrics(tmp_path)
+    assert [line["test_accuracy"] for line in lines] == [20 / 30, 0, 10 / 30]
     assert run.final(state)["b"].argmax() == 0
+    if has_validation:
+        assert [line["validation_accuracy"] for line in lines] == [9 / 30, 15 / 30, 5 / 30]
+        assert state["best"] == 15 / 30
+    assert fnn.load(tmp_path / "params.pkl")["b"].argmax() == (1 if has_validation else 0)
+
+
+def test_train_with_validation_examples_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    task = make_task(data=DATA._replace(validation=DATA.test))
+    for name in "a", "b":
+        (tmp_path / name).mkdir()
+    whole = run.train(task, run.start(task), tmp_path / "a", log=no_log)
+    run.train(task, run.start(task), tmp_path / "b", should_stop=stop_after(10), log=no_log)
+    resumed = run.train(task, run.read_state(tmp_path / "b", task), tmp_path / "b", log=no_log)
+    assert bits(resumed) == bits(whole)
+    assert bits(fnn.load(tmp_path / "b" / "params.pkl")) == bits(fnn.load(tmp_path / "a" / "params.pkl"))
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(0.0, 24), (2.0, 12), (100.0, 3)])
@@ -235,10 +253,7 @@ def test_train_calibrates_before_each_test(tmp_path: Path, name: str) -> None:
         assert all(np.ptp(leaf) > 0 and leaf.dtype == np.float32 for _, leaf in tree_items(statistics(params)))
         loss, right = run.evaluate(task, params)
         assert (line["test_loss"], line["test_accuracy"]) == (loss, right / 30)
-    best = fnn.load(tmp_path / "best.pkl")
-    assert run.evaluate(task, best)[1] / 30 == state["best"]
-    first = max(range(2), key=lambda epoch: run.read_metrics(tmp_path)[epoch]["test_accuracy"])
-    assert have_same_bits(best, run.final(ends[first]))
+    assert have_same_bits(fnn.load(tmp_path / "params.pkl"), run.final(ends[-1]))
 
 
 def test_train_calibration_does_not_change_the_steps(tmp_path: Path) -> None:

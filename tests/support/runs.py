@@ -16,12 +16,24 @@ DATA = Dataset(digits(70, 0), digits(30, 1), "digits")
 RATE = fnn.one_cycle(0.1, 21)
 
 
+def make_step(net: fnn.Op, loss: fnn.losses.Loss, optimizer: fnn.Optimizer) -> run.Step:
+    """Returns the training step that `train.py` shows."""
+    gradient = fnn.value_and_grad(net, loss)
+
+    def step(params: fnn.Params, state: dict[str, Any], x: fnn.Array, y: fnn.Array, key: fnn.Key) -> Any:
+        (value, outputs), grads = gradient(params, x, y, key)
+        return *optimizer.update(params, grads, state), value, outputs
+
+    return step
+
+
 def make_task(**changes: Any) -> run.Task:
     """Returns a task that uses every part of a state: momentum, an average, dropout, augmentation in several shards."""
     task = run.Task(
         net=fnn.shard(NET, 1, 4),
         loss=fnn.cross_entropy,
         optimizer=fnn.averaged(sgd(RATE, 0.9), 0.9),
+        make_step=make_step,
         rate=RATE,
         data=DATA,
         augment=compose(shift(2)),
