@@ -39,7 +39,7 @@ def matmul(a: Array, b: Array) -> Array:
         outer: Array = a * b
         return outer
     if inner > MAX_INNER_SUM and inner > _max_inner(a, b):
-        return sum_products(a[None], b[None])
+        return sum_products(a[None], b[None]).astype(a.dtype)
     parts = min(idle_threads(), rows // ROWS, rows * inner * columns // MIN_SHARED_MACS)
     if parts < 2 or columns == 1:
         whole: Array = np.dot(a, b)  # a little faster than np.matmul
@@ -55,8 +55,16 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def batched_matmul(a: Array, b: Array, out: Array) -> None:
-    """Writes the products of two stacks of matrices, which broadcast, to the stack `out`. Idle threads take a part."""
-    n = len(out)
+    """Writes the products of two stacks of matrices, which broadcast, to the stack `out`. Idle threads take a part.
+
+    If `a` is one matrix with far more rows than `b` has columns, most of the time would go into reading `a` again and
+    again. Then there is one product with all of `b` side by side.
+    """
+    n, rows, columns = len(out), *out.shape[-2:]
+    if n > 1 and rows > 2 * columns > 0 and a.size == rows * a.shape[-1]:
+        product = matmul(a.reshape(rows, a.shape[-1]), _join_columns(b))
+        out[...] = product.reshape(rows, n, columns).swapaxes(0, 1).reshape(out.shape)
+        return
     parts = min(idle_threads(), n, out.size * a.shape[-1] // MIN_SHARED_MACS)
     if parts < 2:
         np.matmul(a, b, out=out)
@@ -76,9 +84,16 @@ def sum_products(a: Array, b: Array) -> Array:
     """The matrix products of two stacks of matrices, summed over the first axis.
 
     BLAS sums along the inner axis in the dtype of the arrays. A long inner axis is cut into parts, whose products are
-    added in float64.
+    added in float64; then the result is float64 too.
     """
-    inner, shape = a.shape[-1], (*a.shape[:-1], b.shape[-1])
+    (*_, inner), shape = a.shape, (*a.shape[:-1], b.shape[-1])
+    if len(a) > 1 and 0 < 2 * inner < shape[-1] and prod(shape[1:]) == shape[-2] * shape[-1]:  # as in `batched_matmul`
+        left, right = _join_columns(b.swapaxes(-1, -2)), _join_columns(a).T
+        return sum_products(left[None], right[None]).T.reshape(shape[1:])
+    if len(a) == 1 and 0 < inner <= _max_inner(a, b):
+        only = np.empty(shape, a.dtype)
+        batched_matmul(a, b, only)
+        return only.reshape(shape[1:])
     length = -(-inner // max(1, -(-inner // _max_inner(a, b))))
     parts = inner // max(1, length)
     at_once = max(1, MAX_TERMS // max(1, prod(shape)))
@@ -95,8 +110,14 @@ def sum_products(a: Array, b: Array) -> Array:
         terms = np.empty(shape, a.dtype)
         batched_matmul(a[..., parts * length :], b[..., parts * length :, :], terms)
         total = total + wide_sum(terms, 0)
-    added: Array = total.astype(a.dtype)
-    return added
+    wide: Array = total
+    return wide
+
+
+def _join_columns(x: Array) -> Array:
+    """The matrices of a stack side by side, contiguous."""
+    rows, columns = x.shape[-2:]
+    return x.reshape(len(x), rows, columns).swapaxes(0, 1).reshape(rows, len(x) * columns)
 
 
 def _to_front(x: Array, axis: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd
 from typing import NamedTuple, TypeAlias
 
 from fnn.checks.errors import OpError
@@ -23,10 +24,6 @@ class Windows(NamedTuple):
     ) -> Windows:
         """The windows over images of that height and width; `padding` may be "same" or "valid" as in `conv`."""
         return cls(*map(Axis.over, size, taps, stride, dilation, padding))
-
-    def transposed(self) -> Windows:
-        """The windows over the outputs, one for each pixel of the input."""
-        return Windows(self.down.transposed(), self.across.transposed())
 
 
 class Axis(NamedTuple):
@@ -60,10 +57,27 @@ class Axis(NamedTuple):
             raise OpError(f"expected at least one pixel of input and of output, got {size} and {out}")
         return cls(out, size, taps, stride, dilation, padding)
 
-    def transposed(self) -> Axis:
-        """The windows over the outputs, one for each pixel of the input. The outputs are `stride` pixels apart."""
-        low = (self.taps - 1) * self.dilation - self.low
-        return Axis((self.out - 1) * self.stride + 1, self.size, self.taps, 1, self.dilation, low)
+    def part(self, start: int, stop: int) -> Axis:
+        """The windows from `start` to `stop`."""
+        return self._replace(out=stop - start, low=self.low - start * self.stride)
+
+    @lru_cache(maxsize=1000)  # noqa: B019 - an axis is a small constant
+    def phases(self) -> list[tuple[slice, slice, Axis]]:
+        """Which pixels are read by which taps, and the windows over the outputs that each of these pixels adds.
+
+        There is one phase for each remainder of the pixels divided by the stride. The taps are in descending order.
+        """
+        step, found = self.stride // gcd(self.stride, self.dilation), []
+        for first in range(min(step, self.taps)):
+            offset = first * self.dilation - self.low
+            pixel = offset % self.stride
+            count = -(-(self.size - pixel) // self.stride)
+            if count > 0:
+                taps, dilation = len(range(first, self.taps, step)), step * self.dilation // self.stride
+                low = (taps - 1) * dilation + (offset - pixel) // self.stride
+                order = slice(first + (taps - 1) * step, None, -step)
+                found.append((slice(pixel, None, self.stride), order, Axis(self.out, count, taps, 1, dilation, low)))
+        return found
 
     def reads(self, tap: int) -> tuple[slice, slice]:
         """The windows whose `tap` lies inside the input, and what they read there."""

@@ -48,15 +48,20 @@ def test_windows_taps_read_their_pixels_and_nothing_outside(axis: Axis) -> None:
 
 
 @given(axes())
-def test_transposed_windows_map_pixels_to_their_windows(axis: Axis) -> None:
-    back = axis.transposed()
-    assert back.out == axis.size
-    found = {
-        (spread // axis.stride, axis.taps - 1 - tap, pixel)
-        for pixel, tap, spread in reads(back)
-        if spread % axis.stride == 0
-    }
+def test_phases_map_pixels_to_their_windows(axis: Axis) -> None:
+    found = set()
+    for pixels, taps, back in axis.phases():
+        assert (back.size, back.out) == (axis.out, len(range(axis.size)[pixels]))
+        for place, nth, window in reads(back):
+            found.add((window, range(axis.taps)[taps][nth], range(axis.size)[pixels][place]))
     assert found == reads(axis)
+
+
+@given(axes(), st.integers(0, 12), st.integers(0, 12))
+def test_part_of_windows_reads_the_same_pixels(axis: Axis, start: int, stop: int) -> None:
+    start, stop = sorted((start % (axis.out + 1), stop % (axis.out + 1)))
+    found = {(window + start, tap, pixel) for window, tap, pixel in reads(axis.part(start, stop))}
+    assert found == {each for each in reads(axis) if start <= each[0] < stop}
 
 
 @given(sizes, taps, strides, dilations, st.integers(0, 4))
