@@ -8,29 +8,25 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.machine import Others, processor, usable_cores
-from benchmarks.peers import PEERS
-from benchmarks.sections import Plan, growth, imports, memory, steps
-from benchmarks.workloads import FAMILIES, select
+from benchmarks.harness import ROOT
+from benchmarks.layers import LAYERS, STRIDED
+from benchmarks.machine import Others, blas_kernel, forcing_variables, processor, usable_cores
+from benchmarks.nets import PREDICTING, TRAINING
+from benchmarks.peers import ISAS, OLD, PEERS
+from benchmarks.sections import Plan, Section, growth, imports, layer_memory, memory, steps, summary
+from benchmarks.workloads import FAMILIES, matching, select
 
 OTHER = ("memory", "growth", "imports")
 """Measurements other than workloads; the same flag selects them."""
 
+SECONDS = {"workloads": 1.0, "nets": 0.4, "layers": 0.1}
+"""The seconds per turn, unless the command line says otherwise."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the measurements of the command line, prints the report, and writes it to a file if asked to."""
-    args = arguments(argv)
-    plan = Plan(args.peers, args.rounds, args.seconds, show)
-    wanted, others = args.workloads, Others()
-    report = [describe_setup(args)]
-    if works := select([name for name in wanted if name not in OTHER]):
-        report += [steps(plan, works, threads) for threads in args.threads]
-    if "memory" in wanted:
-        report.append(memory(plan, max(args.threads)))
-    if "growth" in wanted and "fnn" in args.peers:
-        report.append(growth(plan, max(args.threads)))
-    if "imports" in wanted:
-        report.append(imports(plan))
+    args, others = arguments(argv), Others()
+    report = [describe_setup(args), *measure(args)]
     show("")
     if (busy := others.cores()) is not None:
         report.append(f"Other programs used {busy:.1f} cores meanwhile.")
@@ -40,6 +36,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out.write_text(text + "\n", encoding="utf-8")
 
 
+def measure(args: argparse.Namespace) -> list[str]:
+    """Runs the measurements and returns the sections of the report."""
+    plan = Plan(args.peers, args.rounds, 0.0, show, args.isa, args.against or ROOT)
+    plans = {group: plan._replace(seconds=args.seconds or seconds) for group, seconds in SECONDS.items()}
+    cores = min(2, usable_cores())
+    few, many = args.threads or [1], args.threads or list(range(1, cores + 1))
+    measured: list[Section] = []
+    for group, title, works, threads in (
+        ("workloads", "Steps", select([name for name in args.workloads if name not in OTHER]), many),
+        ("nets", "Training steps with Adam", [work for work in args.nets if work.task == "train"], many),
+        ("nets", "Forward passes", [work for work in args.nets if work.task == "predict"], many),
+        ("layers", "Layers, forward and vjp", args.layers, few),
+    ):
+        measured += [steps(plans[group], title, works, n) for n in threads if works]
+    report = [section.text for section in measured]
+    if args.strided:
+        report.append(layer_memory(plan, args.strided))
+    plan = plans["workloads"]
+    if "memory" in args.workloads:
+        report.append(memory(plan, max(many)))
+    if "growth" in args.workloads and "fnn" in args.peers:
+        report.append(growth(plan, max(many)))
+    if "imports" in args.workloads:
+        report.append(imports(plan))
+    return [*report, summary(measured)] if any(section.ratios for section in measured) else report
+
+
 def show(progress: str) -> None:
     """Replaces the progress line on a terminal; prints nothing elsewhere."""
     if sys.stderr.isatty():
@@ -47,40 +70,61 @@ def show(progress: str) -> None:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parses and checks the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Times fnn beside PyTorch and JAX on a CPU.")
+    """Parses and checks the command line; `workloads` are names, `nets`, `layers` and `strided` lists of workloads."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Times fnn beside its peers on a CPU.")
+    add = parser.add_argument
     names = [*FAMILIES, *OTHER]
-    parser.add_argument("--workloads", nargs="+", default=names, metavar="NAME", help=f"from {', '.join(names)}")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N", help="numbers of threads")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds, with one turn per peer")
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="seconds per turn")
-    parser.add_argument(
-        "--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=f"from {', '.join(PEERS)}"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="also write the report to this file")
+    add("--workloads", nargs="+", metavar="NAME", help=f"from {', '.join(names)}; the default without the next two")
+    add("--nets", nargs="*", metavar="PATTERN", help="kinds of nets: all, or those that match, such as 'u*'")
+    add("--layers", nargs="*", metavar="PATTERN", help="single layers: all, or those that match, such as 'conv*'")
+    add("--threads", nargs="+", type=int, metavar="N", help="numbers of threads (default: 1 and 2; for layers 1)")
+    add("--rounds", type=int, default=5, metavar="N", help="rounds, with one turn per peer")
+    add("--seconds", type=float, metavar="S", help=f"seconds per turn (default: {SECONDS})")
+    peers = [peer for peer in PEERS if peer != OLD]
+    add("--peers", nargs="+", choices=peers, default=peers, metavar="NAME", help=f"from {', '.join(peers)}")
+    add("--isa", choices=ISAS, help="limits all peers to these instructions of the processor")
+    add("--against", type=Path, metavar="FOLDER", help="also compares with the fnn in another checkout")
+    add("--out", type=Path, metavar="FILE.md", help="also write the report to this file")
     args = parser.parse_args(argv)
+    if args.workloads is None:
+        args.workloads = names if args.nets is None and args.layers is None else []
     try:
         select([name for name in args.workloads if name not in OTHER])
     except ValueError as error:
         parser.error(f"--workloads: {error}; also allowed: {', '.join(OTHER)}")
+    for flag, works in (("nets", (*TRAINING, *PREDICTING)), ("layers", (*LAYERS, *STRIDED))):
+        try:
+            setattr(args, flag, [] if (patterns := getattr(args, flag)) is None else matching(patterns, works))
+        except ValueError as error:
+            parser.error(f"--{flag}: {error}")
+    args.strided = [work for work in args.layers if work in STRIDED]
+    args.layers = [work for work in args.layers if work not in STRIDED]
     cores = usable_cores()
-    if wrong := [n for n in args.threads if not 1 <= n <= cores]:
+    if wrong := [n for n in args.threads or () if not 1 <= n <= cores]:
         parser.error(f"--threads: expected 1 to {cores}, got {wrong[0]}")
-    if args.rounds < 1 or not 0 < args.seconds < 3600:
+    if args.rounds < 1 or not (args.seconds is None or 0 < args.seconds < 3600):
         parser.error(f"expected rounds from 1 and seconds from 0 to 3600, got {args.rounds} and {args.seconds}")
+    if args.against and not (args.against / "fnn" / "__init__.py").is_file():
+        parser.error(f"--against: expected a folder with fnn, got {args.against}")
     if args.out and (args.out.is_dir() or not os.access(args.out.parent, os.W_OK)):
         parser.error(f"--out: expected a file in a writable folder, got {args.out}")
-    args.peers = [peer for peer in PEERS if peer in args.peers]
+    args.peers = [peer for peer in PEERS if peer in args.peers or (peer == OLD and args.against)]
     return args
 
 
 def describe_setup(args: argparse.Namespace) -> str:
-    """Returns a line about the machine, the versions and the rounds."""
+    """Returns what the environment forces, and a line about the machine, the versions and the rounds."""
+    environment = {**os.environ, **PEERS["fnn"].environment(1, args.isa)}
+    forced = forcing_variables({} if args.isa else os.environ)
+    warning = (
+        f"Warning: {forced} makes NumPy slower than the others. Unset it for a fair comparison.\n\n" if forced else ""
+    )
     packages = dict.fromkeys(["numpy", *(PEERS[peer].package for peer in args.peers if peer != "fnn")])
-    versions = ", ".join(f"{package} {get_version(package)}" for package in packages)
+    versions = ", ".join(f"{package} {get_version(package)}" for package in packages if package != "fnn")
     return (
-        f"{processor()}, {usable_cores()} cores; Python {platform.python_version()}, {versions}. "
-        f"Medians of {args.rounds} rounds of {args.seconds:g} s."
+        f"{warning}{processor()}, {usable_cores()} cores{f', limited to {args.isa}' if args.isa else ''}; "
+        f"NumPy's BLAS: {blas_kernel(environment)}; Python {platform.python_version()}, {versions}. "
+        f"Medians of {args.rounds} rounds."
     )
 
 

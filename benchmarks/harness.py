@@ -8,22 +8,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
+from threading import Timer
+from time import monotonic
 from typing import IO, NamedTuple, Protocol
 
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder of this checkout, from which workers import fnn and benchmarks."""
+"""The folder of this checkout, from which workers import benchmarks and, without another checkout, fnn."""
+
+LAUNCH = """
+import sys
+sys.path.insert(0, {checkout!r})
+import fnn
+sys.path[0] = {root!r}
+from benchmarks.worker import main
+main({peer!r}, {threads})
+"""
+"""The program of a worker."""
+
+PATIENCE = 120.0
+"""Seconds for an answer, beyond the time that was asked for. Compilers may take most of a minute."""
+
+TOLERANCE = 1e-4
+"""The largest relative difference between the results of two peers."""
 
 
 class Reply(NamedTuple):
-    """A worker's answer: the median time of a step, and the peak memory of the process."""
+    """A worker's answer."""
 
     ms: float
-    peak_mb: float | None
+    """The median time of a step."""
+
+    peak_mb: float | None = None
+    """The peak memory of the process."""
+
+    step_mb: float | None = None
+    """The memory that a step adds to that of the process."""
+
+    numbers: Sequence[float] = ()
+    """What the step computes, see `worker.describe`."""
 
 
-class Timer(Protocol):
+class Asked(Protocol):
     """Times the workloads of a peer."""
 
     peer: str
@@ -37,54 +64,65 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process that times one peer's steps; `start_worker` starts it."""
+    """A process that times one peer's steps. `start_worker` starts it; if it ends, the next request starts another."""
 
-    def __init__(self, peer: str, process: Popen[str], errors: IO[str]) -> None:
-        self.peer, self._process, self._errors = peer, process, errors
+    def __init__(self, peer: str, start: Callable[[], Popen[str]], errors: IO[str]) -> None:
+        self.peer, self._start, self._errors, self.process = peer, start, errors, start()
 
     def ask(self, workload: str, seconds: float) -> Reply:
         """Times the workload's steps for some seconds. Raises WorkerError."""
-        requests, replies = self._process.stdin, self._process.stdout
+        if self.process.poll() is not None:
+            self.process = self._start()
+        requests, replies = self.process.stdin, self.process.stdout
         assert requests is not None
         assert replies is not None
+        limit, start = Timer(seconds + PATIENCE, self.process.kill), monotonic()
+        limit.start()
         try:
             print(json.dumps({"workload": workload, "seconds": seconds}), file=requests, flush=True)
             line = replies.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            limit.cancel()
         if not line:
-            raise WorkerError(f"its process ended: {self._last_error()}")
+            self.process.wait()
+            late = monotonic() - start >= seconds + PATIENCE
+            raise WorkerError(f"no answer in {PATIENCE:g} s" if late else f"its process ended: {self._last_error()}")
         reply = json.loads(line)
         if "error" in reply:
             raise WorkerError(reply["error"])
         return Reply(**reply)
 
     def _last_error(self) -> str:
-        self._process.wait()
         self._errors.seek(0)
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
-        return lines[-1] if lines else f"return code {self._process.returncode}"
+        return lines[-1] if lines else f"return code {self.process.returncode}"
 
 
 @contextmanager
-def start_worker(peer: str, threads: int) -> Iterator[Worker]:
-    """Starts a worker for the peer; its process ends with the block."""
-    command = [sys.executable, "-m", "benchmarks.worker", peer, str(threads)]
-    environment = {**os.environ, **PEERS[peer].environment(threads)}
-    with (
-        TemporaryFile("w+") as errors,
-        Popen(command, cwd=ROOT, env=environment, stdin=PIPE, stdout=PIPE, stderr=errors, text=True) as process,
-    ):
+def start_worker(peer: str, threads: int, isa: str | None = None, checkout: Path = ROOT) -> Iterator[Worker]:
+    """Starts a worker for the peer, with the fnn of a checkout; its process ends with the block."""
+    program = LAUNCH.format(checkout=str(checkout), root=str(ROOT), peer=peer, threads=threads)
+    environment = {**os.environ, **PEERS[peer].environment(threads, isa)}
+    with TemporaryFile("w+") as errors:
+        command = [sys.executable, "-c", program]
+
+        def start() -> Popen[str]:
+            return Popen(command, cwd=ROOT, env=environment, stdin=PIPE, stdout=PIPE, stderr=errors, text=True)
+
+        worker = Worker(peer, start, errors)
         try:
-            yield Worker(peer, process, errors)
+            yield worker
         finally:
-            process.kill()
+            worker.process.kill()
+            worker.process.communicate()  # closes the pipes
 
 
 class Job(NamedTuple):
     """A workload for a worker to time in each round."""
 
-    worker: Timer
+    worker: Asked
     workload: str
 
 
@@ -103,8 +141,11 @@ class Outcome(NamedTuple):
 
 
 def run_rounds(jobs: Sequence[Job], rounds: int, seconds: float, log: Callable[[str], None]) -> Outcome:
-    """Runs every job once per round, in order, until it fails; `log` gets the progress."""
-    outcome = Outcome({}, {})
+    """Runs every job once per round, in order, until it fails; `log` gets the progress.
+
+    A job also fails if its results are not those of the first peer with the same workload.
+    """
+    outcome, expected = Outcome({}, {}), dict[str, Sequence[float]]()
     for nth in range(1, rounds + 1):
         for worker, workload in jobs:
             if workload in outcome.failures.get(worker.peer, {}):
@@ -112,8 +153,19 @@ def run_rounds(jobs: Sequence[Job], rounds: int, seconds: float, log: Callable[[
             log(f"round {nth} of {rounds}: {workload}, {worker.peer}")
             replies = outcome.replies.setdefault(workload, {})
             try:
-                replies.setdefault(worker.peer, []).append(worker.ask(workload, seconds))
+                reply = worker.ask(workload, seconds)
+                check_numbers(reply.numbers, expected.setdefault(workload, reply.numbers))
+                replies.setdefault(worker.peer, []).append(reply)
             except WorkerError as error:
                 outcome.failures.setdefault(worker.peer, {})[workload] = str(error)
-                del replies[worker.peer]
+                replies.pop(worker.peer, None)
     return outcome
+
+
+def check_numbers(numbers: Sequence[float], expected: Sequence[float]) -> None:
+    """Raises WorkerError unless the results are the same, up to rounding."""
+    if len(numbers) != len(expected):
+        raise WorkerError(f"expected {len(expected)} numbers that describe the results, got {len(numbers)}")
+    for got, wanted in zip(numbers, expected, strict=True):
+        if not abs(got - wanted) <= TOLERANCE * abs(wanted) + 1e-12:
+            raise WorkerError(f"computes something else: {got:.6g} instead of {wanted:.6g}")

@@ -1,69 +1,78 @@
-"""Makes a compiled step of JAX from a workload; channels last and pooling by `max` over axes are fastest."""
+"""Makes a step of JAX from a workload, compiled as a whole."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.workloads import RATE, Step, Workload
-
-ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}
+from benchmarks import jax_ops
+from benchmarks.workloads import RATES, Results, Step, Workload
 
 
 def step(workload: Workload, threads: int) -> Step:
-    """Returns a step, compiled as a whole; the environment sets the number of threads."""
-    inputs, labels = workload.data()
-    x = jnp.asarray(np.moveaxis(inputs, 1, -1) if workload.images else inputs)
-    y = jnp.asarray(labels)
-    forward, params = partial(apply, workload), init(workload)
-    if not workload.train:
-        compiled = jax.jit(forward)
-        return lambda: jax.block_until_ready(compiled(params, x))
+    """Returns a step; the environment sets the number of threads."""
+    arrays, *batch = workload.data()
+    params = jax_ops.to_jax_form(workload.net, arrays)
+    x, y = (jax_ops.to_channels_last(jnp.asarray(array)) for array in batch)
+    loss = jax_ops.LOSSES.get(workload.loss)
 
-    def loss(params: Any, x: Any, y: Any) -> Any:
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(forward(params, x)), y[:, None], 1))
+    def forward(params: Any, x: Any, y: Any, key: Any) -> Any:
+        out = jax_ops.apply(workload.net, params, x, key)
+        return loss(out, y) if loss and key is not None else out
 
-    def update(params: Any, x: Any, y: Any) -> Any:
-        value, grads = jax.value_and_grad(loss)(params, x, y)
-        return value, jax.tree.map(lambda param, grad: param - RATE * grad, params, grads)
+    if workload.task == "predict":
+        predict = jax.jit(forward)
+        return lambda: (jax.block_until_ready(predict(params, x, y, None)),)
+    key = jax.random.key(0)
+    if workload.task == "vjp":
+        return _vjp(forward, params, x, y, key, with_loss=loss is not None)
+    return _training(forward, params, x, y, key, workload.optimizer)
 
-    compiled = jax.jit(update)
 
-    def train() -> None:
-        nonlocal params
-        _, params = jax.block_until_ready(compiled(params, x, y))
+def _vjp(forward: Any, params: Any, x: Any, y: Any, key: Any, with_loss: bool) -> Step:
+    @jax.jit  # type: ignore[untyped-decorator]
+    def both(params: Any, x: Any, y: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            out, vjp = jax.vjp(lambda params: forward(params, x, y, key), params)
+            return out, None, vjp(y)[0]
+        out, vjp = jax.vjp(lambda params, x: forward(params, x, y, key), params, x)
+        dparams, dx = vjp(jnp.ones(()) if with_loss else y)
+        return out, dx, dparams
+
+    def run() -> Results:
+        out, dx, dparams = jax.block_until_ready(both(params, x, y))
+        return out, dx, jax.tree.leaves(dparams)
+
+    return run
+
+
+def _training(forward: Any, params: Any, x: Any, y: Any, key: Any, optimizer: str) -> Step:
+    rate, zeros = RATES[optimizer], jax.tree.map(jnp.zeros_like, params)
+
+    def sgd(params: Any, grads: Any, state: Any) -> Any:
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), (*state[:2], state[2] + 1)
+
+    def adam(params: Any, grads: Any, state: Any) -> Any:
+        m, v, count = state
+        m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, grads)
+        v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), v, grads)
+        count = count + 1
+        scale, root = rate / (1 - 0.9**count), jnp.sqrt(1 - 0.999**count)
+        params = jax.tree.map(lambda p, m, v: p - scale * m / (jnp.sqrt(v) / root + 1e-8), params, m, v)
+        return params, (m, v, count)
+
+    descend = {"sgd": sgd, "adam": adam}[optimizer]
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def update(params: Any, state: Any, x: Any, y: Any) -> Any:
+        value, grads = jax.value_and_grad(forward)(params, x, y, jax.random.fold_in(key, state[2]))
+        return value, *descend(params, grads, state)
+
+    state = zeros, zeros, jnp.zeros((), jnp.int32)
+
+    def train() -> Results:
+        nonlocal params, state
+        value, params, state = jax.block_until_ready(update(params, state, x, y))
+        return (value,)
 
     return train
-
-
-def init(workload: Workload) -> list[tuple[Any, Any]]:
-    """Returns the weights and biases of each layer that has them."""
-    rng = np.random.default_rng(0)
-    params = []
-    for layer, shape in workload.inputs():
-        if layer.kind in ("conv", "dense"):
-            size = (3, 3, shape[0], layer.size) if layer.kind == "conv" else (int(np.prod(shape)), layer.size)
-            bound = np.prod(size[:-1]) ** -0.5
-            w = rng.uniform(-bound, bound, size).astype(np.float32)
-            params.append((jnp.asarray(w), jnp.zeros(layer.size, jnp.float32)))
-    return params
-
-
-def apply(workload: Workload, params: list[tuple[Any, Any]], x: Any) -> Any:
-    """Returns the network's output; images have shape (batch, height, width, channels)."""
-    weights = iter(params)
-    for kind, size in workload.layers:
-        if kind == "conv":
-            w, b = next(weights)
-            x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + b
-        elif kind == "maxpool":
-            n, height, width, channels = x.shape
-            x = x.reshape(n, height // size, size, width // size, size, channels).max((2, 4))
-        elif kind == "dense":
-            w, b = next(weights)
-            x = x.reshape(len(x), -1) @ w + b
-        else:
-            x = ACTIVATIONS[kind](x)
-    return x

@@ -9,14 +9,14 @@ from statistics import mean
 from time import perf_counter
 from typing import Any
 
-from benchmarks.fnn_peer import SGD, operators, step_of
+from benchmarks.catalogue import WORKLOADS
+from benchmarks.fnn_peer import LOSSES, OPTIMIZERS, in_shards, step_of
 from benchmarks.machine import pin, usable_cores
 from benchmarks.peers import PEERS
 from benchmarks.report import NOTHING, table, time_text
-from benchmarks.workloads import WORKLOADS, Step, Workload
-from fnn import Op, cross_entropy, serial
+from benchmarks.workloads import Step, Workload
+from fnn import Op, serial
 from fnn.optim import Optimizer
-from fnn.transforms import shard
 
 
 class Stopwatch:
@@ -64,9 +64,11 @@ class Stopwatch:
 
 def timed_step(workload: Workload, threads: int, watch: Stopwatch) -> Step:
     """Returns the benchmark's step; each operator, the loss and the update are timed by `watch`."""
-    parts = serial(*operators(workload)).parts
-    net = shard(serial(*(watch.op(name, op) for name, op in parts.items())), workers=threads)
-    return step_of(net, workload, watch.pair("loss", cross_entropy), watch.optimizer(SGD))
+    net = workload.net if workload.net.kind == "serial" else serial(workload.net)
+    timed = serial(*(watch.op(name, op) for name, op in net.parts.items()))
+    loss = watch.pair("loss", LOSSES[workload.loss]) if workload.loss else None
+    optimizer = watch.optimizer(OPTIMIZERS[workload.optimizer])
+    return step_of(in_shards(timed, workload, threads), workload._replace(net=timed), loss, optimizer)
 
 
 def profile(workload: Workload, threads: int, seconds: float) -> str:

@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import fnn
-from benchmarks.fnn_peer import operators, step_of
+from benchmarks.fnn_peer import step_of
 from benchmarks.worker import time_steps
-from benchmarks.workloads import FAMILIES, Step, Workload
+from benchmarks.workloads import FAMILIES, Workload
 from fnn.mpi import program, spread, spread_loss, world
 
+Action: TypeAlias = Callable[[], object]
 Turn: TypeAlias = Callable[[float], float]
 """Runs something for about that many seconds on all ranks and returns its median seconds."""
 
@@ -44,7 +45,7 @@ def measure(net: str, comm: Any, images: list[int], shared: list[int], rounds: i
             turns[f"one {n}"] = partial(time_one, single_step(work, n), comm)
         if n in shared:
             turns[f"all {n}"] = partial(time_all, shared_step(work, n // comm.size, comm), comm)
-    leaves = fnn.tree_leaves(fnn.serial(*operators(work)).init(0, work.shape))
+    leaves = fnn.tree_leaves(work.net.init(0, work.shape))
     message = np.concatenate([leaf.ravel("K") for leaf in leaves])
     turns["swap"] = partial(time_all, swap(message[:1], comm), comm)
     turns["swap all"] = partial(time_all, swap(message, comm), comm)
@@ -56,18 +57,18 @@ def measure(net: str, comm: Any, images: list[int], shared: list[int], rounds: i
     return {"net": net, "bytes": message.nbytes, "times": times}
 
 
-def single_step(work: Workload, images: int) -> Step:
+def single_step(work: Workload, images: int) -> Action:
     """Returns a step of one rank, in one thread."""
-    return step_of(fnn.shard(fnn.serial(*operators(work)), workers=1), work._replace(batch=images))
+    return step_of(fnn.shard(work.net, workers=1), work._replace(batch=images))
 
 
-def shared_step(work: Workload, images: int, comm: Any) -> Step:
+def shared_step(work: Workload, images: int, comm: Any) -> Action:
     """Returns a step of all ranks, with that many images and one thread each."""
-    net = spread(fnn.serial(*operators(work)), comm, workers=1)
+    net = spread(work.net, comm, workers=1)
     return step_of(net, work._replace(batch=images), spread_loss(fnn.cross_entropy, comm))
 
 
-def swap(message: fnn.Array, comm: Any) -> Step:
+def swap(message: fnn.Array, comm: Any) -> Action:
     """Returns an exchange of a message between the first and the last rank."""
     partner, received = comm.size - 1 - comm.rank, np.empty_like(message)
     if comm.rank not in (0, comm.size - 1):
@@ -75,7 +76,7 @@ def swap(message: fnn.Array, comm: Any) -> Step:
     return lambda: comm.Sendrecv(message, partner, recvbuf=received, source=partner)
 
 
-def time_one(step: Step, comm: Any, seconds: float) -> float:
+def time_one(step: Action, comm: Any, seconds: float) -> float:
     """Times a step on rank 0 while the others sleep; waiting for a message would keep their cores busy."""
     took = 0.0
     if comm.rank == 0:
@@ -87,7 +88,7 @@ def time_one(step: Step, comm: Any, seconds: float) -> float:
     return took
 
 
-def time_all(step: Step, comm: Any, seconds: float) -> float:
+def time_all(step: Action, comm: Any, seconds: float) -> float:
     """Times a step on all ranks, which take the same number of steps."""
     warm = median(time_steps(step, 0))
     threes = comm.bcast(max(1, int(seconds / (3 * warm))))  # time_steps takes three steps at least

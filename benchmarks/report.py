@@ -1,26 +1,34 @@
 """Ratios of times, and tables in Markdown."""
 
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Mapping, Sequence
+from math import exp, log
+from statistics import mean, median
+
+from benchmarks.peers import PEERS
 
 NOTHING = "-"
 """The text of an empty cell."""
 
 
 def best_peer(times: Mapping[str, Sequence[float]]) -> str | None:
-    """Returns the peer other than fnn with the lowest median time, or None without peers."""
-    return min((name for name in times if name != "fnn"), key=lambda name: median(times[name]), default=None)
+    """Returns the peer with the lowest median time, or None without peers; fnn and its old version are no peers."""
+    peers = (name for name in times if PEERS[name].package != "fnn")
+    return min(peers, key=lambda name: median(times[name]), default=None)
 
 
-def ratios(times: Mapping[str, Sequence[float]]) -> list[float]:
-    """Returns the best peer's time divided by fnn's, for each round; empty without fnn or without peers.
+def ratios(times: Mapping[str, Sequence[float]], peer: str | None) -> list[float]:
+    """Returns the peer's time divided by fnn's, for each round; empty without fnn or without the peer.
 
     Times of one round are measured right after each other, so that a slow moment of the machine affects both.
     """
-    best = best_peer(times)
-    if best is None or "fnn" not in times:
+    if peer is None or not times.keys() >= {"fnn", peer}:
         return []
-    return [theirs / ours for ours, theirs in zip(times["fnn"], times[best], strict=True)]
+    return [theirs / ours for ours, theirs in zip(times["fnn"], times[peer], strict=True)]
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Returns the geometric mean of ratios: half and twice the speed make 1."""
+    return exp(mean(map(log, values)))
 
 
 def ratio_text(values: Sequence[float]) -> str:

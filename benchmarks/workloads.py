@@ -1,62 +1,65 @@
-"""The workloads: networks and batches, independent of any framework."""
+"""The workloads: nets as operators of fnn, and batches for them. `torch_ops` and `jax_ops` compute the same nets."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn import Op, Params, calibrate, conv, dense, dropout, maxpool, relu, serial, sigmoid, tanh
+from fnn.inspection.rebuild import rebuild
+
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
-Step: TypeAlias = Callable[[], object]
-"""Runs a workload once: the forward pass, or forward, loss, gradients and update. Its result is ignored."""
+Results: TypeAlias = tuple[Any, ...]
+"""What a step computed: arrays, and lists of arrays, of any framework."""
 
-RATE = 1e-3
-"""The learning rate: small, so that thousands of steps on one batch stay finite."""
+Step: TypeAlias = Callable[[], Results]
+"""Runs a workload once."""
 
-
-class Layer(NamedTuple):
-    """One layer: a 3 x 3 convolution with padding 1, a max-pooling, a dense layer, or an activation by its name."""
-
-    kind: str
-    size: int = 0
-    """The output channels of a convolution, the kernel of a pooling, the output features of a dense layer."""
-
-    def output(self, shape: Shape) -> Shape:
-        """Returns the shape of one example's output."""
-        if self.kind == "conv":
-            return (self.size, *shape[1:])
-        if self.kind == "maxpool":
-            return (shape[0], shape[1] // self.size, shape[2] // self.size)
-        return (self.size,) if self.kind == "dense" else shape
+RATES = {"sgd": 1e-3, "adam": 1e-4}
+"""The learning rate of each optimizer: small, so that thousands of steps on one batch stay finite."""
 
 
 class Workload(NamedTuple):
-    """A network and a batch, for training or for inference."""
+    """A net and a batch, and what to do with them."""
 
     name: str
-    layers: tuple[Layer, ...]
+    net: Op
     shape: Shape
     batch: int
-    train: bool = True
+    task: Literal["train", "predict", "vjp"] = "train"
+    """`train`: forward, loss, gradients and update; the result is the loss. `predict`: forward; the result is the
+    output. `vjp`: forward and vjp in training, without an update; results are the output, the gradient of the input
+    (None for integers) and a list of the gradients of the params."""
+
+    loss: str = "cross_entropy"
+    """A loss of fnn; "" for none."""
+
+    optimizer: str = "sgd"
+    symbols: int = 0
+    """If not 0, the input consists of integers below it."""
 
     @property
     def images(self) -> bool:
-        """Whether the input has channels; frameworks may choose their memory order."""
-        return len(self.shape) == 3
+        """Whether the input, or that of a layer inside, has channels; frameworks may choose their memory order."""
+        return len(self.shape) == 3 or contains(self.net, "conv_transpose")
 
-    def inputs(self) -> Iterator[tuple[Layer, Shape]]:
-        """Yields each layer with the shape of one example of its input."""
-        shape = self.shape
-        for layer in self.layers:
-            yield layer, shape
-            shape = layer.output(shape)
+    def data(self) -> tuple[Params, Array, Array]:
+        """Returns the initial params, the inputs (batch, *shape), and targets for the loss or a cotangent for vjp.
 
-    def data(self) -> tuple[Array, Array]:
-        """Returns the inputs (batch, *shape) in [-1, 1), and labels below the number of classes."""
+        Inputs are in [-1, 1) or integers. All are the same in every process.
+        """
         rng = np.random.default_rng(0)
-        inputs = rng.random((self.batch, *self.shape), np.float32) * 2 - 1
-        return inputs, rng.integers(0, self.layers[-1].size, self.batch)
+        params, size = self.net.init(0, self.shape), (self.batch, *self.shape)
+        x = rng.integers(0, self.symbols, size) if self.symbols else rng.random(size, np.float32) * 2 - 1
+        if self.task == "predict" and self.net.statistics:
+            params = calibrate(self.net, params, [x])
+        out = (self.batch, *self.net.output_shape(params, self.shape))
+        if self.loss == "cross_entropy":
+            return params, x, rng.integers(0, out[-1], out[:-1])
+        return params, x, rng.random(out, np.float32)
 
 
 class Product(NamedTuple):
@@ -76,27 +79,31 @@ class Product(NamedTuple):
         """Returns the products by NumPy."""
         a = np.ones((self.many, self.m, self.k), np.float32)
         b, out = np.ones((self.k, self.n), np.float32), np.empty((self.many, self.m, self.n), np.float32)
-        return lambda: np.matmul(a, b, out=out)
+        return lambda: (np.matmul(a, b, out=out),)
 
 
-def _conv(channels: int, activation: str) -> tuple[Layer, ...]:
-    return Layer("conv", channels), Layer("maxpool", 2), Layer(activation)
+def without_dropout(op: Op) -> Op:
+    """Returns the net with a rate of 0 in each dropout. Other frameworks draw other random numbers."""
+    return dropout(0.0) if op.kind == "dropout" else rebuild(op, without_dropout)
 
 
-def _dense(activation: str, *features: int) -> tuple[Layer, ...]:
-    """Dense layers with an activation after each but the last."""
-    hidden = (layer for size in features[:-1] for layer in (Layer("dense", size), Layer(activation)))
-    return (*hidden, Layer("dense", features[-1]))
+def contains(op: Op, kind: str) -> bool:
+    """Whether the net contains an operator of this kind."""
+    return op.kind == kind or any(contains(part, kind) for _, part in op.inside())
 
 
 IMAGE = (1, 28, 28)
-CNN = (*_conv(6, "tanh"), *_conv(12, "tanh"), *_dense("tanh", 512, 128, 10))
-FC = _dense("sigmoid", 512, 128, 10)
-TINY = _dense("tanh", 32, 4)
-LENET = (
-    *(Layer("conv", 32), Layer("relu"), Layer("maxpool", 2)),
-    *(Layer("conv", 64), Layer("relu"), Layer("maxpool", 2)),
-    *_dense("relu", 128, 10),
+CNN = serial(
+    *(conv(6, 3, padding=1), maxpool(2), tanh),
+    *(conv(12, 3, padding=1), maxpool(2), tanh),
+    *(dense(512), tanh, dense(128), tanh, dense(10)),
+)
+FC = serial(dense(512), sigmoid, dense(128), sigmoid, dense(10))
+TINY = serial(dense(32), tanh, dense(4))
+LENET = serial(
+    *(conv(32, 3, padding=1), relu, maxpool(2)),
+    *(conv(64, 3, padding=1), relu, maxpool(2)),
+    *(dense(128), relu, dense(10)),
 )
 
 FAMILIES: dict[str, tuple[Workload, ...]] = {
@@ -104,7 +111,7 @@ FAMILIES: dict[str, tuple[Workload, ...]] = {
     "fc": (Workload("fc", FC, (784,), 100),),
     "tiny": (Workload("tiny", TINY, (16,), 32),),
     "lenet": (Workload("lenet", LENET, IMAGE, 100),),
-    "infer": tuple(Workload(f"infer-{n}", CNN, IMAGE, n, train=False) for n in (1, 256)),
+    "infer": tuple(Workload(f"infer-{n}", CNN, IMAGE, n, "predict") for n in (1, 256)),
 }
 """The workloads by family; the command line accepts these names."""
 
@@ -117,10 +124,8 @@ MEMORY = Workload("cnn-256", CNN, IMAGE, 256)
 SGEMM = {"sgemm-1024": Product(1, 1024, 1024, 1024), "sgemm-small": Product(64, 64, 96, 128)}
 """A large product, which OpenBLAS packs, and small ones below the million multiply-adds from which it packs."""
 
-WORKLOADS = {work.name: work for work in (*(w for family in FAMILIES.values() for w in family), *GROWTH)}
 
-
-def select(names: list[str]) -> list[Workload]:
+def select(names: Sequence[str]) -> list[Workload]:
     """Returns the workloads with these names or families, each once, in the order of FAMILIES.
 
     Raises ValueError for an unknown name.
@@ -130,3 +135,15 @@ def select(names: list[str]) -> list[Workload]:
         singles = sorted(known - FAMILIES.keys())
         raise ValueError(f"expected workloads from {', '.join([*FAMILIES, *singles])}, got {wrong[0]!r}")
     return [work for family, works in FAMILIES.items() for work in works if family in names or work.name in names]
+
+
+def matching(patterns: Sequence[str], works: Iterable[Workload]) -> list[Workload]:
+    """Returns the workloads whose name matches one of the patterns, such as `conv*`; all without patterns.
+
+    Raises ValueError for a pattern that matches none.
+    """
+    works = list(works)
+    for pattern in patterns:
+        if not any(fnmatchcase(work.name, pattern) for work in works):
+            raise ValueError(f"expected patterns of {', '.join(work.name for work in works)}, got {pattern!r}")
+    return [work for work in works if not patterns or any(fnmatchcase(work.name, p) for p in patterns)]
