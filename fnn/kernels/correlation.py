@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from itertools import pairwise
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -32,21 +33,30 @@ PIXEL = 16  # images of at most this many examples are copied pixel by pixel if 
 
 def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int) -> Array:
     """For each window, the sum over channels and taps of `x` times `w` (out, channels / groups, kh, kw), plus `b`."""
-    down, across = windows
+    (down, across), out = windows, len(w)
+    if down.taps > 1 and _has_few_outputs(w.shape, x, down):
+        y = _add_rows(x, w, windows, groups, [down.reads(tap) for tap in range(down.taps)], down.out)
+        if b is not None:
+            y += b[:, None, None]
+        return from_wchn(y)
     memory, kernels, blocks = to_wchn(x), _kernels(w, b, groups), _blocks(windows, x.shape[:2])
-    y = np.empty((across.out, groups, len(w) // groups, down.out * len(x)), x.dtype)
+    y = np.empty((across.out, groups, out // groups, down.out * len(x)), x.dtype)
 
     def fill(i: int) -> None:
         columns, part = blocks[i]
         batched_matmul(kernels, _patches(memory, part, groups, b is not None), y[columns])
 
     parallel_map(fill, len(blocks), idle_threads())
-    return from_wchn(y.reshape(across.out, len(w), down.out, len(x)))
+    return from_wchn(y.reshape(across.out, out, down.out, len(x)))
 
 
 def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Windows, groups: int) -> Array:
     """The gradient of `correlate` with respect to `w`, which has that shape."""
     (down, across), (out, channels, kh, kw) = windows, shape
+    if across.stride == 1 and _has_few_outputs(shape, x, down):
+        back = Windows(*(axis.phases()[0][2] for axis in windows))
+        dw = correlate_weights(dy, x, (groups * channels, out // groups, kh, kw), back, groups)
+        return np.ascontiguousarray(_transpose(dw, groups))
     memory, blocks, threads = to_wchn(x), _blocks(windows, x.shape[:2]), idle_threads()
     d = to_wchn(dy).reshape(across.out, groups, out // groups, down.out * len(x)).swapaxes(-1, -2)
 
@@ -66,40 +76,59 @@ def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Wind
 def correlate_input(dy: Array, w: Array, windows: Windows, groups: int) -> Array:
     """The gradient of `correlate` with respect to `x`: correlates `dy` with flipped `w`.
 
-    A stride makes several correlations, one for each phase: for the columns that are read by the same taps.
+    A stride makes several correlations: one for each phase, the columns that are read by the same taps.
     """
-    (down, across), (out, channels, kh, kw) = windows, w.shape
-    flipped = w.reshape(groups, out // groups, channels, kh, kw).swapaxes(1, 2)
+    (down, across), channels = windows, groups * w.shape[1]
     if across.stride == 1:
-        ((_, taps, right),) = across.phases()
-        return from_wchn(_correlate_phase(dy, flipped[..., taps], Windows(down, right)))
-    dx = np.zeros((across.size, groups * channels, down.size, len(dy)), dy.dtype)
+        ((_, _, right),) = across.phases()
+        return from_wchn(_correlate_columns(dy, _transpose(w, groups), Windows(down, right), groups))
+    dx = np.zeros((across.size, channels, down.size, len(dy)), dy.dtype)
     for columns, taps, right in across.phases():
-        dx[columns] = _correlate_phase(dy, flipped[..., taps], Windows(down, right))
+        dx[columns] = _correlate_columns(dy, _transpose(w[..., taps], groups), Windows(down, right), groups)
     return from_wchn(dx)
 
 
-def _correlate_phase(dy: Array, w: Array, windows: Windows) -> Array:
-    """The (W, C, H, N) columns of a phase. `w` is (groups, channels, out / groups, kh, taps of the phase).
+def _correlate_columns(dy: Array, w: Array, windows: Windows, groups: int) -> Array:
+    """The columns of a phase in the gradient with respect to `x`, as (W, C, H, N). `w` is flipped."""
+    down, right = windows
+    if down.stride == 1 and down.size < 2 * down.out:
+        ((_, _, below),) = down.phases()
+        return to_wchn(correlate(dy, w, None, Windows(below, right), groups))
+    places = [(pixels, rows) for rows, pixels in map(down.reads, reversed(range(down.taps)))]
+    return _add_rows(dy, w, windows, groups, places, down.size, down.stride if down.dilation == 1 else 1)
 
-    If there is a stride down the height, each row of taps makes channels of its own, which are then added.
+
+def _has_few_outputs(shape: tuple[int, ...], x: Array, down: Axis) -> bool:
+    """Whether to copy or add rows of the outputs, because they are fewer than the rows of the images."""
+    return down.stride == 1 and shape[0] < x.shape[1] and prod(shape) < x.size and down.size < 2 * down.out
+
+
+def _add_rows(
+    x: Array, w: Array, windows: Windows, groups: int, places: list[tuple[slice, slice]], size: int, apart: int = 1
+) -> Array:
+    """Correlates with each row of taps alone, and adds the results from rows to other rows of a (W, C, size, N) array.
+
+    So many rows are `apart`...
     """
-    (down, right), (groups, channels, out, kh, kw) = windows, w.shape
-    if down.stride == 1:
-        ((_, taps, below),) = down.phases()
-        kernels = w[:, :, :, taps].reshape(groups * channels, out, kh, kw)
-        return to_wchn(correlate(dy, kernels, None, Windows(below, right), groups))
-    kernels = w.transpose(0, 3, 1, 2, 4).reshape(groups * kh * channels, out, 1, kw)
-    terms = to_wchn(correlate(dy, kernels, None, Windows(Axis(down.out, down.out, 1, 1, 1, 0), right), groups))
-    terms = terms.reshape(right.out, groups, kh, channels, down.out, len(dy))
-    dx = np.zeros((right.out, groups, channels, down.size, len(dy)), dy.dtype)
-    for tap in range(kh):
-        rows, seen = down.reads(tap)
-        if kh <= down.stride and down.dilation == 1:
-            dx[..., seen, :] = terms[:, :, tap, :, rows]
+    (out, channels, kh, kw), across, height = w.shape, windows.across, x.shape[2]
+    kernels = w.reshape(groups, out // groups, channels, kh, kw).transpose(0, 3, 1, 2, 4)
+    rows = Windows(Axis(height, height, 1, 1, 1, 0), across)
+    terms = to_wchn(correlate(x, kernels.reshape(kh * out, channels, 1, kw), None, rows, groups))
+    terms = terms.reshape(across.out, groups, kh, out // groups, height, len(x))
+    y = np.zeros((across.out, groups, out // groups, size, len(x)), x.dtype)
+    for tap, (to, seen) in enumerate(places):
+        if tap < apart:
+            y[..., to, :] = terms[:, :, tap, :, seen]
         else:
-            dx[..., seen, :] += terms[:, :, tap, :, rows]
-    return dx.reshape(right.out, groups * channels, down.size, len(dy))
+            y[..., to, :] += terms[:, :, tap, :, seen]
+    return y.reshape(across.out, out, size, len(x))
+
+
+def _transpose(w: Array, groups: int) -> Array:
+    """The weights of the transposed convolution: (channels, out / groups, kh, kw), with the taps flipped."""
+    out, channels, kh, kw = w.shape
+    swapped = w.reshape(groups, out // groups, channels, kh, kw).swapaxes(1, 2)[..., ::-1, ::-1]
+    return swapped.reshape(groups * channels, out // groups, kh, kw)
 
 
 @lru_cache(maxsize=1000)

@@ -65,7 +65,8 @@ class Axis(NamedTuple):
     def phases(self) -> list[tuple[slice, slice, Axis]]:
         """Which pixels are read by which taps, and the windows over the outputs that each of these pixels adds.
 
-        There is one phase for each remainder of the pixels divided by the stride. The taps are in descending order.
+        There is one phase for each remainder of the pixels divided by the stride. The windows read the taps in
+        descending order.
         """
         step, found = self.stride // gcd(self.stride, self.dilation), []
         for first in range(min(step, self.taps)):
@@ -75,8 +76,8 @@ class Axis(NamedTuple):
             if count > 0:
                 taps, dilation = len(range(first, self.taps, step)), step * self.dilation // self.stride
                 low = (taps - 1) * dilation + (offset - pixel) // self.stride
-                order = slice(first + (taps - 1) * step, None, -step)
-                found.append((slice(pixel, None, self.stride), order, Axis(self.out, count, taps, 1, dilation, low)))
+                windows = Axis(self.out, count, taps, 1, dilation, low)
+                found.append((slice(pixel, None, self.stride), slice(first, None, step), windows))
         return found
 
     def reads(self, tap: int) -> tuple[slice, slice]:

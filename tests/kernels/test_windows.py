@@ -53,7 +53,7 @@ def test_phases_map_pixels_to_their_windows(axis: Axis) -> None:
     for pixels, taps, back in axis.phases():
         assert (back.size, back.out) == (axis.out, len(range(axis.size)[pixels]))
         for place, nth, window in reads(back):
-            found.add((window, range(axis.taps)[taps][nth], range(axis.size)[pixels][place]))
+            found.add((window, range(axis.taps)[taps][-1 - nth], range(axis.size)[pixels][place]))
     assert found == reads(axis)
 
 
