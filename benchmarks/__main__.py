@@ -113,19 +113,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def describe_setup(args: argparse.Namespace) -> str:
-    """Returns what the environment forces, and a line about the machine, the versions and the rounds."""
-    environment = {**os.environ, **PEERS["fnn"].environment(1, args.isa)}
+    """Returns lines about the environment, if it slows NumPy down, and about the machine and the versions."""
     forced = forcing_variables({} if args.isa else os.environ)
     warning = (
-        f"Warning: {forced} makes NumPy slower than the others. Unset it for a fair comparison.\n\n" if forced else ""
+        f"Warning: NumPy does not use the whole processor, because the environment sets {forced}." if forced else ""
     )
-    packages = dict.fromkeys(["numpy", *(PEERS[peer].package for peer in args.peers if peer != "fnn")])
-    versions = ", ".join(f"{package} {get_version(package)}" for package in packages if package != "fnn")
-    return (
-        f"{warning}{processor()}, {usable_cores()} cores{f', limited to {args.isa}' if args.isa else ''}; "
-        f"NumPy's BLAS: {blas_kernel(environment)}; Python {platform.python_version()}, {versions}. "
-        f"Medians of {args.rounds} rounds."
-    )
+    note = "onnxruntime cannot be limited." if args.isa and "onnxruntime" in args.peers else ""
+    environment = {**os.environ, **PEERS["fnn"].environment(1, args.isa)}
+    packages = dict.fromkeys(["numpy", *(PEERS[peer].package for peer in args.peers if PEERS[peer].package != "fnn")])
+    facts = [
+        f"{processor()}, {usable_cores()} cores" + (f", limited to {args.isa}" if args.isa else ""),
+        f"NumPy's BLAS: {blas_kernel(environment)}",
+        f"Python {platform.python_version()}",
+        *(f"{package} {get_version(package)}" for package in packages),
+    ]
+    machine = f"{'; '.join(facts)}. Medians of {args.rounds} rounds. {note}".strip()
+    return "\n\n".join(filter(None, [warning, machine]))
 
 
 def get_version(package: str) -> str:

@@ -38,7 +38,7 @@ class Reply(NamedTuple):
     """A worker's answer."""
 
     ms: float
-    """The median time of a step."""
+    """The median time of a step; 0 if it was not timed."""
 
     peak_mb: float | None = None
     """The peak memory of the process."""
@@ -86,7 +86,7 @@ class Worker:
         finally:
             limit.cancel()
         if not line:
-            self.process.wait()
+            self.process.communicate()  # waits, and closes the pipes
             late = monotonic() - start >= seconds + PATIENCE
             raise WorkerError(f"no answer in {PATIENCE:g} s" if late else f"its process ended: {self._last_error()}")
         reply = json.loads(line)
@@ -116,7 +116,7 @@ def start_worker(peer: str, threads: int, isa: str | None = None, checkout: Path
             yield worker
         finally:
             worker.process.kill()
-            worker.process.communicate()  # closes the pipes
+            worker.process.communicate()
 
 
 class Job(NamedTuple):

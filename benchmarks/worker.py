@@ -41,15 +41,18 @@ def main(name: str, threads: int) -> None:
 
 
 def answer(peer: Peer, threads: int, prepared: dict[str, Prepared], workload: str, seconds: float) -> dict[str, object]:
-    """Returns the fields of a `harness.Reply`, or the reason of a failure as `error`; `prepared` caches the steps."""
+    """Returns the fields of a `harness.Reply`, or the reason of a failure as `error`; `prepared` caches the steps.
+
+    Steps are timed for that many seconds, or not at all if these are 0.
+    """
     try:
         if workload not in prepared:
             product = SGEMM.get(workload)
             prepared[workload] = Prepared(product.step(), [], None) if product else prepare(peer, workload, threads)
-            time_steps(prepared[workload].step, seconds / 2, 1)  # compilers and caches
+            time_steps(prepared[workload].step, seconds / 2, 0)  # compilers and caches
         step, numbers, step_mb = prepared[workload]
-        time_steps(step, seconds / 10, 1)
-        ms = 1e3 * median(time_steps(step, seconds, 1))
+        time_steps(step, seconds / 10, 0)
+        ms = 1e3 * median(time_steps(step, seconds, 0) or [0.0])
         return {"ms": ms, "peak_mb": peak_mb(), "step_mb": step_mb, "numbers": numbers}
     except Exception as error:
         text = missing(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"

@@ -1,22 +1,25 @@
 import os
+import platform
 import re
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import machine
-from benchmarks.__main__ import arguments, main
+from benchmarks import harness, machine
+from benchmarks.__main__ import arguments, describe_setup, main
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.fnn_peer import flops
 from benchmarks.harness import Job, Outcome, Reply, WorkerError, run_rounds, start_worker
-from benchmarks.machine import peak_mb, processor, usable_cores
+from benchmarks.machine import blas_kernel, forcing_variables, peak_mb, processor, usable_cores
 from benchmarks.peers import PEERS, Peer
 from benchmarks.profile import Stopwatch, profile, timed_step
-from benchmarks.report import NOTHING, best_peer, left_out, ratio_text, ratios, table, time_text
-from benchmarks.sections import core_gflops
-from benchmarks.worker import answer
+from benchmarks.report import NOTHING, best_peer, geometric_mean, left_out, ratio_text, ratios, table, time_text
+from benchmarks.sections import Section, core_gflops, summary
+from benchmarks.worker import answer, measure_memory, norms
 from benchmarks.workloads import CNN, FAMILIES, SGEMM, Shape, Workload, select
 
 
@@ -59,7 +62,7 @@ def test_select_takes_families_and_names_and_returns_each_workload_once_in_order
         select(["fc", "cnn-33"])
 
 
-TIMES = {"fnn": [1.0, 2.0, 4.0], "torch": [3.0, 3.0, 30.0], "jax": [9.0, 3.5, 3.6]}
+TIMES = {"fnn": [1.0, 2.0, 4.0], "old": [1.0, 1.0, 1.0], "torch": [3.0, 3.0, 30.0], "jax": [9.0, 3.5, 3.6]}
 
 
 def test_best_peer_has_the_lowest_median_and_is_never_fnn() -> None:
@@ -75,6 +78,19 @@ def test_ratios_compare_times_of_the_same_round() -> None:
 def test_ratios_without_fnn_or_without_a_peer_are_empty() -> None:
     assert ratios({"torch": [1.0]}, "torch") == ratios({"fnn": [1.0]}, None) == []
     assert ratio_text([]) == NOTHING
+
+
+def test_geometric_mean_of_half_and_twice_the_speed_is_1() -> None:
+    assert geometric_mean([0.5, 2.0]) == pytest.approx(1)
+    assert geometric_mean([4.0]) == pytest.approx(4)
+
+
+def test_summary_has_the_geometric_mean_and_the_worst_case_of_each_section() -> None:
+    section = Section("Nets, 1 thread", "", {"best peer": {"unet": 0.5, "vgg": 2.0}, "old": {"unet": 3.0}})
+    lines = summary([section, Section("Empty", "", {})]).splitlines()
+    assert re.search(r"Nets, 1 thread, fnn / best peer +\| +2 \| +1\.00 \| 0\.50 \(unet\)", lines[4])
+    assert re.search(r"Nets, 1 thread, fnn / old +\| +1 \| +3\.00 \| 3\.00 \(unet\)", lines[5])
+    assert len(lines) == 6
 
 
 def test_table_is_markdown_with_aligned_columns() -> None:
@@ -102,14 +118,14 @@ def test_left_out_has_a_line_for_each_peer_and_reason() -> None:
 class FakeWorker:
     """A worker that answers with these times, then fails."""
 
-    def __init__(self, peer: str, *times: float) -> None:
-        self.peer, self.times, self.requests = peer, list(times), 0
+    def __init__(self, peer: str, *times: float, numbers: Sequence[float] = ()) -> None:
+        self.peer, self.times, self.numbers, self.requests = peer, list(times), numbers, 0
 
     def ask(self, workload: str, seconds: float) -> Reply:
         self.requests += 1
         if not self.times:
             raise WorkerError("no more")
-        return Reply(self.times.pop(0), None)
+        return Reply(self.times.pop(0), numbers=self.numbers)
 
 
 def run(*workers: FakeWorker, rounds: int) -> Outcome:
@@ -131,6 +147,15 @@ def test_run_rounds_drops_a_worker_that_fails() -> None:
     assert bad.requests == 2
 
 
+def test_run_rounds_drops_a_worker_that_computes_something_else() -> None:
+    good, wrong = FakeWorker("good", 1, numbers=[1.0, 0.0]), FakeWorker("wrong", 1, numbers=[1.001, 0.0])
+    short = FakeWorker("short", 1, numbers=[1.0])
+    outcome = run(good, wrong, short, FakeWorker("rounded", 1, numbers=[1.00001, 1e-20]), rounds=1)
+    assert outcome.times("tiny").keys() == {"good", "rounded"}
+    assert outcome.failures["wrong"] == {"tiny": "computes something else: 1.001 instead of 1"}
+    assert outcome.failures["short"] == {"tiny": "expected 2 numbers that describe the results, got 1"}
+
+
 def test_core_gflops_is_the_best_median_of_the_timed_products() -> None:
     flops = SGEMM["sgemm-1024"].flops
     replies = {"sgemm-1024": {"fnn": [Reply(ms, None) for ms in (flops / 50e6, flops / 100e6, flops / 90e6)]}}
@@ -143,6 +168,35 @@ def test_worker_reports_an_error_and_continues() -> None:
         with pytest.raises(WorkerError, match="KeyError: 'nothing'"):
             worker.ask("nothing", 0.01)
         assert worker.ask("sgemm-small", 0.01).ms > 0
+
+
+def test_worker_that_answers_too_late_is_ended_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with start_worker("fnn", 1) as worker:
+        monkeypatch.setattr(harness, "PATIENCE", -9.0)
+        with pytest.raises(WorkerError, match=r"^no answer in -9 s$"):
+            worker.ask("sgemm-small", 9.0)
+        monkeypatch.undo()
+        assert worker.ask("sgemm-small", 0.01).ms > 0
+
+
+def test_worker_uses_the_fnn_of_another_checkout(tmp_path: Path) -> None:
+    (tmp_path / "fnn").mkdir()
+    (tmp_path / "fnn" / "__init__.py").write_text("raise RuntimeError('another checkout')", "utf-8")
+    with start_worker("old", 1, checkout=tmp_path) as worker, pytest.raises(WorkerError, match="another checkout"):
+        worker.ask("tiny", 0.01)
+
+
+def test_answer_describes_the_results_and_the_memory_of_a_step() -> None:
+    reply = answer(PEERS["fnn"], 1, {}, "dense-16-32", 0.0)
+    assert reply["ms"] == 0
+    assert isinstance(reply["numbers"], list)
+    assert len(reply["numbers"]) == 6
+    assert norms([np.array([3.0, -4.0]), np.zeros(2)]) == (5, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_measure_memory_counts_the_arrays_of_a_step() -> None:
+    assert 60 < (measure_memory(lambda: (np.ones(8_000_000).sum(),)) or 0) < 70
 
 
 def test_answer_of_a_missing_package_is_an_error_of_one_line() -> None:
@@ -166,6 +220,10 @@ def test_main_runs_fnn_alone_and_writes_what_it_prints(tmp_path: Path, capsys: p
         ("--threads 0", "--threads: expected 1 to "),
         ("--rounds 0", "expected rounds from 1 and seconds from 0 to 3600, got 0 and None"),
         ("--seconds nan", "got 5 and nan"),
+        ("--nets u* alexnet", "--nets: expected patterns of residual, separable, unet"),
+        ("--layers lstm", "memory-group-norm, got 'lstm'"),
+        ("--isa sse2", "--isa: invalid choice: 'sse2'"),
+        ("--against /nowhere", "--against: expected a folder with fnn, got /nowhere"),
         ("--peers keras", "invalid choice: 'keras'"),
         ("--out /nowhere/report.md", "--out: expected a file in a writable folder, got /nowhere/report.md"),
     ],
@@ -179,6 +237,60 @@ def test_arguments_refuses_bad_flags(flags: str, message: str, capsys: pytest.Ca
 def test_peer_environment_sets_one_blas_thread_for_fnn_and_all_for_others() -> None:
     assert PEERS["fnn"].environment(2)["OPENBLAS_NUM_THREADS"] == "1"
     assert PEERS["torch"].environment(2)["OMP_NUM_THREADS"] == "2"
+
+
+def test_peer_environment_limits_every_framework_to_avx2() -> None:
+    environment = PEERS["jax"].environment(2, "avx2")
+    assert environment.items() >= {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}.items()
+    assert environment["XLA_FLAGS"].startswith("--xla_cpu_max_isa=AVX2 --xla_cpu_multi_thread_eigen=true")
+    assert "OPENBLAS_CORETYPE" not in PEERS["jax"].environment(2)
+
+
+def test_peers_without_fnn_do_not_keep_its_settings_of_the_process() -> None:
+    assert PEERS["torch"].environment(1)["FNN_KEEP_PAGES"] == "0"
+    assert "FNN_KEEP_PAGES" not in PEERS["fnn"].environment(1)
+
+
+def test_peers_take_their_tasks_and_orders_of_images() -> None:
+    taken = {name: [peer for peer in PEERS if PEERS[peer].takes(WORKLOADS[name])] for name in ("tiny", "relu")}
+    assert taken["tiny"] == ["fnn", "old", "torch", "torch-compile", "jax"]
+    assert taken["relu"] == ["fnn", "old", "torch", "torch-channels-last", "jax"]
+    assert PEERS["torch-channels-last"].takes(WORKLOADS["generator"])
+    assert PEERS["onnxruntime"].takes(WORKLOADS["cnn-infer-1"])
+
+
+def test_arguments_select_nets_and_layers_by_pattern_instead_of_workloads() -> None:
+    args = arguments(["--nets", "u*", "*infer-1", "--layers", "memory-c*", "relu"])
+    assert [work.name for work in args.nets] == ["unet", "cnn-infer-1", "residual-infer-1", "transformer-infer-1"]
+    assert [work.name for work in args.layers] == ["relu"]
+    assert len(args.strided) == 5
+    assert args.workloads == []
+    assert len(arguments(["--nets"]).nets) == 14
+    assert arguments([]).workloads
+    assert not arguments([]).nets
+
+
+def test_report_starts_with_what_the_environment_forces_and_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    first, *_ = describe_setup(arguments(["--peers", "fnn"])).splitlines()
+    assert first.endswith("because the environment sets OPENBLAS_CORETYPE=Haswell.")
+    assert "limited to avx2; NumPy's BLAS: " in describe_setup(arguments(["--isa", "avx2"]))
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    assert forcing_variables({"PATH": "", "NPY_DISABLE_CPU_FEATURES": "X86_V4"}) == "NPY_DISABLE_CPU_FEATURES=X86_V4"
+    assert forcing_variables({}) == ""
+
+
+@pytest.mark.skipif(find_spec("threadpoolctl") is None, reason="needs the extra threads")
+def test_blas_kernel_depends_on_the_environment() -> None:
+    assert blas_kernel(os.environ)
+    if platform.machine() == "x86_64" and "openblas" in blas_kernel(os.environ):
+        assert blas_kernel({**os.environ, "OPENBLAS_CORETYPE": "Haswell"}).endswith("for Haswell")
+
+
+def test_blas_kernel_names_the_extra_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "threadpoolctl.py").write_text("raise ImportError(\"No module named 'threadpoolctl'\")", "utf-8")
+    found = blas_kernel({**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert found == "unknown; pip install '.[threads]' to see it"
 
 
 def test_timed_step_records_every_part_forward_and_backward() -> None:
