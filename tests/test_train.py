@@ -509,7 +509,9 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
     assert ("\r" in text) == (kind == "terminal")
     last_parts = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     epochs = [line.split(" loss")[0] for line in last_parts if line.startswith("epoch")]
-    assert epochs == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
+    lines = {epoch: [line for line in epochs if line.startswith(f"epoch: {epoch} ")] for epoch in (1, 2)}
+    assert [of_epoch[-1] for of_epoch in lines.values()] == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
+    assert {len(of_epoch) for of_epoch in lines.values()} == {1 if kind == "terminal" else 9}
 
 
 @pytest.mark.slow
