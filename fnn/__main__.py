@@ -2,18 +2,21 @@
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
 from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
+from fnn.page import Pupil, make_server
 from fnn.run import IMAGES, RunError, SavedRun, add_data, exit_status, export_run, format_accuracy, load_run, read_data
-from fnn.run.flags import nonempty, path
+from fnn.run.flags import integer, nonempty, path
 from fnn.run.folder import NETS_BY_NAME
 from fnn.run.report import log_probabilities, report
 from fnn.summaries import summary
@@ -87,6 +90,23 @@ def run_check(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_draw(args: argparse.Namespace) -> None:
+    """Serves the page on which you draw, until Ctrl-C."""
+    run = read_run(args)
+    check_input(run)
+    try:
+        data = read_images(run, args.data)
+    except DataError as error:
+        log(f"without lessons: {'; '.join([str(error), *error.__notes__])}")
+        data = None
+    server = make_server(Pupil(run.net, run.params, run.config["classes"], args.source, data), args.port)
+    log(f"draw a digit at {server.address}\nCtrl-C stops the page")
+    if not args.no_browser:
+        Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+    with server:
+        server.serve_forever()
+
+
 def read_run(args: argparse.Namespace) -> SavedRun:
     """Returns the run in a folder; or the params in a file, or initial ones, for the net of `--net`."""
     source: Path | None = args.source
@@ -94,7 +114,7 @@ def read_run(args: argparse.Namespace) -> SavedRun:
         if getattr(args, "net", None):
             raise RunError(f"{source}: expected a file of params with --net; a run folder has its own net")
         return load_run(source)
-    if args.command == "report":
+    if args.command in ("report", "draw"):
         raise RunError(f"{source}: expected the folder of a run")
     if not args.net:
         expected = "the folder of a run, or a file of params with --net"
@@ -128,6 +148,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, str]]
     "report": (run_report, "draw curves, confusion matrix, mistakes and filters (extra `plot`)", "runs/a"),
     "export": (run_export, "write an ONNX model (extra `onnx`)", "runs/a model.onnx"),
     "predict": (run_predict, "print class and probability of images (extra `images`)", "runs/a seven.png four.jpg"),
+    "draw": (run_draw, "open a page to draw a digit on: the net answers, explains and learns", "runs/a"),
     "summary": (run_summary, "print shape, parameters and multiply-adds of each operator", "runs/a"),
     "check": (run_check, "check the gradients and other properties of the net", "--net 'serial(dense(32), relu)'"),
 }
@@ -156,14 +177,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             allow_abbrev=False,
         )
         add = command.add_argument
-        if name == "report":
+        if name in ("report", "draw"):
             add("source", type=path, metavar="RUN", help="folder of a run")
         else:
             count = "?" if name in ("check", "summary") else None
             add("source", type=path, nargs=count, metavar="RUN|FILE", help="folder of a run, or file of params")
             add("--net", type=nonempty, metavar="TEXT", help="net of the params: cnn, fc, deep or the repr of a net")
-        if name in ("eval", "report"):
+        if name in ("eval", "report", "draw"):
             add("--data", type=nonempty, metavar="DIR|digits", help="folder of MNIST, or generated digits (the run's)")
+        if name == "draw":
+            add("--port", type=integer(0, 65535), metavar="N", default=0, help="port on 127.0.0.1 (a free one)")
+            add("--no-browser", action="store_true", help="only print the address")
         if name == "export":
             add("model", type=path, metavar="MODEL", help="file to write, such as model.onnx")
         if name == "predict":

@@ -1,6 +1,7 @@
-"""Any image file of a digit as an image like those of MNIST. Needs Pillow (extra `images`)."""
+"""Any image of a digit as an image like those of MNIST: from a file, which needs Pillow (extra `images`), or drawn."""
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if levels.max() - background < MIN_CONTRAST:
         raise DataError(f"{path}: expected a digit on a plain background, got an image without contrast")
     if levels.shape != (SIZE, SIZE):
-        levels = _fit((levels - background).clip(0))
+        return fit_digit((levels - background).clip(0))
     return levels.round().astype(np.uint8)
 
 
@@ -47,25 +48,38 @@ def _read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             raise DataError(f"{path}: expected an image that Pillow can read: {error}") from error
 
 
-def _fit(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales a light digit on black to BOX pixels and full contrast, and puts its centre of mass into the middle."""
-    from PIL import Image
+def fit_digit(levels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Returns a light digit on black, (height, width) of any size, like MNIST's: 28 x 28, uint8.
 
+    The digit is scaled to BOX pixels and full contrast, and its centre of mass moved to the middle. At least one pixel
+    must be above 0.
+    """
     rows, columns = (np.flatnonzero((levels > levels.max() / 4).any(axis)) for axis in (1, 0))
     digit = levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(n * BOX / max(digit.shape))) for n in digit.shape)
-    small = np.asarray(Image.fromarray(digit).resize((width, height), Image.Resampling.BILINEAR))
-    small = small * (255 / small.max())
-    fitted = np.zeros((SIZE, SIZE), np.float32)
+    small = _resize(_resize(digit, height).T, width).T
+    fitted = np.zeros((SIZE, SIZE), np.uint8)
     top, left = (
         min(max(round(SIZE / 2 - centre), 0), SIZE - n)
         for centre, n in zip(_centre_of_mass(small), small.shape, strict=True)
     )
-    fitted[top : top + height, left : left + width] = small
+    fitted[top : top + height, left : left + width] = (small * (255 / small.max())).round()
     return fitted
 
 
-def _centre_of_mass(levels: NDArray[np.float32]) -> tuple[float, float]:
+def _resize(image: NDArray[np.floating[Any]], height: int) -> NDArray[np.floating[Any]]:
+    """Resizes an image to that height. Each new row is a mean of old rows, weighted by a triangle around its centre.
+
+    The triangle is at least two new rows wide, so that thin strokes become grey and do not vanish.
+    """
+    scale = len(image) / height
+    distances = np.arange(len(image)) + 0.5 - (np.arange(height)[:, None] + 0.5) * scale
+    weights = (1 - np.abs(distances) / max(scale, 1)).clip(0)
+    resized: NDArray[np.floating[Any]] = weights / weights.sum(1, keepdims=True) @ image
+    return resized
+
+
+def _centre_of_mass(levels: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """Returns the row and the column."""
     sums = (levels.sum(1), levels.sum(0))
     row, column = (float(weights @ np.arange(len(weights)) / weights.sum()) for weights in sums)

@@ -28,9 +28,10 @@ def checked(convert: Callable[[str], T], valid: Callable[[T], bool], expected: s
     return convert_checked
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Returns the type of integers of at least `minimum` that fit in 64 bits."""
-    return checked(int, lambda n: minimum <= n < 1 << 63, f"an integer from {minimum} to 2**63 - 1")
+def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    """Returns the type of integers in a range, which by default ends with the largest that fits in 64 bits."""
+    largest = "2**63 - 1" if maximum == 2**63 - 1 else maximum
+    return checked(int, lambda n: minimum <= n <= maximum, f"an integer from {minimum} to {largest}")
 
 
 nonempty = checked(str, bool, "a text")  # an unset shell variable gives an empty text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fnn.data import DataError, digits
-from fnn.data.pictures import read_picture
+from fnn.data.pictures import fit_digit, read_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -58,6 +58,45 @@ def test_read_picture_scales_and_centres_the_digit(tmp_path: Path, level: int, i
         rows, columns = np.flatnonzero(read.any(1)), np.flatnonzero(read.any(0))
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
         assert np.abs(centre_of_mass(read) - 14).max() <= 0.6
+
+
+def slow_fit(levels: np.ndarray) -> np.ndarray:
+    """Returns `fit_digit(levels)`, computed pixel by pixel."""
+    ink = np.argwhere(levels > levels.max() / 4)
+    (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
+    digit = levels[top:bottom, left:right].astype(float)
+    longest = max(digit.shape)
+    height, width = (max(1, round(n * 20 / longest)) for n in digit.shape)
+    small = np.zeros((height, width))
+    for row, column in np.ndindex(height, width):
+        weights = np.zeros(digit.shape)
+        for i, j in np.ndindex(digit.shape):
+            distances = []
+            for new, old, length, size in ((row, i, digit.shape[0], height), (column, j, digit.shape[1], width)):
+                scale = length / size
+                distances.append(abs(old + 0.5 - (new + 0.5) * scale) / max(1, scale))
+            weights[i, j] = max(0, 1 - distances[0]) * max(0, 1 - distances[1])
+        small[row, column] = (weights * digit).sum() / weights.sum()
+    fitted = np.zeros((28, 28))
+    y, x = (min(max(round(14 - c), 0), 28 - n) for c, n in zip(centre_of_mass(small), small.shape, strict=True))
+    fitted[y : y + height, x : x + width] = np.round(small / small.max() * 255)
+    return fitted
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 1), (40, 25), (9, 60), (28, 28)])
+def test_fit_digit_equals_a_slow_reference(shape: tuple[int, int]) -> None:
+    levels = np.zeros((shape[0] + 8, shape[1] + 5), np.float32)
+    levels[3:-5, 4:-1] = np.random.default_rng(0).integers(1, 200, shape)
+    levels.flags.writeable = False
+    assert np.abs(fit_digit(levels) - slow_fit(levels)).max() <= 1
+
+
+@pytest.mark.slow
+def test_fit_digit_hardly_changes_digits_drawn_large() -> None:
+    for image in DIGITS:
+        large = np.kron(image, np.ones((10, 10))).astype(np.float32)
+        fitted = fit_digit(large).astype(float)
+        assert np.corrcoef(fitted.ravel(), fit_digit(image.astype(np.float32)).ravel())[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
