@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import re
@@ -161,7 +160,7 @@ def test_train_out_names_a_folder_that_cannot_be_created(run: Run, small_mnist: 
     (tmp_path / "file").touch()
     done = run("--data", small_mnist, "--out", tmp_path / "file" / "run")
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"train.py: error: .*Not a directory: '.*/file/run'\n", done.stderr)
+    assert re.fullmatch(r"train.py: error: .*/file/run: Not a directory\n", done.stderr)
 
 
 @pytest.mark.slow
@@ -460,9 +459,7 @@ def test_train_on_a_full_disk_names_the_file_and_keeps_the_last_good_state(
     command = f"ulimit -f 1000; exec {resume}"  # in blocks of 1 kB or 512 bytes
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    message = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    assert re.match(rf"train\.py: error: {re.escape(str(tmp_path))}/.+: File too large; .*\n\Z", done.stderr)
     assert (tmp_path / "state.pkl").read_bytes() == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     assert run("--resume", tmp_path).returncode == 0
