@@ -90,7 +90,7 @@ def build_task(config: run.Config, data: Dataset) -> run.Task:
 
 def main() -> int:
     """Runs the command line; returns the exit status. A bad flag ends the program with status 2."""
-    description = "Trains a network on MNIST. Example: python train.py --net fc --epochs 5 --out runs/a"
+    description = "Trains a network on MNIST.\n\nexample: python train.py --net fc --epochs 5 --out runs/a"
     parser = flags.parser("train.py", description, RECIPES)
     flag = parser.add_argument_group("first flags").add_argument
     flag("--recipe", choices=RECIPES, help="settings that no other flag changes (default: default)")

@@ -49,6 +49,8 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """Writes an ONNX model."""
+    if args.model.suffix != ".onnx":  # such as the run's own params.pkl
+        raise RunError(f"{args.model}: expected a name that ends with .onnx, so that no other file is replaced")
     log(export_run(read_run(args), args.model))
 
 

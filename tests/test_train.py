@@ -117,7 +117,7 @@ def test_train_without_mnist_says_so_and_learns_generated_digits(run: Run) -> No
     done = run("--epochs", "1", "--limit", "5000", "--lr", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[0]
-    assert first.startswith("training on generated digits: MNIST not found: ")
+    assert first.startswith("using generated digits: MNIST not found: ")
     assert "FNN_DATA" in first
     found = re.search(r"test acc: ([\d.]+)", done.stdout)
     assert found is not None
@@ -379,7 +379,10 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
             f"{full_run}: expected the settings of its run, recipe 'default', epochs 3, lr 0.3, limit None; "
             "got recipe 'best', epochs 4, lr 0.5, limit 9",
         ),
-        (("--resume", full_run.parent), f"{full_run.parent}: expected a run, got a folder without config.json"),
+        (
+            ("--resume", full_run.parent),
+            f"{full_run.parent}: expected a run, got no file {full_run.parent}/config.json",
+        ),
         (
             ("--resume", full_run, "--net", "cnn"),
             f"{full_run}: expected the settings of its run, net 'serial(dense(512),",
@@ -508,7 +511,7 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
     epochs = [line.split(" loss")[0] for line in last_parts if line.startswith("epoch")]
     lines = {epoch: [line for line in epochs if line.startswith(f"epoch: {epoch} ")] for epoch in (1, 2)}
     assert [of_epoch[-1] for of_epoch in lines.values()] == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
-    assert {len(of_epoch) for of_epoch in lines.values()} == {1 if kind == "terminal" else 9}
+    assert {len(of_epoch) for of_epoch in lines.values()} == {1 if kind == "terminal" else 8}
 
 
 @pytest.mark.slow
@@ -520,7 +523,9 @@ def test_train_recipe_selects_the_net(run: Run, small_mnist: Path, recipe: str, 
 
 
 def test_train_help_shows_the_recipes(run: Run) -> None:
-    text = " ".join(run("--help").stdout.split())
+    lines = run("--help", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
     for expected in ("original: net cnn, epochs 20", "best: net deep, epochs 14", "affine [10, 0.1, 0.1]"):
         assert expected in text
 
@@ -555,6 +560,7 @@ def test_train_extends_a_finished_run_as_if_it_had_been_longer(run: Run, small_m
         (("--batch-size", 301), "batch size: expected at most 300, the training images, got 301"),
         (("--recipe", "best", "--net", "fc"), "--lr is missing: recipe best has a rate only for deep"),
         (("--net", "dense(10)"), "--lr is missing: recipe default has a rate only for cnn, fc"),
+        (("--net", "dense(9)", "--lr", 1), "net: expected outputs of shape (10,), one for each class, got (9,)"),
     ],
 )
 def test_train_refuses_settings_that_do_not_fit(
@@ -569,6 +575,15 @@ def test_train_output_is_short(run: Run, small_mnist: Path) -> None:
     done = run("--data", small_mnist, "--epochs", 1, "--batch-size", 5, "--lr", 1e9)
     assert done.returncode == 1
     assert max(map(len, done.stdout.splitlines()[1:])) <= 80
-    done = run("--data", small_mnist, "--epochs", 2, "--batch-size", 5, "--net", "fc")
-    assert len([line for line in done.stdout.splitlines() if line.startswith(("epoch", "test"))]) == 20
+    done = run("--data", small_mnist, "--epochs", 2, "--batch-size", 5, "--net", "fc", "--validation", 9)
+    assert len([line for line in done.stdout.splitlines() if line.startswith(("epoch", "validation", "test"))]) == 20
     assert re.search(r"; test acc: 0\.\d{4}; nothing was saved, use --out to save the run$", done.stdout.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+def test_train_works_without_an_output(environment: dict[str, str], small_mnist: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), "--epochs", "1", "--out", str(tmp_path)]
+    done = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "params.pkl").exists()
