@@ -79,6 +79,7 @@ def run_check(args: argparse.Namespace) -> int:
     exempt = ("batch independence",) if run.net.statistics else ()
     try:
         net = shard(run.net, workers=1)  # limits BLAS to one thread: with several, threads change the last bits
+        net.kind = run.net.kind  # for errors
         error = check_op(net, run.shape, key=1 if run.net.takes_key else None, exempt=exempt)
     except CheckError as failure:
         log(f"failed: {failure}")

@@ -13,7 +13,17 @@ from fnn.run.faults import NotFiniteError
 from fnn.run.folder import RunError
 
 # These are printed without a traceback.
-EXPECTED_ERRORS = (CheckpointError, DataError, ImportError, MPIError, NotFiniteError, OpError, OSError, RunError)
+EXPECTED_ERRORS = (
+    CheckpointError,
+    DataError,
+    ImportError,
+    MPIError,
+    MemoryError,
+    NotFiniteError,
+    OpError,
+    OSError,
+    RunError,
+)
 
 
 class Interrupted(BaseException):
