@@ -60,7 +60,7 @@ def _is_int(value: Any, least: int = 0) -> bool:
 
 
 def _is_number(value: Any, limit: float = inf) -> bool:
-    return isinstance(value, int | float) and 0 <= value < limit
+    return type(value) in (int, float) and 0 <= value < limit
 
 
 SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -173,7 +173,7 @@ def test_first_filters_of_other_nets_is_none(net: Op) -> None:
 # Pictures
 
 
-def test_plot_curves_shows_every_metric_and_names_the_best_epoch() -> None:
+def test_plot_curves_shows_every_metric_and_the_accuracy_of_the_last_epoch() -> None:
     metrics = metrics_by_name(5, test_accuracy=[0.5, 0.7, 0.9931, 0.9, 0.9])
     figure = pictures.plot_curves(metrics)
     curves = {line.get_label(): line.get_xydata() for axes in figure.axes[:1] for line in axes.lines}
@@ -182,7 +182,7 @@ def test_plot_curves_shows_every_metric_and_names_the_best_epoch() -> None:
     test = np.asarray(figure.axes[1].lines[1].get_xydata())
     assert np.allclose(test[:, 1], 100 * metrics["test_accuracy"])
     assert np.array_equal(np.asarray(figure.axes[2].lines[0].get_ydata()), metrics["rate"])
-    assert {"Loss", "Accuracy, % (best test: 99.31, epoch 3)", "train", "test", "epoch"} <= set(visible_texts(figure))
+    assert {"Loss", "Accuracy, % (test after epoch 5: 90.00)", "train", "test", "epoch"} <= set(visible_texts(figure))
 
 
 def test_plot_curves_styles_differ_by_more_than_colour() -> None:
