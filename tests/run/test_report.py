@@ -446,7 +446,7 @@ def test_report_imports_matplotlib_late_and_keeps_its_settings(tmp_path: Path) -
         (conv(10, 28), r"expected a net with a score for each class, got outputs of shape \(10, 1, 1\)"),
         (
             dense(10, b_init=lambda key, shape, fan_in, fan_out: np.full(shape, np.inf, np.float32)),
-            "expected finite scores, got nan or infinity for 120 test images",
+            "expected finite scores, got nan or infinity for 120 images",
         ),
     ],
 )
