@@ -94,7 +94,7 @@ def test_train_gives_the_same_bits_twice_and_for_any_workers(run: Run, small_mni
 
 @pytest.mark.slow
 def test_train_lr_too_high_stops_and_keeps_the_last_good_state(run: Run, small_mnist: Path, tmp_path: Path) -> None:
-    done = run("--data", small_mnist, "--epochs", 9, "--lr", 1e6, "--out", tmp_path)
+    done = run("--data", small_mnist, "--epochs", 9, "--lr", 1e9, "--out", tmp_path)
     assert done.returncode == 1
     message = (
         r"train\.py: error: step (\d+) \(epoch \d, batch \d\): (the loss is inf, .*|.*(conv|dense)\d.* infinite of .*)"
@@ -549,7 +549,7 @@ def test_train_extends_a_finished_run_as_if_it_had_been_longer(run: Run, small_m
     assert run(*flags, "--epochs", 2, "--out", tmp_path / "short").returncode == 0
     done = run("--resume", tmp_path / "short", "--epochs", 4)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{tmp_path}/short: extended from 2 to 4 epochs; the learning rate is now 0.1\n" in done.stdout
+    assert f"\n{tmp_path}/short: extended from 2 to 4 epochs; the learning rate is now 0.2\n" in done.stdout
     assert_same_results(tmp_path / "short", tmp_path / "long")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("short", "long")]
     assert configs[0] == configs[1]
