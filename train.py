@@ -105,7 +105,7 @@ def main() -> int:
     flag("--out", type=flags.path, metavar="RUN", help="new folder for the run (default: nothing is saved)")
     flag("--resume", type=flags.path, metavar="RUN", help="continue a run with the same result, or add --epochs to it")
     flag = parser.add_argument_group("other flags").add_argument
-    flag("--batch-size", type=flags.integer(1), metavar="N", help="images per step (100)")
+    flag("--batch-size", type=flags.integer(1), metavar="N", help="images per step (the recipe's)")
     flag("--shard-size", type=flags.integer(1), metavar="N", help="images that a thread processes at a time (64 or 32)")
     flag("--limit", type=flags.integer(1), metavar="N", help="train on the first N images only (all)")
     flag("--validation", type=flags.integer(0), metavar="N", help="keep the params that are best on the last N (0)")

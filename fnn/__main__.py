@@ -52,6 +52,8 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """Writes an ONNX model."""
+    if args.model.suffix != ".onnx":  # such as the run's own params.pkl
+        raise RunError(f"{args.model}: expected a name that ends with .onnx, so that no other file is replaced")
     log(export_run(read_run(args), args.model))
 
 
@@ -80,6 +82,7 @@ def run_check(args: argparse.Namespace) -> int:
     exempt = ("batch independence",) if run.net.statistics else ()
     try:
         net = shard(run.net, workers=1)  # limits BLAS to one thread: with several, threads change the last bits
+        net.kind = run.net.kind  # for errors
         error = check_op(net, run.shape, key=1 if run.net.takes_key else None, exempt=exempt)
     except CheckError as failure:
         log(f"failed: {failure}")

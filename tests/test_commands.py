@@ -187,17 +187,27 @@ def test_check_reports_a_failure(call: Call, monkeypatch: pytest.MonkeyPatch) ->
     assert (status, out.splitlines()[0]) == (1, "failed: dense: gradients: wrong")
 
 
+def test_check_failure_names_the_operator(call: Call) -> None:
+    status, out, err = call("check", "--net", "embedding(300, 2)")
+    assert (status, err) == (1, "")
+    assert out.startswith(
+        "failed: embedding: init: expected no error, got OpError: embedding: expected an array of int"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("eval", "RUN", "--net", "fc"), "RUN: expected a file of params with --net; a run folder has its own net"),
         (("eval", "RUN/params.pkl"), "RUN/params.pkl: expected the folder of a run, or a file of params with --net"),
-        (("eval", "RUN/nothing", "--net", "fc"), "[Errno 2] No such file or directory: 'RUN/nothing'"),
+        (("eval", "RUN/nothing", "--net", "fc"), "RUN/nothing: No such file or directory"),
         (("report", "RUN/params.pkl"), "RUN/params.pkl: expected the folder of a run"),
         (("check",), "expected the folder of a run, or a file of params with --net, or --net alone"),
-        (("eval", "RUN/.."), "RUN/..: expected a run, got a folder without config.json"),
+        (("eval", "RUN/.."), "RUN/..: expected a run, got no file RUN/../config.json"),
         (("summary", "--net", "dens(3)"), "net: expected the name of an operator or initialiser of fnn, got 'dens'"),
-        (("export", "RUN", "RUN/no/a.onnx"), "[Errno 2] No such file or directory: 'RUN/no"),
+        (("export", "RUN", "RUN/no/a.onnx"), "RUN/no/a.onnx: No such file or directory"),
+        (("export", "RUN", "RUN/params.pkl"), "RUN/params.pkl: expected a name that ends with .onnx, so that no other"),
+        (("summary", "--net", "dense(100000000000)"), "Unable to allocate "),
         (("predict", "RUN", "RUN/config.json"), "RUN/config.json: expected an image that Pillow can read: "),
         (("eval", "RUN/params.pkl", "--net", "fc"), "RUN/params.pkl: does not match like"),
     ],

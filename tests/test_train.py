@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import re
@@ -95,7 +94,7 @@ def test_train_gives_the_same_bits_twice_and_for_any_workers(run: Run, small_mni
 
 @pytest.mark.slow
 def test_train_lr_too_high_stops_and_keeps_the_last_good_state(run: Run, small_mnist: Path, tmp_path: Path) -> None:
-    done = run("--data", small_mnist, "--epochs", 9, "--lr", 1e6, "--out", tmp_path)
+    done = run("--data", small_mnist, "--epochs", 9, "--lr", 1e9, "--out", tmp_path)
     assert done.returncode == 1
     message = (
         r"train\.py: error: step (\d+) \(epoch \d, batch \d\): (the loss is inf, .*|.*(conv|dense)\d.* infinite of .*)"
@@ -118,7 +117,7 @@ def test_train_without_mnist_says_so_and_learns_generated_digits(run: Run) -> No
     done = run("--epochs", "1", "--limit", "5000", "--lr", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[0]
-    assert first.startswith("training on generated digits: MNIST not found: ")
+    assert first.startswith("using generated digits: MNIST not found: ")
     assert "FNN_DATA" in first
     found = re.search(r"test acc: ([\d.]+)", done.stdout)
     assert found is not None
@@ -161,7 +160,7 @@ def test_train_out_names_a_folder_that_cannot_be_created(run: Run, small_mnist: 
     (tmp_path / "file").touch()
     done = run("--data", small_mnist, "--out", tmp_path / "file" / "run")
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"train.py: error: .*Not a directory: '.*/file/run'\n", done.stderr)
+    assert re.fullmatch(r"train.py: error: .*/file/run: Not a directory\n", done.stderr)
 
 
 @pytest.mark.slow
@@ -380,7 +379,10 @@ def test_train_refuses_to_overwrite_a_run_or_to_resume_it_with_other_settings(
             f"{full_run}: expected the settings of its run, recipe 'default', epochs 3, lr 0.3, limit None; "
             "got recipe 'best', epochs 4, lr 0.5, limit 9",
         ),
-        (("--resume", full_run.parent), f"{full_run.parent}: expected a run, got a folder without config.json"),
+        (
+            ("--resume", full_run.parent),
+            f"{full_run.parent}: expected a run, got no file {full_run.parent}/config.json",
+        ),
         (
             ("--resume", full_run, "--net", "cnn"),
             f"{full_run}: expected the settings of its run, net 'serial(dense(512),",
@@ -460,9 +462,7 @@ def test_train_on_a_full_disk_names_the_file_and_keeps_the_last_good_state(
     command = f"ulimit -f 1000; exec {resume}"  # in blocks of 1 kB or 512 bytes
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    message = f"train.py: error: [Errno {errno.EFBIG}] File too large: '{tmp_path}/"
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    assert re.match(rf"train\.py: error: {re.escape(str(tmp_path))}/.+: File too large; .*\n\Z", done.stderr)
     assert (tmp_path / "state.pkl").read_bytes() == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     assert run("--resume", tmp_path).returncode == 0
@@ -511,7 +511,7 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
     epochs = [line.split(" loss")[0] for line in last_parts if line.startswith("epoch")]
     lines = {epoch: [line for line in epochs if line.startswith(f"epoch: {epoch} ")] for epoch in (1, 2)}
     assert [of_epoch[-1] for of_epoch in lines.values()] == ["epoch: 1 iter: 300", "epoch: 2 iter: 300"]
-    assert {len(of_epoch) for of_epoch in lines.values()} == {1 if kind == "terminal" else 9}
+    assert {len(of_epoch) for of_epoch in lines.values()} == {1 if kind == "terminal" else 8}
 
 
 @pytest.mark.slow
@@ -525,7 +525,9 @@ def test_train_recipe_selects_the_net(run: Run, small_mnist: Path, recipe: str, 
 
 
 def test_train_help_shows_the_recipes(run: Run) -> None:
-    text = " ".join(run("--help").stdout.split())
+    lines = run("--help", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
     for expected in ("original: net cnn, epochs 20", "best: net deep, epochs 14", "affine [10, 0.1, 0.1]"):
         assert expected in text
 
@@ -547,7 +549,7 @@ def test_train_extends_a_finished_run_as_if_it_had_been_longer(run: Run, small_m
     assert run(*flags, "--epochs", 2, "--out", tmp_path / "short").returncode == 0
     done = run("--resume", tmp_path / "short", "--epochs", 4)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{tmp_path}/short: extended from 2 to 4 epochs; the learning rate is now 0.1\n" in done.stdout
+    assert f"\n{tmp_path}/short: extended from 2 to 4 epochs; the learning rate is now 0.2\n" in done.stdout
     assert_same_results(tmp_path / "short", tmp_path / "long")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("short", "long")]
     assert configs[0] == configs[1]
@@ -560,6 +562,7 @@ def test_train_extends_a_finished_run_as_if_it_had_been_longer(run: Run, small_m
         (("--batch-size", 301), "batch size: expected at most 300, the training images, got 301"),
         (("--recipe", "best", "--net", "fc"), "--lr is missing: recipe best has a rate only for deep"),
         (("--net", "dense(10)"), "--lr is missing: recipe default has a rate only for cnn, fc"),
+        (("--net", "dense(9)", "--lr", 1), "net: expected outputs of shape (10,), one for each class, got (9,)"),
     ],
 )
 def test_train_refuses_settings_that_do_not_fit(
@@ -574,6 +577,15 @@ def test_train_output_is_short(run: Run, small_mnist: Path) -> None:
     done = run("--data", small_mnist, "--epochs", 1, "--batch-size", 5, "--lr", 1e9)
     assert done.returncode == 1
     assert max(map(len, done.stdout.splitlines()[1:])) <= 80
-    done = run("--data", small_mnist, "--epochs", 2, "--batch-size", 5, "--net", "fc")
-    assert len([line for line in done.stdout.splitlines() if line.startswith(("epoch", "test"))]) == 20
+    done = run("--data", small_mnist, "--epochs", 2, "--batch-size", 5, "--net", "fc", "--validation", 9)
+    assert len([line for line in done.stdout.splitlines() if line.startswith(("epoch", "validation", "test"))]) == 20
     assert re.search(r"; test acc: 0\.\d{4}; nothing was saved, use --out to save the run$", done.stdout.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+def test_train_works_without_an_output(environment: dict[str, str], small_mnist: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), "--epochs", "1", "--out", str(tmp_path)]
+    done = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "params.pkl").exists()

@@ -180,6 +180,10 @@ class _Parser:
             except TypeError as error:
                 got = str(error).removeprefix("got ").replace("missing a required argument:", "no")
                 raise OpError(f"expected ({', '.join(signature.parameters)}), got {got}", name) from None
+            for argument, value in bound.items():
+                if argument.endswith("_init") and (isinstance(value, Op) or not callable(value)):
+                    expected = "an initialiser such as he_normal"
+                    raise OpError(f"{argument}: expected {expected}, got {describe_value(value)}", name)
             copies = max(1, as_int(bound.get("n")) or 1) if name == "repeat" else 1
             parts = [*operators_in(args), *operators_in(kwargs)]
             self.count += copies * (1 + sum(len(op.statistics) for op in parts))

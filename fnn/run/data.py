@@ -26,7 +26,7 @@ def read_data(source: str | None, limit: int | None, log: Callable[[str], None],
     try:
         data = None if source == "digits" else mnist(source)
     except MissingDataError as error:
-        log(f"training on generated digits: {error} (or use --data)")
+        log(f"using generated digits: {error} (or use --data)")
         data = None
     if data is None:
         key = Key(0).fold("digits")

@@ -13,7 +13,17 @@ from fnn.run.faults import NotFiniteError
 from fnn.run.folder import RunError
 
 # These are printed without a traceback.
-EXPECTED_ERRORS = (CheckpointError, DataError, ImportError, MPIError, NotFiniteError, OpError, OSError, RunError)
+EXPECTED_ERRORS = (
+    CheckpointError,
+    DataError,
+    ImportError,
+    MPIError,
+    MemoryError,
+    NotFiniteError,
+    OpError,
+    OSError,
+    RunError,
+)
 
 
 class Interrupted(BaseException):
@@ -29,11 +39,18 @@ def exit_status(name: str, main: Callable[[], int]) -> int:
         with catch_signals(defer=False):
             return main()
     except EXPECTED_ERRORS as error:
-        print(f"{name}: error:", "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        print(f"{name}: error:", "; ".join([describe(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
     except Interrupted as interrupt:
         print("stopped", flush=True)
         return 128 + int(interrupt.args[0])
+
+
+def describe(error: Exception) -> str:
+    """Returns the message of the error. That of the operating system is without its number: `file: reason`."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @contextmanager

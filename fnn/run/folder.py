@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,6 +53,43 @@ NETS_BY_NAME = {
     "dense(256, w_init=he_normal), relu, dense(10))",
 }
 """The nets of runs made before config.json had texts: such a run has only the name."""
+
+
+def _is_int(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value < 1 << 63
+
+
+def _is_number(value: Any, limit: float = inf) -> bool:
+    return type(value) in (int, float) and 0 <= value < limit
+
+
+SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "net": ("a net as text", lambda net: isinstance(net, str)),
+    "shape": (
+        f"a value like {IMAGES['shape']}",
+        lambda shape: isinstance(shape, list) and bool(shape) and all(_is_int(n, 1) for n in shape),
+    ),
+    "scaling": (
+        f"a value like {IMAGES['scaling']}",
+        lambda scaling: (
+            isinstance(scaling, dict)
+            and scaling.keys() == SCALING.keys()
+            and all(isinstance(x, int | float) for x in scaling.values())
+        ),
+    ),
+    "classes": (
+        f"a value like {IMAGES['classes']}",
+        lambda names: isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
+    ),
+    **dict.fromkeys(("epochs", "batch_size", "shard_size"), ("an integer from 1", lambda n: _is_int(n, 1))),
+    **dict.fromkeys(("seed", "validation", "shift"), ("an integer from 0", _is_int)),
+    **dict.fromkeys(("lr", "weight_decay"), ("a number from 0", _is_number)),
+    **dict.fromkeys(("momentum", "smoothing"), ("a number from 0 to below 1", lambda x: _is_number(x, 1))),
+    "limit": ("null or an integer from 1", lambda n: n is None or _is_int(n, 1)),
+    "data": ("null or a text", lambda source: source is None or isinstance(source, str)),
+    "affine": ("three numbers from 0", lambda xs: isinstance(xs, list) and len(xs) == 3 and all(map(_is_number, xs))),
+}
+"""What a setting must be, by name, and whether a value is that: someone may have edited the configuration."""
 
 
 class RunError(ValueError):
@@ -98,7 +136,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG
     if not path.exists():
-        raise RunError(f"{folder}: expected a run, got a folder without {CONFIG}")
+        raise RunError(f"{folder}: expected a run, got no file {path}")
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -108,25 +146,10 @@ def read_config(folder: Path) -> Config:
     net = config.get("net")
     if isinstance(net, str) and net in NETS_BY_NAME:
         config = {"validation": 0, **IMAGES, **config, "net": NETS_BY_NAME[net]}
-    _check_images(path, config)
-    return config
-
-
-def _check_images(path: Path, config: Config) -> None:
-    """Raises RunError unless the settings of IMAGES, if there are any, describe an input."""
-    shape, scaling, classes = (config.get(name, default) for name, default in IMAGES.items())
-    checks = {
-        "net": isinstance(config.get("net", ""), str),
-        "shape": isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape),
-        "scaling": isinstance(scaling, dict)
-        and scaling.keys() == SCALING.keys()
-        and all(isinstance(x, int | float) for x in scaling.values()),
-        "classes": isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes),
-    }
-    for name, is_valid in checks.items():
-        if not is_valid:
-            expected = f"a value like {IMAGES[name]}" if name in IMAGES else "a net as text"
+    for name, (expected, is_valid) in SETTINGS.items():
+        if name in config and not is_valid(config[name]):
             raise RunError(f"{path}: {name}: expected {expected}, got {config[name]!r}")
+    return config
 
 
 def check_config(
@@ -170,7 +193,7 @@ def find_params(folder: Path) -> Path:
     for name in (PARAMS, OLD_PARAMS):
         if (folder / name).exists():
             return folder / name
-    raise RunError(f"{folder}: expected a finished epoch, got none, so there are no params yet")
+    raise RunError(f"{folder}: expected {PARAMS}, got no such file; each epoch writes it at its end")
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
@@ -210,8 +233,15 @@ def truncate_to(folder: Path, state: State) -> list[Metrics]:
     """Removes temporary files of killed processes, and metrics of later epochs than the state's; returns the others."""
     for temporary in folder.glob(".fnn-*"):
         temporary.unlink()
-    lines = read_metrics(folder)
-    ended = [line for line in lines if line["epoch"] < state["epoch"]]
-    if ended != lines:
-        write_metrics(folder, ended)
-    return ended
+    lines = read_ended(folder, state)
+    if lines != read_metrics(folder):
+        write_metrics(folder, lines)
+    return lines
+
+
+def read_ended(folder: Path, state: State) -> list[Metrics]:
+    """Returns the metrics of the epochs that ended before the state. Raises RunError if some are missing."""
+    lines, ended = read_metrics(folder), state["epoch"] - 1
+    if len(lines) < ended:
+        raise RunError(f"{folder / METRICS}: expected the metrics of {ended} epochs, got {len(lines)}")
+    return lines[:ended]

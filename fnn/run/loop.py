@@ -13,7 +13,7 @@ from fnn.run.faults import NotFiniteError
 from fnn.run.folder import PARAMS, STATE, truncate_to, write_metrics
 from fnn.run.task import Metrics, State, Task, final, steps
 
-LINES = 9  # of progress, at most, for each epoch without a bar
+LINES = 8  # of progress, at most, for each epoch without a bar; two more have the accuracies
 
 
 def train(
@@ -129,7 +129,7 @@ def _show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Sta
 
 def _get_tqdm() -> Any:
     """Returns tqdm if it is installed and the output is a terminal that can show a bar, else None."""
-    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    is_terminal = bool(sys.stdout) and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if not is_terminal or os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # 0: the width is unknown
         return None
     try:

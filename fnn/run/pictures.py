@@ -37,13 +37,13 @@ def plot_curves(metrics: Mapping[str, NDArray[np.float64]]) -> Figure:
     figure = _figure(12, 8)
     panels = figure.subplot_mosaic([["loss", "accuracy"], ["rate", "rate"]], height_ratios=[3, 1])
     epochs, accuracies = metrics["epoch"], 100 * metrics["test_accuracy"]
-    size, best = max(2, min(6, 150 / len(epochs))), accuracies.argmax()
+    size = max(2, min(6, 150 / len(epochs)))
     for name, style in STYLES.items():
         panels["loss"].plot(epochs, metrics[f"{name}_loss"], label=name, markersize=size, **style)
         panels["accuracy"].plot(epochs, 100 * metrics[f"{name}_accuracy"], label=name, markersize=size, **style)
     panels["rate"].plot(epochs, metrics["rate"], color="0.4", marker=".")
     panels["loss"].set_title("Loss")
-    panels["accuracy"].set_title(f"Accuracy, % (best test: {accuracies[best]:.2f}, epoch {epochs[best]:.0f})")
+    panels["accuracy"].set_title(f"Accuracy, % (test after epoch {epochs[-1]:.0f}: {accuracies[-1]:.2f})")
     panels["rate"].set_title("Learning rate at the end of the epoch")
     _set_log_scale(panels["loss"], np.concatenate([metrics["train_loss"], metrics["test_loss"]]))
     panels["rate"].set_ylim(bottom=0)

@@ -66,7 +66,7 @@ def log_probabilities(net: Op, params: Params, examples: Examples) -> Array:
     if outs.ndim != 2 or outs.shape[1] <= examples.labels.max(initial=0):
         raise RunError(f"expected a net with a score for each class, got outputs of shape {outs.shape[1:]}")
     if wrong := int(np.count_nonzero(~np.isfinite(outs).all(1))):
-        raise RunError(f"expected finite scores, got nan or infinity for {wrong} test images")
+        raise RunError(f"expected finite scores, got nan or infinity for {wrong} images")
     return log_softmax.apply({}, outs)[0]
 
 

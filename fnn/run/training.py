@@ -9,11 +9,12 @@ from time import perf_counter
 
 from fnn import mpi
 from fnn.data import Dataset
-from fnn.op import Op
+from fnn.op import Op, Params, Shape
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status
 from fnn.run.folder import (
     IMAGES,
+    OLD_PARAMS,
     Config,
     RunError,
     check_config,
@@ -21,6 +22,7 @@ from fnn.run.folder import (
     find_params,
     format_net,
     locked,
+    read_ended,
     read_metrics,
     read_state,
     write_config,
@@ -65,8 +67,9 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
         task = spread_task(task, args.workers)
         state = read_state(resume, task) if resume else start(task)
         if state["epoch"] > task.epochs:
-            log(f"{resume}: already complete; {format_result(folder, [])}")
+            log(f"{resume}: already complete; {format_result(resume, read_ended(resume, state))}")
             return 0
+        check_outputs(*table, state["params"], len(config["classes"]))
         with catch_signals(defer=True) as signals:
             log(describe_data(images))
             log(summary(*table, state["params"]))
@@ -86,6 +89,7 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
         next_step = f"to continue, use --resume {folder}" if folder else "nothing was saved"
         log(f"stopped after {describe_progress(state)}; {next_step}")
         return 128 + int(received[0])
+    lines = read_metrics(folder) if folder else lines
     log(f"finished in {perf_counter() - began:.1f} s; {format_result(folder, lines)}")
     return 0
 
@@ -122,6 +126,12 @@ def choose_settings(args: Namespace, nets: Mapping[str, Op], recipes: Mapping[st
     return config
 
 
+def check_outputs(net: Op, shape: Shape, params: Params, classes: int) -> None:
+    """Raises RunError unless the net has one output for each class."""
+    if (got := net.output_shape(params, shape)) != (classes,):
+        raise RunError(f"net: expected outputs of shape ({classes},), one for each class, got {got}")
+
+
 def describe_data(data: Dataset) -> str:
     """Returns the source of the data and the number of images, as text."""
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
@@ -130,12 +140,10 @@ def describe_data(data: Dataset) -> str:
 
 
 def format_result(folder: Path | None, lines: list[Metrics]) -> str:
-    """Returns the accuracy of the run's params, and where they are, as text.
-
-    The metrics of all epochs are in the folder, or are these lines.
-    """
-    lines = read_metrics(folder) if folder else lines
-    best = max(lines, key=lambda line: line.get("validation_accuracy", line["epoch"]))  # the first best, or the last
+    """Returns the accuracy of the run's params, and where they are, as text. `lines` has the metrics of all epochs."""
+    is_old = folder and find_params(folder).name == OLD_PARAMS
+    chosen_by = "test_accuracy" if is_old else "validation_accuracy"
+    best = max(lines, key=lambda line: line.get(chosen_by, line["epoch"]))  # the first best, or the last
     accuracy = f"test acc: {best['test_accuracy']:.4f}"
     if not folder:
         return f"{accuracy}; nothing was saved, use --out to save the run"

@@ -194,6 +194,14 @@ CONV = "(out_channels, kernel_size, stride, padding, dilation, groups, bias, w_i
             "dense(3, w_init=truncated_normal(-1))",
             "truncated_normal: std: expected a finite number of at least 0, got -1 (line 1, column 17)",
         ),
+        (
+            "dense(3, w_init='he')",
+            "dense: w_init: expected an initialiser such as he_normal, got 'he' (line 1, column 1)",
+        ),
+        (
+            "dense(3, b_init=tanh)",
+            "dense: b_init: expected an initialiser such as he_normal, got an Op (line 1, column 1)",
+        ),
         ("repeat(tanh, 1000000000)", f"repeat: expected at most {MAX_OPERATORS} operators, got more"),
         (f"repeat(repeat(fnn.batch_norm, {MAX_OPERATORS}", f"expected {KNOWN}, got 'fnn'"),
         (f"{'[' * 60}", f"expected at most {MAX_DEPTH} nested brackets, got '[' (line 1, column 51)"),

@@ -74,7 +74,7 @@ def test_exit_status_prints_errors_in_one_line(capsys: pytest.CaptureFixture[str
     assert (exit_status("x.py", lambda: 7), capsys.readouterr()) == (7, ("", ""))
     assert (exit_status("x.py", fail), capsys.readouterr()) == (
         1,
-        ("", "x.py: error: [Errno 28] No space: 'a/b'; what to do\n"),
+        ("", "x.py: error: a/b: No space; what to do\n"),
     )
     assert (exit_status("x.py", stop), capsys.readouterr()) == (143, ("stopped\n", ""))
     with pytest.raises(ZeroDivisionError):

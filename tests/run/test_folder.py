@@ -11,7 +11,8 @@ import fnn
 import train
 from fnn import dense, run, serial
 from fnn.data import Dataset, Examples
-from fnn.run.folder import NETS_BY_NAME, read_config
+from fnn.run.folder import NETS_BY_NAME, read_config, read_ended, write_metrics
+from fnn.run.training import format_result
 from tests.support.runs import DATA, make_task, no_log, stop_after
 
 CONFIG: dict[str, Any] = {
@@ -59,6 +60,9 @@ def test_check_config_lists_every_setting_that_differs(tmp_path: Path) -> None:
         (json.dumps(CONFIG | {"scaling": 255}), r"config\.json: scaling: expected a value like .*, got 255"),
         (json.dumps(CONFIG | {"scaling": {"divide_by": 255, "subtract": "1"}}), r"config\.json: scaling: expected a "),
         (json.dumps(CONFIG | {"classes": [0, 1]}), r"config\.json: classes: expected a value like .*, got \[0, 1\]"),
+        (json.dumps(CONFIG | {"epochs": "3"}), r"config\.json: epochs: expected an integer from 1, got '3'"),
+        (json.dumps(CONFIG | {"lr": -1}), r"config\.json: lr: expected a number from 0, got -1"),
+        (json.dumps(CONFIG | {"limit": 0}), r"config\.json: limit: expected null or an integer from 1, got 0"),
     ],
 )
 def test_check_config_refuses_a_damaged_file(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -68,7 +72,7 @@ def test_check_config_refuses_a_damaged_file(tmp_path: Path, text: str | bytes, 
 
 
 def test_read_config_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(run.RunError, match=r"a: expected a run, got a folder without config\.json$"):
+    with pytest.raises(run.RunError, match=r"a: expected a run, got no file .*config\.json$"):
         read_config(tmp_path / "a")
 
 
@@ -208,7 +212,7 @@ def test_load_run_refuses_a_wrong_configuration(tmp_path: Path, changes: dict[st
 
 def test_load_run_refuses_a_run_without_params(tmp_path: Path) -> None:
     run.write_config(tmp_path, CONFIG)
-    with pytest.raises(run.RunError, match=r"expected a finished epoch, got none, so there are no params yet$"):
+    with pytest.raises(run.RunError, match=r"expected params\.pkl, got no such file; each epoch writes it at its end$"):
         run.load_run(tmp_path)
 
 
@@ -219,3 +223,20 @@ def test_format_net_is_one_line_that_parse_net_reads() -> None:
         assert "\n" not in line
         assert "  " not in line
         assert repr(fnn.parse_net(line)) == repr(net)
+
+
+def test_format_result_of_an_earlier_version_has_the_accuracy_of_its_best_epoch(tmp_path: Path) -> None:
+    lines: list[run.Metrics] = [
+        {"epoch": epoch, "test_accuracy": accuracy} for epoch, accuracy in enumerate((0.5, 0.9, 0.8), 1)
+    ]
+    (tmp_path / "best.pkl").touch()
+    assert format_result(tmp_path, lines) == f"test acc: 0.9000; params: {tmp_path / 'best.pkl'}"
+    (tmp_path / "params.pkl").touch()
+    assert format_result(tmp_path, lines) == f"test acc: 0.8000; params: {tmp_path / 'params.pkl'}"
+
+
+def test_read_ended_refuses_missing_metrics(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [{"epoch": 1}, {"epoch": 2}])
+    assert read_ended(tmp_path, {"epoch": 2}) == [{"epoch": 1}]
+    with pytest.raises(run.RunError, match=r"metrics\.jsonl: expected the metrics of 3 epochs, got 2$"):
+        read_ended(tmp_path, {"epoch": 4})
