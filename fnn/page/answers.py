@@ -44,7 +44,9 @@ def answer(net: Op, params: Params, image: NDArray[np.uint8], chosen: int | None
     dy = np.full_like(scores, -1 / max(1, classes - 1))
     dy[0, chosen] = 1
     heat = vjp(dy)[1][0, 0]
-    views = [View(*names, y.shape[1:], images) for names, y in outputs.items() if (images := _as_images(y[0])) is not None]
+    views = [
+        View(*names, y.shape[1:], images) for names, y in outputs.items() if (images := _as_images(y[0])) is not None
+    ]
     return Answer(softmax.apply({}, scores)[0][0], chosen, heat / (np.abs(heat).max() or 1), views)
 
 

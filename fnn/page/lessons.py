@@ -11,7 +11,7 @@ from fnn.data import Dataset, as_float, shift
 from fnn.files.checkpoint import save
 from fnn.grad import value_and_grad
 from fnn.losses import cross_entropy
-from fnn.op import Array, Op, Params
+from fnn.op import Op, Params
 from fnn.ops.softmaxes import softmax
 from fnn.optim import sgd
 from fnn.page.answers import Answer, answer
@@ -20,7 +20,7 @@ from fnn.run.folder import RunError
 
 COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
-SURE = .9
+SURE = 0.9
 SAMPLE = 500  # test images that show what a lesson costs
 MAX_LESSONS = 50  # that can be undone: each keeps params in memory
 
@@ -39,7 +39,8 @@ def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: D
 
     def step(rate: float) -> Params:
         optimizer = sgd(rate)
-        return optimizer.update(params, grads, optimizer.init(params))[0]
+        new: Params = optimizer.update(params, grads, optimizer.init(params))[0]
+        return new
 
     def doubt(params: Params) -> float:
         return 1 - float(softmax.apply({}, net.apply(params, x[:1])[0])[0][0, label])
@@ -90,6 +91,6 @@ class Pupil:
 
     def _accuracy(self, params: Params) -> float:
         assert self.data
-        images, labels = (array[:SAMPLE] for array in self.data.test)
-        correct: Array = self.net.apply(params, as_float(images))[0].argmax(1) == labels
-        return float(correct.mean())
+        images, labels = self.data.test
+        scores, _ = self.net.apply(params, as_float(images[:SAMPLE]))
+        return float((scores.argmax(1) == labels[:SAMPLE]).mean())

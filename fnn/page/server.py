@@ -35,8 +35,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 POLICY = (
-    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -81,7 +81,7 @@ def make_server(pupil: Pupil, port: int = 0) -> PageServer:
         raise RunError(f"--port: expected a free port, got {port}: {error.strerror}") from error
 
 
-class _Refusal(Exception):
+class _RequestError(Exception):
     """A request that gets an error: a status, and what was expected."""
 
 
@@ -113,40 +113,40 @@ class _Handler(BaseHTTPRequestHandler):
                 if not self.connection.recv(1 << 16):
                     break
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         """Sends the page."""
         try:
             if self._find_action() != "":
-                raise _Refusal(HTTPStatus.NOT_FOUND, "expected the address of the page")
+                raise _RequestError(HTTPStatus.NOT_FOUND, "expected the address of the page")
             nonce = secrets.token_urlsafe(16)
             settings = {"classes": self.page.pupil.classes, "run": self.page.pupil.folder.name, "size": CANVAS}
             settings["teaches"] = self.page.pupil.data is not None
             text = (files("fnn.page") / "page.html").read_text("utf-8").replace("NONCE", nonce)
             text = text.replace("SETTINGS", json.dumps(settings).replace("<", "\\u003c"))
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", text.encode(), POLICY.format(nonce))
-        except _Refusal as refusal:
-            self.send_error(*refusal.args)
+        except _RequestError as error:
+            self.send_error(*error.args)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Answers a drawing, teaches, undoes or saves; sends JSON."""
         try:
             action, _, number = self._find_action().partition("/")
             if self.headers.get_all("Origin") != [f"http://{self.page.host}"]:
-                raise _Refusal(HTTPStatus.FORBIDDEN, "expected the origin of the page")
+                raise _RequestError(HTTPStatus.FORBIDDEN, "expected the origin of the page")
             result = self._act(action, number)
             self._send(HTTPStatus.OK, "application/json", json.dumps(result).encode())
-        except _Refusal as refusal:
-            self.send_error(*refusal.args)
+        except _RequestError as error:
+            self.send_error(*error.args)
         except (RunError, OSError) as error:
             self.send_error(HTTPStatus.CONFLICT, str(error))
 
     def _find_action(self) -> str:
         """Returns what follows the token in the path. Refuses other hosts and other tokens."""
         if self.headers.get_all("Host") != [self.page.host]:
-            raise _Refusal(HTTPStatus.FORBIDDEN, f"expected the host {self.page.host}")
+            raise _RequestError(HTTPStatus.FORBIDDEN, f"expected the host {self.page.host}")
         _, token, action = [*self.path.split("/", 2), "", ""][:3]
         if not secrets.compare_digest(token.encode(), self.page.token.encode()):
-            raise _Refusal(HTTPStatus.NOT_FOUND, "expected the address that the program printed")
+            raise _RequestError(HTTPStatus.NOT_FOUND, "expected the address that the program printed")
         return action
 
     def _act(self, action: str, number: str) -> dict[str, Any]:
@@ -156,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
             return pupil.undo() if action == "undo" else pupil.save()
         is_class = re.fullmatch("[0-9]{1,4}", number) is not None and int(number) < classes
         if action not in ("answer", "teach") or not (is_class or (action == "answer" and not number)):
-            raise _Refusal(HTTPStatus.NOT_FOUND, "expected answer, answer/CLASS, teach/CLASS, undo or save")
+            raise _RequestError(HTTPStatus.NOT_FOUND, "expected answer, answer/CLASS, teach/CLASS, undo or save")
         ink = np.frombuffer(self._read_body(CANVAS * CANVAS), np.uint8).reshape(CANVAS, CANVAS)
         if not ink.any():
-            raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "expected a drawing, got no ink")
+            raise _RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "expected a drawing, got no ink")
         image = fit_digit(ink.astype(np.float32))
         if action == "teach":
             return pupil.teach(image, int(number))
@@ -176,14 +176,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Reads a body of exactly that size."""
         lengths = self.headers.get_all("Content-Length")
         if "Transfer-Encoding" in self.headers or lengths is None:
-            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
+            raise _RequestError(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
         if self.headers.get_all("Content-Type") != ["application/octet-stream"]:
-            raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/octet-stream")
+            raise _RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/octet-stream")
         if lengths != [str(size)]:
-            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected a body of {size} bytes")
+            raise _RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected a body of {size} bytes")
         body = self.rfile.read(size)
         if len(body) < size:
-            raise _Refusal(HTTPStatus.BAD_REQUEST, f"expected a body of {size} bytes, got {len(body)}")
+            raise _RequestError(HTTPStatus.BAD_REQUEST, f"expected a body of {size} bytes, got {len(body)}")
         return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -201,12 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             own["Connection"] = "close"
         for name, value in (HEADERS | own).items():
             self.send_header(name, value)
-        self._headers_buffer.append(b"\r\n")  # type: ignore[attr-defined]
-        content = b"" if self.command == "HEAD" else body
-        self.wfile.write(b"".join(self._headers_buffer) + content)  # type: ignore[attr-defined]
-        self._headers_buffer = []
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
+    def log_message(self, format: str, *args: Any) -> None:
         """Prints nothing."""
 
 
@@ -221,4 +220,4 @@ def _describe(view: View) -> dict[str, Any]:
 
 
 def _encode(array: NDArray[Any]) -> str:
-    return b64encode(np.ascontiguousarray(array)).decode()
+    return b64encode(array.tobytes()).decode()

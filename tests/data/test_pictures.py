@@ -74,7 +74,7 @@ def slow_fit(levels: np.ndarray) -> np.ndarray:
             distances = []
             for new, old, length, size in ((row, i, digit.shape[0], height), (column, j, digit.shape[1], width)):
                 scale = length / size
-                distances.append(abs(old + 0.5 - (new + 0.5) * scale) / max(1, scale))
+                distances.append(abs(old + 0.5 - (new + 0.5) * scale) / max(1, scale / 2))
             weights[i, j] = max(0, 1 - distances[0]) * max(0, 1 - distances[1])
         small[row, column] = (weights * digit).sum() / weights.sum()
     fitted = np.zeros((28, 28))

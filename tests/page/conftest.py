@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a default run of one epoch, on MNIST if the environment says where it is."""
     folder = tmp_path_factory.mktemp("runs") / "one-epoch"
     data = [] if "FNN_DATA" in os.environ else ["--data", "digits"]
-    command = [sys.executable, ROOT / "train.py", "--epochs", "1", "--out", folder, *data]
+    command = [sys.executable, str(ROOT / "train.py"), "--epochs", "1", "--out", str(folder), *data]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300)
     return folder
 

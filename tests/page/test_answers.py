@@ -60,7 +60,9 @@ def test_views_show_the_operators_inside_any_combinator() -> None:
     assert views["reshape1"].images.shape == (1, 7, 1)
     assert {"parallel1/maxpool1", "parallel1/maxpool2", "residual1/serial1/tanh1", "shared1/tanh1"} <= views.keys()
     assert all(view.images.dtype == np.uint8 for view in found.views)
-    conv_output = net.parts["serial1"].parts["conv1"].apply(params["serial1"]["conv1"], as_float(IMAGE[None]))[0][0, :16]
+    conv_output = (
+        net.parts["serial1"].parts["conv1"].apply(params["serial1"]["conv1"], as_float(IMAGE[None]))[0][0, :16]
+    )
     low, high = conv_output.min(), conv_output.max()
     wanted = np.round((conv_output - low) / (high - low) * 255)
     assert np.abs(views["serial1/conv1"].images - wanted).max() <= 1

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import fnn
 from fnn.data import as_float
 from fnn.data.augment import resample, transform
 from fnn.data.pictures import fit_digit
 from fnn.page.server import CANVAS
+from fnn.run import SavedRun, load_run, read_data
 
 N = 2000
 
@@ -29,17 +29,22 @@ def draw_large(images: np.ndarray, rng: np.random.Generator | None) -> np.ndarra
     return ((large[:, 0] + 1) * 127.5).round().astype(np.uint8)
 
 
-def accuracy(run: fnn.run.SavedRun, images: np.ndarray, labels: np.ndarray) -> float:
+def accuracy(run: SavedRun, images: np.ndarray, labels: np.ndarray) -> float:
     return float((run.net.apply(run.params, as_float(images))[0].argmax(1) == labels).mean())
 
 
 @pytest.mark.slow
 def test_digits_of_any_size_place_and_slant_are_recognised(trained: Path) -> None:
-    run, rng = fnn.run.load_run(trained), np.random.default_rng(0)
-    test = fnn.run.read_data(run.config["data"], None, print).test
+    run, rng = load_run(trained), np.random.default_rng(0)
+    test = read_data(run.config["data"], None, print).test
     images, labels = test.images[:N], test.labels[:N]
     untouched, changed = (
-        np.concatenate([[fit_digit(c.astype(np.float32)) for c in draw_large(images[i : i + 100], generator)] for i in range(0, N, 100)])
+        np.concatenate(
+            [
+                [fit_digit(c.astype(np.float32)) for c in draw_large(images[i : i + 100], generator)]
+                for i in range(0, N, 100)
+            ]
+        )
         for generator in (None, rng)
     )
     assert accuracy(run, untouched, labels) >= accuracy(run, images, labels) - 0.007

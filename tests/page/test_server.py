@@ -20,7 +20,9 @@ from fnn.run import RunError
 BINARY = "application/octet-stream"
 
 
-def request(page: PageServer, method: str, action: str, body: bytes | None = None, **headers: str) -> tuple[int, str, Any]:
+def request(
+    page: PageServer, method: str, action: str, body: bytes | None = None, **headers: str
+) -> tuple[int, str, Any]:
     """Returns status, text and headers of the response. Headers have `_` for `-`; an empty one is left out."""
     connection = HTTPConnection("127.0.0.1", page.server_port, timeout=20)
     own = {"Host": page.host}
