@@ -20,7 +20,6 @@ from fnn.run.folder import RunError
 
 COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
-SURE = 0.9
 SAMPLE = 500  # test images that show what a lesson costs
 MAX_LESSONS = 50  # that can be undone: each keeps params in memory
 
