@@ -8,9 +8,8 @@ The copies are made for a block of columns at a time, so that they stay in the c
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from itertools import pairwise
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,9 +24,8 @@ from fnn.kernels.windows import Axis as Axis
 from fnn.kernels.windows import Windows as Windows
 
 Index: TypeAlias = tuple[slice, ...]
-Blocks: TypeAlias = list[tuple[slice, Windows]]
 
-BLOCK = 1 << 18  # at most this many numbers are copied at a time, unless one column of windows needs more
+BLOCK = 1 << 19  # at most this many numbers are copied at a time, unless one column of windows needs more
 PIXEL = 16  # images of at most this many examples are copied pixel by pixel if the stride leaves gaps
 
 
@@ -39,12 +37,12 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
         if b is not None:
             y += b[:, None, None]
         return from_wchn(y)
-    memory, kernels, blocks = to_wchn(x), _kernels(w, b, groups), _blocks(windows, x.shape[:2])
+    memory, kernels, blocks = _split(x, groups), _kernels(w, b, groups), _blocks(windows, groups, x.shape[:2])
     y = np.empty((across.out, groups, out // groups, down.out * len(x)), x.dtype)
 
     def fill(i: int) -> None:
-        columns, part = blocks[i]
-        batched_matmul(kernels, _patches(memory, part, groups, b is not None), y[columns])
+        columns, pixels, some, part = blocks[i]
+        batched_matmul(kernels[some], _patches(memory[pixels, some], part, b is not None), y[columns, some])
 
     parallel_map(fill, len(blocks), idle_threads())
     return from_wchn(y.reshape(across.out, out, down.out, len(x)))
@@ -57,19 +55,21 @@ def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Wind
         back = Windows(*(axis.phases()[0][2] for axis in windows))
         dw = correlate_weights(dy, x, (groups * channels, out // groups, kh, kw), back, groups)
         return np.ascontiguousarray(_transpose(dw, groups))
-    memory, blocks, threads = to_wchn(x), _blocks(windows, x.shape[:2]), idle_threads()
+    memory, blocks, threads = _split(x, groups), _blocks(windows, groups, x.shape[:2]), idle_threads()
     d = to_wchn(dy).reshape(across.out, groups, out // groups, down.out * len(x)).swapaxes(-1, -2)
+    sums: dict[int, Array] = {}  # by the first group of a block
 
     def multiply(start: int, i: int) -> Array:
-        columns, part = blocks[start + i]
+        columns, pixels, some, part = blocks[start + i]
         # With some dozens of channels this is a tenth faster than with the cotangent as the left factor.
-        return sum_products(_patches(memory, part, groups, False), d[columns])
+        return sum_products(_patches(memory[pixels, some], part, False), d[columns, some])
 
-    sums = multiply(0, 0)
-    for start in range(1, len(blocks), threads):  # few at a time, because the sums of many channels are large
-        for other in parallel_map(partial(multiply, start), min(threads, len(blocks) - start), threads):
-            sums = np.add(sums, other, dtype=float)
-    dw = sums.swapaxes(-1, -2).reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
+    for start in range(0, len(blocks), threads):  # few at a time, because the sums of many channels are large
+        products = parallel_map(partial(multiply, start), min(threads, len(blocks) - start), threads)
+        for block, product in zip(blocks[start : start + threads], products, strict=True):
+            first = block.groups.start
+            sums[first] = np.add(sums[first], product, dtype=float) if first in sums else product
+    dw = np.concatenate(list(sums.values())).swapaxes(-1, -2).reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
     return dw.astype(x.dtype, "C")
 
 
@@ -131,15 +131,42 @@ def _transpose(w: Array, groups: int) -> Array:
     return swapped.reshape(groups * channels, out // groups, kh, kw)
 
 
+class _Block(NamedTuple):
+    """Windows that are copied at a time: which columns of windows, over which columns of pixels and which groups."""
+
+    columns: slice
+    pixels: slice
+    groups: slice
+    windows: Windows
+
+
 @lru_cache(maxsize=1000)
-def _blocks(windows: Windows, size: tuple[int, ...]) -> Blocks:
-    """Blocks of columns of windows over images (N, C, ...): which columns, and their windows."""
-    (down, across), (batch, channels) = windows, size
-    numbers = across.out * min(across.stride, across.taps) * down.taps * channels * down.out * batch
-    shared = max(0, (across.taps - 1) * across.dilation + 1 - across.stride)  # pixel columns that two blocks copy
-    n = max(1, min(-(-numbers // BLOCK), across.out // max(1, 4 * shared // across.stride)))
-    ends = [across.out * i // n for i in range(n + 1)]
-    return [(slice(*span), Windows(down, across.part(*span))) for span in pairwise(ends)]
+def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[_Block]:
+    """Cuts the windows over a batch of that size and channels into blocks: by groups first, then by columns."""
+    (down, across), (batch, channels), blocks = windows, size, []
+    for columns, pixels, part in across.undilated():
+        numbers = part.out * min(part.stride, part.taps) * down.taps * channels * down.out * batch
+        pieces = -(-numbers // BLOCK)
+        shared = max(0, part.taps - part.stride)  # columns of pixels that two blocks copy
+        most = part.out // max(1, 4 * shared // part.stride)
+        for some in _cut(groups, pieces):
+            for piece in _cut(part.out, min(-(-pieces // groups), most)):
+                step = columns.step
+                which = slice(columns.start + piece.start * step, columns.start + piece.stop * step, step)
+                blocks.append(_Block(which, pixels, some, Windows(down, part.part(piece.start, piece.stop))))
+    return blocks
+
+
+def _cut(size: int, n: int) -> list[slice]:
+    """Cuts a range of that size into `n` parts, or fewer if it is shorter."""
+    n = max(1, min(n, size))
+    return [slice(size * i // n, size * (i + 1) // n) for i in range(n)]
+
+
+def _split(x: Array, groups: int) -> Array:
+    """The images in memory with their channels in groups: (W, groups, channels / groups, H, N)."""
+    batch, channels, height, width = x.shape
+    return to_wchn(x).reshape(width, groups, channels // groups, height, batch)
 
 
 def _kernels(w: Array, b: Array | None, groups: int) -> Array:
@@ -153,17 +180,14 @@ def _kernels(w: Array, b: Array | None, groups: int) -> Array:
     return kernels.reshape(groups, out // groups, kw * rows)
 
 
-def _patches(x: Array, windows: Windows, groups: int, ones: bool) -> Array:
+def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     """A matrix for each column of windows and each group: what each tap reads, by window row and batch.
 
-    `x` is (W, C, H, N). With `ones`, the matrix also has a row of ones, so that a product adds the bias.
+    `x` is (W, groups, channels, H, N). With `ones`, the matrix also has a row of ones, so that a product adds the bias.
     """
-    down, across = windows
-    width, channels, height, batch = x.shape
-    channels //= groups
-    x = x.reshape(width, groups, channels, height, batch).swapaxes(0, 1)
+    (down, across), (_, groups, channels, _, batch), x = windows, x.shape, x.swapaxes(0, 1)
     rows = down.taps * channels + ones
-    span = (across.out - 1) * across.stride + (across.taps - 1) * across.dilation + 1
+    span = (across.out - 1) * across.stride + across.taps
     length = down.out * batch
     line = 64 // x.itemsize
     pitch = (-(-length // line) | 1) * line  # odd, so that the rows of a column spread over the cache
@@ -181,10 +205,8 @@ def _patches(x: Array, windows: Windows, groups: int, ones: bool) -> Array:
     if ones:
         padded[:, :, -1] = 1
     group, column, row, item = memory.strides
-    shape = (groups, across.out, across.taps, rows, length)
-    strides = (group, across.stride * column, across.dilation * column, row, item)
-    patches: Array = np.ndarray(shape, x.dtype, memory, 0, strides)
-    return patches.reshape(groups, across.out, across.taps * rows, length).swapaxes(0, 1)  # a copy only if dilated
+    shape, strides = (across.out, groups, across.taps * rows, length), (across.stride * column, group, row, item)
+    return np.ndarray(shape, x.dtype, memory, 0, strides)  # windows overlap in memory
 
 
 @lru_cache(maxsize=1000)

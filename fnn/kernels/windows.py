@@ -80,6 +80,19 @@ class Axis(NamedTuple):
                 found.append((slice(pixel, None, self.stride), slice(first, None, step), windows))
         return found
 
+    @lru_cache(maxsize=1000)  # noqa: B019
+    def undilated(self) -> list[tuple[slice, slice, Axis]]:
+        """Which windows read which pixels, and the windows over these pixels alone, where they have no dilation."""
+        common = gcd(self.stride, self.dilation)
+        step, found = self.dilation // common, []
+        for first in range(min(step, self.out)):
+            offset = first * self.stride - self.low
+            pixel = offset % self.dilation
+            size, out = max(0, -(-(self.size - pixel) // self.dilation)), -(-(self.out - first) // step)
+            windows = Axis(size, out, self.taps, self.stride // common, 1, (pixel - offset) // self.dilation)
+            found.append((slice(first, None, step), slice(pixel, None, self.dilation), windows))
+        return found
+
     def reads(self, tap: int) -> tuple[slice, slice]:
         """The windows whose `tap` lies inside the input, and what they read there."""
         offset = tap * self.dilation - self.low
