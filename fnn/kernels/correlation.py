@@ -40,7 +40,7 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
         return from_wchn(y)
     memory, kernels, blocks = _split(x, groups), _kernels(w, b, groups), _blocks(windows, groups, x.shape[:2])
     y = np.empty((across.out, groups, out // groups, down.out * len(x)), x.dtype)
-    parts = _parts(kernels, y.shape[-1])
+    parts = _parts(*kernels.shape[1:], y.shape[-1])
 
     def fill(i: int) -> None:
         columns, pixels, some, part = blocks[i]
@@ -63,19 +63,20 @@ def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Wind
         return np.ascontiguousarray(_transpose(dw, groups))
     memory, blocks, threads = _split(x, groups), _blocks(windows, groups, x.shape[:2]), idle_threads()
     d = to_wchn(dy).reshape(across.out, groups, out // groups, down.out * len(x)).swapaxes(-1, -2)
-    sums: dict[int, Array] = {}  # by the first group of a block
 
     def multiply(start: int, i: int) -> Array:
         columns, pixels, some, part = blocks[start + i]
         # With some dozens of channels this is a tenth faster than with the cotangent as the left factor.
         return sum_products(_patches(memory[pixels, some], part, False), d[columns, some])
 
-    for start in range(0, len(blocks), threads):  # few at a time, because the sums of many channels are large
+    sums = {0: multiply(0, 0)}  # by the first group of the block
+    for start in range(1, len(blocks), threads):  # few at a time, because the sums of many channels are large
         products = parallel_map(partial(multiply, start), min(threads, len(blocks) - start), threads)
         for block, product in zip(blocks[start : start + threads], products, strict=True):
             first = block.groups.start
             sums[first] = np.add(sums[first], product, dtype=float) if first in sums else product
-    dw = np.concatenate(list(sums.values())).swapaxes(-1, -2).reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
+    total = sums[0] if len(sums) == 1 else np.concatenate(list(sums.values()))
+    dw = total.swapaxes(-1, -2).reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
     return dw.astype(x.dtype, "C")
 
 
@@ -137,13 +138,13 @@ def _transpose(w: Array, groups: int) -> Array:
     return swapped.reshape(groups * channels, out // groups, kh, kw)
 
 
-def _parts(kernels: Array, columns: int) -> int:
-    """Into how many parts to cut the columns of the right factor of a product with `kernels`.
+@lru_cache(maxsize=1000)
+def _parts(rows: int, inner: int, columns: int) -> int:
+    """Into how many parts to cut the columns of the right factor of a product.
 
     With AVX-512, OpenBLAS multiplies small matrices without packing, up to 1.5 times as fast. Elsewhere, parts are 5 %
     slower.
     """
-    _, rows, inner = kernels.shape
     least = max(MIN_COLUMNS, rows // 2)  # `batched_matmul` joins fewer columns
     counts = range(1, columns // least + 1) if _has_avx512() else ()
     return next((n for n in counts if columns % n == 0 and rows * inner * columns <= n * SMALL_MACS), 1)
@@ -174,16 +175,16 @@ class _Block(NamedTuple):
 @lru_cache(maxsize=1000)
 def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[_Block]:
     """Cuts the windows over a batch of that size and channels into blocks: by groups first, then by columns."""
-    (down, across), (batch, channels), blocks = windows, size, []
-    for columns, pixels, part in across.undilated():
-        numbers = part.out * min(part.stride, part.taps) * down.taps * channels * down.out * batch
-        pieces = -(-numbers // BLOCK)
-        shared = max(0, part.taps - part.stride)  # columns of pixels that two blocks copy
-        most = part.out // max(1, 4 * shared // part.stride)
-        for some in _cut(groups, pieces):
+    (down, across), (batch, channels), phases = windows, size, windows.across.undilated()
+    numbers = across.out * min(across.stride, across.taps) * down.taps * channels * down.out * batch
+    pieces, blocks = -(-numbers // (BLOCK * len(phases))), []
+    for some in _cut(groups, pieces):
+        for columns, pixels, part in phases:
+            shared = max(0, part.taps - part.stride)  # columns of pixels that two blocks copy
+            most = part.out // max(1, 4 * shared // part.stride)
             for piece in _cut(part.out, min(-(-pieces // groups), most)):
-                step = columns.step
-                which = slice(columns.start + piece.start * step, columns.start + piece.stop * step, step)
+                start, stop = (columns.start + i * columns.step for i in (piece.start, piece.stop))
+                which = slice(start, stop, columns.step)
                 blocks.append(_Block(which, pixels, some, Windows(down, part.part(piece.start, piece.stop))))
     return blocks
 
