@@ -45,16 +45,16 @@ def by_loops(x: Array, w: Array, dy: Array | None, config: dict[str, Any]) -> tu
     ]
     y, dw, dx = np.zeros((len(x), out, *size)), np.zeros(w.shape), np.zeros(padded.shape)
     dy = y if dy is None else dy
-    for group, *tap in product(range(groups), *map(range, taps)):
+    for group, row, column in product(range(groups), *map(range, taps)):
         to = slice(group * out // groups, (group + 1) * out // groups)
         rows, columns = (
-            slice(t * gap, t * gap + (n - 1) * stride + 1, stride)
-            for t, gap, n, stride in zip(tap, gaps, size, strides, strict=True)
+            slice(tap * gap, tap * gap + (n - 1) * stride + 1, stride)
+            for tap, gap, n, stride in zip((row, column), gaps, size, strides, strict=True)
         )
         seen = (slice(None), slice(group * channels, (group + 1) * channels), rows, columns)
-        weights = w[(to, slice(None), *tap)]
+        weights = w[to, :, row, column]
         y[:, to] += np.einsum("oc,nchw->nohw", weights, padded[seen])
-        dw[(to, slice(None), *tap)] = np.einsum("nohw,nchw->oc", dy[:, to], padded[seen])
+        dw[to, :, row, column] = np.einsum("nohw,nchw->oc", dy[:, to], padded[seen])
         dx[seen] += np.einsum("oc,nohw->nchw", weights, dy[:, to])
     height, width = x.shape[2:]
     return y, dw, dx[:, :, margins[0] : margins[0] + height, margins[1] : margins[1] + width]
@@ -64,9 +64,9 @@ def by_loops(x: Array, w: Array, dy: Array | None, config: dict[str, Any]) -> tu
 def small_blocks(numbers: int, has_avx512: bool) -> Iterator[None]:
     """In the block, few numbers are copied at a time, and with AVX-512 products are cut into small parts."""
     caches = (correlation._blocks, correlation._parts)
-    settings = {"BLOCK": numbers, "SMALL_MACS": numbers, "MIN_COLUMNS": 2, "_has_avx512": lambda: has_avx512}
+    limits: dict[str, Any] = {"BLOCK": numbers, "SMALL_MACS": numbers, "MIN_COLUMNS": 2}
     try:
-        with patch.multiple(correlation, **settings):
+        with patch.multiple(correlation, **limits, _has_avx512=lambda: has_avx512):
             for cached in caches:
                 cached.cache_clear()
             yield
