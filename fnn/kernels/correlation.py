@@ -1,15 +1,15 @@
 """Convolutions: cross-correlation and its two adjoints, as matrix products.
 
-Images are (N, C, H, W); see `memory.py` for what lies behind. There is one product for each column of windows. Only the
-rows of the windows are copied; their columns overlap in memory as views. So an image is copied kh times, not kh * kw.
-The copies are made for a block of columns at a time, so that they stay in the cache.
+Images are (N, C, H, W); see `memory.py` for what lies behind. There is one product for each column of windows and each
+group of channels. Only the rows of the windows are copied; their columns overlap in memory as views. So an image is
+copied kh times, not kh * kw. One block of groups and columns is copied at a time, so that the copies stay in the cache.
 """
 
 from __future__ import annotations
 
 from functools import cache, lru_cache, partial
 from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from fnn.kernels.windows import Axis as Axis
 from fnn.kernels.windows import Windows as Windows
 
 Index: TypeAlias = tuple[slice, ...]
+Block: TypeAlias = tuple[slice, slice, slice, Windows]  # columns of windows, groups, columns of pixels
 
 BLOCK = 1 << 19  # at most this many numbers are copied at a time, unless one column of windows needs more
-MIN_COLUMNS = 64  # minimum of a part of a product
+MIN_COLUMNS = 64  # minimum columns of a part of a product
 PIXEL = 16  # images of at most this many examples are copied pixel by pixel if the stride leaves gaps
 
 
@@ -34,7 +35,7 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
     """For each window, the sum over channels and taps of `x` times `w` (out, channels / groups, kh, kw), plus `b`."""
     (down, across), out = windows, len(w)
     if down.taps > 1 and _has_few_outputs(w.shape, x, down):
-        y = _add_rows(x, w, windows, groups, [down.reads(tap) for tap in range(down.taps)], down.out)
+        y = _add_rows(x, w, across, groups, [down.reads(tap) for tap in range(down.taps)], down.out)
         if b is not None:
             y += b[:, None, None]
         return from_wchn(y)
@@ -43,7 +44,7 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
     parts = _parts(*kernels.shape[1:], y.shape[-1])
 
     def fill(i: int) -> None:
-        columns, pixels, some, part = blocks[i]
+        columns, some, pixels, part = blocks[i]
         patches = _patches(memory[pixels, some], part, b is not None)
         if parts == 1:
             batched_matmul(kernels[some], patches, y[columns, some])
@@ -65,16 +66,16 @@ def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Wind
     d = to_wchn(dy).reshape(across.out, groups, out // groups, down.out * len(x)).swapaxes(-1, -2)
 
     def multiply(start: int, i: int) -> Array:
-        columns, pixels, some, part = blocks[start + i]
+        columns, some, pixels, part = blocks[start + i]
         # With some dozens of channels this is a tenth faster than with the cotangent as the left factor.
         return sum_products(_patches(memory[pixels, some], part, False), d[columns, some])
 
-    sums = {0: multiply(0, 0)}  # by the first group of the block
+    sums = {0: multiply(0, 0)}  # for each block of groups, by its first group
     for start in range(1, len(blocks), threads):  # few at a time, because the sums of many channels are large
         products = parallel_map(partial(multiply, start), min(threads, len(blocks) - start), threads)
-        for block, product in zip(blocks[start : start + threads], products, strict=True):
-            first = block.groups.start
-            sums[first] = np.add(sums[first], product, dtype=float) if first in sums else product
+        for (_, some, _, _), product in zip(blocks[start:], products, strict=False):
+            before = sums.get(some.start)
+            sums[some.start] = product if before is None else np.add(before, product, dtype=float)
     total = sums[0] if len(sums) == 1 else np.concatenate(list(sums.values()))
     dw = total.swapaxes(-1, -2).reshape(out, kw, kh, channels).transpose(0, 3, 2, 1)
     return dw.astype(x.dtype, "C")
@@ -102,7 +103,7 @@ def _correlate_columns(dy: Array, w: Array, windows: Windows, groups: int) -> Ar
         ((_, _, below),) = down.phases()
         return to_wchn(correlate(dy, w, None, Windows(below, right), groups))
     places = [(pixels, rows) for rows, pixels in map(down.reads, reversed(range(down.taps)))]
-    return _add_rows(dy, w, windows, groups, places, down.size, down.stride if down.dilation == 1 else 1)
+    return _add_rows(dy, w, right, groups, places, down.size, down.stride if down.dilation == 1 else 1)
 
 
 def _has_few_outputs(shape: tuple[int, ...], x: Array, down: Axis) -> bool:
@@ -111,23 +112,24 @@ def _has_few_outputs(shape: tuple[int, ...], x: Array, down: Axis) -> bool:
 
 
 def _add_rows(
-    x: Array, w: Array, windows: Windows, groups: int, places: list[tuple[slice, slice]], size: int, apart: int = 1
+    x: Array, w: Array, across: Axis, groups: int, places: list[tuple[slice, slice]], size: int, disjoint: int = 1
 ) -> Array:
-    """Correlates with each row of taps alone, and adds the results from rows to other rows of a (W, C, size, N) array.
+    """Correlates with each row of taps alone, and adds the results to images of `size` rows, (W, C, size, N).
 
-    So many rows are `apart`...
+    For each row of taps, `places` has the rows that it adds to, and the rows of its results. The first `disjoint` rows
+    of taps add to different rows.
     """
-    (out, channels, kh, kw), across, height = w.shape, windows.across, x.shape[2]
+    (out, channels, kh, kw), height = w.shape, x.shape[2]
     kernels = w.reshape(groups, out // groups, channels, kh, kw).transpose(0, 3, 1, 2, 4)
     rows = Windows(Axis(height, height, 1, 1, 1, 0), across)
     terms = to_wchn(correlate(x, kernels.reshape(kh * out, channels, 1, kw), None, rows, groups))
     terms = terms.reshape(across.out, groups, kh, out // groups, height, len(x))
     y = np.zeros((across.out, groups, out // groups, size, len(x)), x.dtype)
-    for tap, (to, seen) in enumerate(places):
-        if tap < apart:
-            y[..., to, :] = terms[:, :, tap, :, seen]
+    for tap, (to, results) in enumerate(places):
+        if tap < disjoint:  # a copy is faster than a sum with zeros
+            y[..., to, :] = terms[:, :, tap, :, results]
         else:
-            y[..., to, :] += terms[:, :, tap, :, seen]
+            y[..., to, :] += terms[:, :, tap, :, results]
     return y.reshape(across.out, out, size, len(x))
 
 
@@ -163,17 +165,8 @@ def _cut_columns(matrices: Array, parts: int) -> Array:
     return matrices.reshape(*shape, parts, columns // parts).swapaxes(-3, -2)
 
 
-class _Block(NamedTuple):
-    """Windows that are copied at a time: which columns of windows, over which columns of pixels and which groups."""
-
-    columns: slice
-    pixels: slice
-    groups: slice
-    windows: Windows
-
-
 @lru_cache(maxsize=1000)
-def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[_Block]:
+def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[Block]:
     """Cuts the windows over a batch of that size and channels into blocks: by groups first, then by columns."""
     (down, across), (batch, channels), phases = windows, size, windows.across.undilated()
     numbers = across.out * min(across.stride, across.taps) * down.taps * channels * down.out * batch
@@ -184,8 +177,8 @@ def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[_Block
             most = part.out // max(1, 4 * shared // part.stride)
             for piece in _cut(part.out, min(-(-pieces // groups), most)):
                 start, stop = (columns.start + i * columns.step for i in (piece.start, piece.stop))
-                which = slice(start, stop, columns.step)
-                blocks.append(_Block(which, pixels, some, Windows(down, part.part(piece.start, piece.stop))))
+                block = slice(start, stop, columns.step)
+                blocks.append((block, some, pixels, Windows(down, part.part(piece.start, piece.stop))))
     return blocks
 
 
@@ -238,7 +231,7 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
         padded[:, :, -1] = 1
     group, column, row, item = memory.strides
     shape, strides = (across.out, groups, across.taps * rows, length), (across.stride * column, group, row, item)
-    return np.ndarray(shape, x.dtype, memory, 0, strides)  # windows overlap in memory
+    return np.ndarray(shape, x.dtype, memory, 0, strides)
 
 
 @lru_cache(maxsize=1000)

@@ -83,14 +83,15 @@ class Axis(NamedTuple):
     @lru_cache(maxsize=1000)  # noqa: B019
     def undilated(self) -> list[tuple[slice, slice, Axis]]:
         """Which windows read which pixels, and the windows over these pixels alone, where they have no dilation."""
-        common = gcd(self.stride, self.dilation)
-        step, found = self.dilation // common, []
+        gap = self.dilation if self.taps > 1 else self.stride  # a single tap reads every `stride`-th pixel
+        common = gcd(self.stride, gap)
+        step, found = gap // common, []
         for first in range(min(step, self.out)):
             offset = first * self.stride - self.low
-            pixel = offset % self.dilation
-            size, out = max(0, -(-(self.size - pixel) // self.dilation)), -(-(self.out - first) // step)
-            windows = Axis(size, out, self.taps, self.stride // common, 1, (pixel - offset) // self.dilation)
-            found.append((slice(first, None, step), slice(pixel, None, self.dilation), windows))
+            pixel = offset % gap
+            size, out = max(0, -(-(self.size - pixel) // gap)), -(-(self.out - first) // step)
+            windows = Axis(size, out, self.taps, self.stride // common, 1, (pixel - offset) // gap)
+            found.append((slice(first, None, step), slice(pixel, None, gap), windows))
         return found
 
     def reads(self, tap: int) -> tuple[slice, slice]:
