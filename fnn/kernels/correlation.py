@@ -28,7 +28,6 @@ Block: TypeAlias = tuple[slice, slice, slice, Windows]  # columns of windows, gr
 
 BLOCK = 1 << 19  # at most this many numbers are copied at a time, unless one column of windows needs more
 MIN_COLUMNS = 64  # minimum columns of a part of a product
-PIXEL = 16  # images of at most this many examples are copied pixel by pixel if the stride leaves gaps
 
 
 def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int) -> Array:
@@ -222,7 +221,7 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     for place in blanks:
         padded[place] = 0
     to, seen = padded, x
-    if down.stride > 1 and 1 < batch <= PIXEL:  # NumPy copies few numbers at a time slowly, so let them be one item
+    if down.stride > 1 and batch > 1:  # NumPy copies few numbers at a time slowly, so make the batch one item
         pixel = np.dtype((np.void, batch * x.itemsize))
         to, seen = padded.view(pixel), x.view(pixel)
     for place, source in copies:
