@@ -126,7 +126,7 @@ def _add_rows(
     y = np.zeros((across.out, groups, out // groups, size, len(x)), x.dtype)
     for tap, (to, results) in enumerate(places):
         if tap < disjoint:  # a copy is faster than a sum with zeros
-            y[..., to, :] = terms[:, :, tap, :, results]
+            _as_items(y)[..., to, :] = _as_items(terms)[:, :, tap, :, results]
         else:
             y[..., to, :] += terms[:, :, tap, :, results]
     return y.reshape(across.out, out, size, len(x))
@@ -220,10 +220,7 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     copies, blanks = _plan(windows, span, channels)
     for place in blanks:
         padded[place] = 0
-    to, seen = padded, x
-    if down.stride > 1 and batch > 1:  # NumPy copies few numbers at a time slowly, so make the batch one item
-        pixel = np.dtype((np.void, batch * x.itemsize))
-        to, seen = padded.view(pixel), x.view(pixel)
+    to, seen = (_as_items(padded), _as_items(x)) if down.stride > 1 else (padded, x)
     for place, source in copies:
         to[place] = seen[source]
     if ones:
@@ -250,6 +247,11 @@ def _plan(windows: Windows, span: int, channels: int) -> tuple[list[tuple[Index,
         copies.append(((*place, rows), (every, columns_seen, every, rows_seen)))
         blanks += [(*place, above) for above in _outside(rows, down.out)]
     return copies, blanks
+
+
+def _as_items(x: Array) -> Array:
+    """Views the last axis of `x` as one item, because NumPy copies few numbers at a time slowly."""
+    return x.view(np.dtype((np.void, x.shape[-1] * x.itemsize))) if x.shape[-1] > 1 else x
 
 
 def _outside(inside: slice, size: int) -> list[slice]:
