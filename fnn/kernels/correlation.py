@@ -34,7 +34,8 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
     """For each window, the sum over channels and taps of `x` times `w` (out, channels / groups, kh, kw), plus `b`."""
     (down, across), out = windows, len(w)
     if down.taps > 1 and _has_few_outputs(w.shape, x, down):
-        y = _add_rows(x, w, across, groups, [down.reads(tap) for tap in range(down.taps)], down.out)
+        y = np.zeros((across.out, out, down.out, len(x)), x.dtype)
+        _add_rows(x, w, across, groups, [down.reads(tap) for tap in range(down.taps)], y)
         if b is not None:
             y += b[:, None, None]
         return from_wchn(y)
@@ -58,8 +59,7 @@ def correlate_weights(x: Array, dy: Array, shape: tuple[int, ...], windows: Wind
     """The gradient of `correlate` with respect to `w`, which has that shape."""
     (down, across), (out, channels, kh, kw) = windows, shape
     if across.stride == 1 and _has_few_outputs(shape, x, down):
-        back = Windows(*(axis.phases()[0][2] for axis in windows))
-        dw = correlate_weights(dy, x, (groups * channels, out // groups, kh, kw), back, groups)
+        dw = correlate_weights(dy, x, (groups * channels, out // groups, kh, kw), windows.back(), groups)
         return np.ascontiguousarray(_transpose(dw, groups))
     memory, blocks, threads = _split(x, groups), _blocks(windows, groups, x.shape[:2]), idle_threads()
     d = to_wchn(dy).reshape(across.out, groups, out // groups, down.out * len(x)).swapaxes(-1, -2)
@@ -86,23 +86,18 @@ def correlate_input(dy: Array, w: Array, windows: Windows, groups: int) -> Array
     A stride makes several correlations: one for each phase, the columns that are read by the same taps.
     """
     (down, across), channels = windows, groups * w.shape[1]
-    if across.stride == 1:
-        ((_, _, right),) = across.phases()
-        return from_wchn(_correlate_columns(dy, _transpose(w, groups), Windows(down, right), groups))
+    copies_rows = down.stride == 1 and down.size < 2 * down.out
+    if copies_rows and across.stride == 1:
+        return correlate(dy, _transpose(w, groups), None, windows.back(), groups)
+    places = [(pixels, rows) for rows, pixels in map(down.reads, reversed(range(down.taps)))]
     dx = np.zeros((across.size, channels, down.size, len(dy)), dy.dtype)
     for columns, taps, right in across.phases():
-        dx[columns] = _correlate_columns(dy, _transpose(w[..., taps], groups), Windows(down, right), groups)
+        flipped = _transpose(w[..., taps], groups)
+        if copies_rows:
+            dx[columns] = to_wchn(correlate(dy, flipped, None, Windows(down.phases()[0][2], right), groups))
+        else:
+            _add_rows(dy, flipped, right, groups, places, dx[columns], down.stride if down.dilation == 1 else 1)
     return from_wchn(dx)
-
-
-def _correlate_columns(dy: Array, w: Array, windows: Windows, groups: int) -> Array:
-    """The columns of a phase in the gradient with respect to `x`, as (W, C, H, N). `w` is flipped."""
-    down, right = windows
-    if down.stride == 1 and down.size < 2 * down.out:
-        ((_, _, below),) = down.phases()
-        return to_wchn(correlate(dy, w, None, Windows(below, right), groups))
-    places = [(pixels, rows) for rows, pixels in map(down.reads, reversed(range(down.taps)))]
-    return _add_rows(dy, w, right, groups, places, down.size, down.stride if down.dilation == 1 else 1)
 
 
 def _has_few_outputs(shape: tuple[int, ...], x: Array, down: Axis) -> bool:
@@ -111,25 +106,24 @@ def _has_few_outputs(shape: tuple[int, ...], x: Array, down: Axis) -> bool:
 
 
 def _add_rows(
-    x: Array, w: Array, across: Axis, groups: int, places: list[tuple[slice, slice]], size: int, disjoint: int = 1
-) -> Array:
-    """Correlates with each row of taps alone, and adds the results to images of `size` rows, (W, C, size, N).
+    x: Array, w: Array, across: Axis, groups: int, places: list[tuple[slice, slice]], y: Array, disjoint: int = 1
+) -> None:
+    """Correlates with each row of taps alone, and adds the results to `y`, which is (W, C, H, N) and zero.
 
-    For each row of taps, `places` has the rows that it adds to, and the rows of its results. The first `disjoint` rows
-    of taps add to different rows.
+    For each row of taps, `places` has the rows of `y` that it adds to, and the rows of its results. The first
+    `disjoint` rows of taps add to different rows.
     """
     (out, channels, kh, kw), height = w.shape, x.shape[2]
     kernels = w.reshape(groups, out // groups, channels, kh, kw).transpose(0, 3, 1, 2, 4)
     rows = Windows(Axis(height, height, 1, 1, 1, 0), across)
     terms = to_wchn(correlate(x, kernels.reshape(kh * out, channels, 1, kw), None, rows, groups))
     terms = terms.reshape(across.out, groups, kh, out // groups, height, len(x))
-    y = np.zeros((across.out, groups, out // groups, size, len(x)), x.dtype)
+    y = y.reshape(across.out, groups, out // groups, *y.shape[2:])
     for tap, (to, results) in enumerate(places):
         if tap < disjoint:  # a copy is faster than a sum with zeros
             _as_items(y)[..., to, :] = _as_items(terms)[:, :, tap, :, results]
         else:
             y[..., to, :] += terms[:, :, tap, :, results]
-    return y.reshape(across.out, out, size, len(x))
 
 
 def _transpose(w: Array, groups: int) -> Array:

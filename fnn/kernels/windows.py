@@ -25,6 +25,10 @@ class Windows(NamedTuple):
         """The windows over images of that height and width; `padding` may be "same" or "valid" as in `conv`."""
         return cls(*map(Axis.over, size, taps, stride, dilation, padding))
 
+    def back(self) -> Windows:
+        """The windows over the outputs that each pixel adds, if the stride is 1."""
+        return Windows(*(axis.phases()[0][2] for axis in self))
+
 
 class Axis(NamedTuple):
     """Windows along one axis: tap `t` of window `o` reads the input at `o * stride + t * dilation - low`."""
