@@ -49,7 +49,7 @@ def wide_mean(x: Array, axes: Axes = None, keepdims: bool = False, times: Array 
 
 
 def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array | None = None) -> Array:
-    """Sums like `accurate_sum`, but returns float64. With `times`, sums the products `x * times`, mostly unstored."""
+    """Sums like `accurate_sum`, but returns float64. With `times`, sums the products `x * times`."""
     axes = (axes,) if isinstance(axes, int) else range(x.ndim) if axes is None else axes
     if x.size <= SMALL:
         terms = x if times is None else x * times
@@ -58,13 +58,16 @@ def wide_sum(x: Array, axes: Axes = None, keepdims: bool = False, times: Array |
     if x.dtype.itemsize < 4:
         x, times = x.astype(np.float32), None if times is None else times.astype(np.float32)
     order, steps, shape, back = _plan(x.shape, x.strides, tuple(axes), keepdims)
-    total = np.ascontiguousarray(x.transpose(order))
-    factor = None if times is None else np.ascontiguousarray(times.transpose(order))
-    for step in steps:
-        add = _sum_rows if step[2] > 1 else _sum_last
-        total, factor = add(total.reshape(step), None if factor is None else factor.reshape(step)), None
-    if factor is not None:
+    total, factor, part = x.transpose(order), times if times is None else times.transpose(order), 1
+    total, factor = np.ascontiguousarray(total), factor if factor is None else np.ascontiguousarray(factor)
+    if steps and steps[-1][2] == 1 and (divisor := _divisor(steps[-1][1], DOT)) > SHORT // 2:
+        part = divisor
+        parts = total.reshape(-1, part)
+        total = parts @ np.ones(part, x.dtype) if factor is None else np.vecdot(parts, factor.reshape(-1, part))
+    elif factor is not None:
         total = total * factor
+    for kept, length, inner in steps:
+        total = _sum_last(total.reshape(kept, -1)) if inner == 1 else _sum_rows(total.reshape(kept, length, -1))
     return total.astype(float, copy=False).reshape(shape).transpose(back)
 
 
@@ -104,40 +107,24 @@ def square_sum(x: Array) -> float:
     return float(flat @ flat)
 
 
-def _sum_rows(x: Array, y: Array | None) -> Array:
-    """Sums an array of shape (kept, length, inner), or its product with `y`, over the middle axis."""
+def _sum_rows(x: Array) -> Array:
+    """Sums an array of shape (kept, length, inner) over the middle axis, by products of ones with blocks of rows."""
     kept, length, inner = x.shape
-    joined = min(length, max(1, LANES // inner))  # rows that are added as one long row
+    joined = 1 if length <= BLOCK else min(length, max(1, LANES // inner))  # rows that are added as one long row
     rows = length // joined
     block = _divisor(rows, BLOCK) or min(BLOCK, rows)
-    blocked = rows - rows % block  # rows in full blocks
-
-    def add(start: int, stop: int, *shape: int) -> Array:
-        parts = [a[:, start * joined : stop * joined].reshape(kept, *shape) for a in (x, y) if a is not None]
-        total: Array = np.add.reduce(parts[0], 2) if y is None else np.einsum("kbri,kbri->kbi", *parts)
-        if 2 * length <= BLOCK:  # exact enough, also if another step adds as rows
-            return total[:, 0]
-        added: Array = np.add.reduce(total, 1, float)
-        return added
-
-    total = add(0, blocked, blocked // block, block, joined * inner)
-    if blocked < rows:
-        total += add(blocked, rows, 1, rows - blocked, joined * inner)
-    if joined > 1:
-        total = np.add.reduce(total.reshape(kept, joined, inner), 1, float)
-        if rows * joined < length:
-            total += add(rows, length, 1, length - rows * joined, inner)
-    return total
+    blocks = rows // block
+    done = blocks * block * joined
+    total = np.matmul(np.ones(block, x.dtype), x[:, :done].reshape(kept, blocks, block, joined * inner))
+    if length <= BLOCK:  # exact enough, also if another step adds as rows
+        return total[:, 0]
+    total = np.add.reduce(total.reshape(kept, blocks, joined, inner), (1, 2), float)
+    return total if done == length else total + _sum_rows(x[:, done:])
 
 
-def _sum_last(x: Array, y: Array | None) -> Array:
-    """Sums an array of shape (kept, length, 1), or its product with `y`, over the middle axis."""
-    kept, length, _ = x.shape
-    if y is not None:
-        part = _divisor(length, DOT) or 1
-        x = np.matmul(x.reshape(-1, 1, part), y.reshape(-1, part, 1)) if part > SHORT // 2 else x * y
-        length = x.size // kept
-    x = x.reshape(kept, length)
+def _sum_last(x: Array) -> Array:
+    """Sums a matrix along its rows."""
+    kept = len(x)
     while kept > 1 and x.shape[1] > 1 and (part := _divisor(x.shape[1], SHORT)):
         x = (x.reshape(-1, part) @ np.ones(part, x.dtype)).reshape(kept, -1)
     total: Array = np.add.reduce(x, 1)
