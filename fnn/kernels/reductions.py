@@ -115,7 +115,7 @@ def _sum_rows(x: Array) -> Array:
     block = _divisor(rows, BLOCK) or min(BLOCK, rows)
     blocks = rows // block
     done = blocks * block * joined
-    total = np.matmul(np.ones(block, x.dtype), x[:, :done].reshape(kept, blocks, block, joined * inner))
+    total: Array = np.matmul(np.ones(block, x.dtype), x[:, :done].reshape(kept, blocks, block, joined * inner))
     if length <= BLOCK:  # exact enough, also if another step adds as rows
         return total[:, 0]
     total = np.add.reduce(total.reshape(kept, blocks, joined, inner), (1, 2), float)
