@@ -11,14 +11,14 @@ plus a constant, and dx one of x plus one of dy plus a constant. Inside, all arr
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fnn.checks.arrays import Array
-from fnn.kernels.memory import map_blocks, memory_order
+from fnn.kernels.memory import map_blocks, match_order, memory_order
 from fnn.kernels.products import matmul
 from fnn.kernels.reductions import SMALL
 from fnn.kernels.reductions import accurate_sum as accurate_sum
@@ -63,62 +63,49 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> 
 def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
     """Normalises `x` over `axes`, its last ones. `w` and `b` have a number for each position along these axes.
 
-    So `x` is a matrix of examples and positions, or of positions and examples if that is its memory order.
+    All arrays become matrices of examples and positions, in rows or in columns as their memory is.
     """
-    order, back, split, along = _plan_matrix(x.shape, x.strides, axes)
+    kept = x.ndim - len(axes)
+    order = sorted(memory_order(x.shape, x.strides)[0], key=lambda axis: axis >= kept)
+    back = np.argsort(order)
 
     def to_matrix(a: Array) -> Array:
         a = a.transpose(order)
-        return np.ascontiguousarray(a.reshape(prod(a.shape[:split]), prod(a.shape[split:])))
+        return a.reshape(prod(a.shape[:kept]), prod(a.shape[kept:]))
 
     def to_shape(matrix: Array, like: Array) -> Array:
         return matrix.reshape(like.transpose(order).shape).transpose(back)
 
     def sum_outer(*pairs: tuple[Array, Array]) -> Array:
         """The sum of the products of a number for each example and one for each position."""
-        columns, rows = zip(*(pair[:: 1 if along else -1] for pair in pairs), strict=True)
-        total: Array = np.dot(np.concatenate(columns, 1, dtype=x.dtype), np.concatenate(rows, 0, dtype=x.dtype))
+        columns = np.concatenate([pair[0] for pair in pairs], 1, dtype=x.dtype)
+        rows = np.concatenate([pair[1] for pair in pairs], 0, dtype=x.dtype)
+        total: Array = np.dot(columns, rows) if base.flags.c_contiguous else np.dot(rows.T, columns.T).T
         return total
 
-    (row, shift), matrix = (to_matrix(a) for a in (w, b)), to_matrix(x)
-    base, offset, scale, slope = _standardise(matrix, (along,), eps)
+    row, shift, matrix = to_matrix(w), to_matrix(b), to_matrix(x)
+    base, offset, scale, slope = _standardise(match_order(matrix, matrix), (1,), eps)
     y = sum_outer((scale, row))
     y *= base
     y += sum_outer((-offset * scale, row), (np.ones_like(scale), shift))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
-        dy = to_matrix(dy)
+        dy = match_order(to_matrix(dy), base)
         g = dy * base
-        dw, db = add_examples(g, scale) - add_examples(dy, offset * scale), accurate_sum(dy, 1 - along, True)
-        dw, db = to_shape(dw, w), to_shape(db, b)
+        weights, offsets = (a.astype(dy.dtype).T for a in (scale, offset * scale))
+        dw = to_shape(matmul(weights, g) - matmul(offsets, dy), w)
+        db = to_shape(accurate_sum(dy, 0, True), b)
         if not need_dx:
             return dw, db, None
-        mean, products = add_positions(dy) / row.size, add_positions(g) / row.size
+        mean, products = (matmul(a, row.T) / row.size for a in (dy, g))
         factor = slope * scale * scale * (products - offset * mean)
         dx = sum_outer((slope, row))
         dx *= dy
-        dx += np.multiply(base, (-factor).astype(base.dtype), out=g)
-        dx += (factor * offset - slope * mean).astype(base.dtype)
+        dx += np.multiply(base, (-factor).astype(dy.dtype), out=g)
+        dx += (factor * offset - slope * mean).astype(dy.dtype)
         return dw, db, to_shape(dx, x)
 
-    def add_examples(a: Array, weights: Array) -> Array:
-        weights = weights.astype(a.dtype)
-        return matmul(weights.T, a) if along else matmul(a, weights.T)
-
-    def add_positions(a: Array) -> Array:
-        return matmul(a, row.T) if along else matmul(row.T, a)
-
     return to_shape(y, x), pull
-
-
-@lru_cache(maxsize=1000)
-def _plan_matrix(shape: Ints, strides: Ints, axes: Ints) -> tuple[Ints, Ints, int, int]:
-    """Plans a matrix: the order of the axes and its inverse, how many axes make its rows, the axis of the positions."""
-    order, _ = memory_order(shape, strides)
-    positions = [axis % len(shape) for axis in axes]
-    order = tuple(sorted(order, key=lambda axis: (axis in positions) != (order[0] in positions)))
-    back = tuple(order.index(axis) for axis in range(len(shape)))
-    return (order, back, len(axes), 0) if order[0] in positions else (order, back, len(shape) - len(axes), 1)
 
 
 def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:

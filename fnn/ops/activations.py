@@ -14,6 +14,7 @@ from fnn.kernels.masks import keep
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
+Map: TypeAlias = Callable[[Array], Array | float]
 GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
 
@@ -50,7 +51,7 @@ def _logistic(x: Array) -> Array:
     with np.errstate(over="ignore"):  # exp may become infinity, and y then 0, which is correct
         np.exp(y, y)
     y += 1
-    return np.reciprocal(y, y)
+    return np.divide(1, y, y)  # half the time of np.reciprocal
 
 
 @elementwise
@@ -60,20 +61,39 @@ def sigmoid(x: Array) -> tuple[Array, Slope]:
     return y, lambda: y * (1 - y)
 
 
+def _gate(x: Array, limit: float, logit: Callable[[Array], Array], logit_slope: Map) -> tuple[Array, Slope]:
+    """The rule x * sigmoid(logit(x)). Beyond the limits the sigmoid is 0 or 1: infinity times 0 would be nan."""
+    u = np.clip(x, -limit, limit)
+    d = logit(u)
+    np.negative(d, d)
+    with np.errstate(over="ignore"):
+        np.exp(d, d)
+    d += 1
+    y = np.clip(x, -limit, np.inf)  # np.maximum with a number takes three times as long
+    y /= d
+
+    def slope() -> Array:
+        dy = u / d
+        np.subtract(u, dy, dy)  # u * (1 - sigmoid)
+        dy *= logit_slope(u)
+        dy += 1
+        dy /= d
+        return dy
+
+    return y, slope
+
+
 @elementwise
 def silu(x: Array) -> tuple[Array, Slope]:
     """Swish: x * sigmoid(x). Elfwing, Uchibe & Doya, 2018."""
-    s, u = _logistic(x), np.clip(x, -1000, 1000)  # beyond, s is 0 or 1, and 0 times infinity would be nan
-    return np.maximum(x, -1000) * s, lambda: s + s * (u * (1 - s))
+    return _gate(x, 1000, np.copy, lambda u: 1)
 
 
 @elementwise
 def gelu(x: Array) -> tuple[Array, Slope]:
     """Tanh form of GELU: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2. Hendrycks & Gimpel, 2016."""
-    u = np.clip(x, -10, 10)  # beyond, the tanh below is -1 or 1, and the square could overflow
-    t = np.tanh(GELU_SCALE * u * (1 + GELU_CUBIC * u * u))
-    y = np.maximum(x, -10) * ((1 + t) / 2)
-    return y, lambda: (1 + t) / 2 * (1 + (1 - t) * (GELU_SCALE * u * (1 + 3 * GELU_CUBIC * u * u)))
+    scale, cubic = 2 * GELU_SCALE, 2 * GELU_SCALE * GELU_CUBIC  # (1 + tanh(v)) / 2 is sigmoid(2 * v)
+    return _gate(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
 
 
 @elementwise
