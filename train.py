@@ -30,17 +30,22 @@ NETS = {
         *(dense(256, w_init=he_normal), relu, dense(10)),
     ),
 }
-# `original` is the gradient descent of the program that this library re-imagines; its rates were for sums, not means.
-# `lr` is the peak of the learning rate, for each net for which it was chosen.
+# `original` is the gradient descent of the program that this library re-imagines; `fast` reaches 99 % in a few seconds.
+# `lr` is the peak of the learning rate, for each net for which it was chosen on the last 10,000 training images.
 RECIPES: dict[str, dict[str, Any]] = {
     "original": {
-        **{"net": "cnn", "epochs": 20, "batch_size": 100, "lr": {"cnn": 0.1}, "schedule": "steps"},
+        **{"net": "cnn", "epochs": 20, "batch_size": 100, "lr": {"cnn": 0.2}, "schedule": "steps"},
         **{"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "smoothing": 0.0},
         **{"shift": 0, "affine": [0, 0, 0], "shard_size": 64},
     },
     "default": {
         **{"net": "cnn", "epochs": 10, "batch_size": 100, "lr": {"cnn": 0.1, "fc": 0.3}, "schedule": "one_cycle"},
-        **{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "smoothing": 0.0},
+        **{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "smoothing": 0.0},
+        **{"shift": 1, "affine": [0, 0, 0], "shard_size": 64},
+    },
+    "fast": {
+        **{"net": "cnn", "epochs": 3, "batch_size": 128, "lr": {"cnn": 0.2}, "schedule": "one_cycle"},
+        **{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "smoothing": 0.1},
         **{"shift": 1, "affine": [0, 0, 0], "shard_size": 64},
     },
     "best": {
@@ -90,8 +95,7 @@ def build_task(config: run.Config, data: Dataset) -> run.Task:
 
 def main() -> int:
     """Runs the command line; returns the exit status. A bad flag ends the program with status 2."""
-    description = "Trains a network on MNIST. Example: python train.py --net fc --epochs 5 --out runs/a"
-    parser = flags.parser("train.py", description, RECIPES)
+    parser = flags.parser("train.py", "Trains on MNIST. Example: python train.py --net fc --out runs/a", RECIPES)
     flag = parser.add_argument_group("first flags").add_argument
     flag("--recipe", choices=RECIPES, help="settings that no other flag changes (default: default)")
     flag("--net", type=flags.net(NETS), help="cnn, fc, deep, or 'serial(dense(32), relu, dense(10))' (the recipe's)")

@@ -29,9 +29,8 @@ def step(workload: Workload, threads: int) -> Step:
 
 
 def in_shards(net: fnn.Op, workload: Workload, threads: int) -> fnn.Op:
-    """Returns the net with its batch in shards over threads. Single layers and training with batch norm have none."""
-    depends_on_batch = workload.task == "train" and workload.net.statistics
-    return net if workload.task == "vjp" or depends_on_batch else shard(net, workers=threads)
+    """Returns the net with its batch in shards over threads. Single layers have none."""
+    return net if workload.task == "vjp" else shard(net, workers=threads)
 
 
 def step_of(net: fnn.Op, workload: Workload, loss: Loss | None = None, optimizer: Optimizer | None = None) -> Step:

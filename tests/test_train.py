@@ -515,9 +515,11 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("best", "329,962")])
+@pytest.mark.parametrize(
+    ("recipe", "net"), [("original", "369,242"), ("default", "369,242"), ("fast", "369,242"), ("best", "329,962")]
+)
 def test_train_recipe_selects_the_net(run: Run, small_mnist: Path, recipe: str, net: str) -> None:
-    done = run("--data", small_mnist, "--recipe", recipe, "--epochs", 1, "--limit", 100)
+    done = run("--data", small_mnist, "--recipe", recipe, "--epochs", 1, "--limit", 150)
     assert (done.returncode, done.stderr) == (0, "")
     assert f" {net} " in done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -94,8 +95,8 @@ def sum_products(a: Array, b: Array) -> Array:
         only = np.empty(shape, a.dtype)
         batched_matmul(a, b, only)
         return only.reshape(shape[1:])
-    length = -(-inner // max(1, -(-inner // _max_inner(a, b))))
-    parts = inner // max(1, length)
+    length = _part_length(inner, _max_inner(a, b))
+    parts = inner // length
     at_once = max(1, MAX_TERMS // max(1, prod(shape)))
     total: Any = 0.0
     for begin in range(0, max(1, parts), at_once):
@@ -112,6 +113,13 @@ def sum_products(a: Array, b: Array) -> Array:
         total = total + wide_sum(terms, 0)
     wide: Array = total
     return wide
+
+
+@lru_cache(maxsize=1000)
+def _part_length(inner: int, longest: int) -> int:
+    """The length of the parts into which an inner axis is cut. It divides the axis, so nothing is left, if it can."""
+    n = -(-max(1, inner) // longest)
+    return next((inner // i for i in range(n, 2 * n) if inner % i == 0), -(-inner // n)) or 1
 
 
 def _join_columns(x: Array) -> Array:

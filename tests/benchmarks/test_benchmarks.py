@@ -14,7 +14,7 @@ from benchmarks.__main__ import arguments, describe_setup, main
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.fnn_peer import flops
 from benchmarks.harness import Job, Outcome, Reply, WorkerError, run_rounds, start_worker
-from benchmarks.machine import blas_kernel, forcing_variables, peak_mb, processor, usable_cores
+from benchmarks.machine import FORCING, blas_kernel, forcing_variables, peak_mb, processor, usable_cores
 from benchmarks.peers import PEERS, Peer
 from benchmarks.profile import Stopwatch, profile, timed_step
 from benchmarks.report import NOTHING, best_peer, geometric_mean, left_out, ratio_text, ratios, table, time_text
@@ -271,6 +271,8 @@ def test_arguments_select_nets_and_layers_by_pattern_instead_of_workloads() -> N
 
 
 def test_report_starts_with_what_the_environment_forces_and_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FORCING:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     first, *_ = describe_setup(arguments(["--peers", "fnn"])).splitlines()
     assert first.endswith("because the environment sets OPENBLAS_CORETYPE=Haswell.")
