@@ -14,6 +14,7 @@ from fnn.kernels.masks import keep
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
+GELU_SCALE, GELU_CUBIC = sqrt(2 / pi), 0.044715
 
 
 def elementwise(rule: Callable[[Array], tuple[Array, Slope]]) -> Op:
@@ -46,11 +47,8 @@ def tanh(x: Array) -> tuple[Array, Slope]:
 
 def _one_plus_exp(x: Array) -> Array:
     """1 + exp(-x): the reciprocal of the logistic function. It may be infinity, and the function then 0."""
-    y = np.negative(x)
     with np.errstate(over="ignore"):
-        np.exp(y, y)
-    y += 1
-    return y
+        return 1 + np.exp(-x)
 
 
 @elementwise
@@ -83,7 +81,7 @@ def silu(x: Array) -> tuple[Array, Slope]:
 @elementwise
 def gelu(x: Array) -> tuple[Array, Slope]:
     """Tanh form of GELU: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2. Hendrycks & Gimpel, 2016."""
-    scale, cubic = sqrt(8 / pi), sqrt(8 / pi) * 0.044715  # (1 + tanh(v)) / 2 is sigmoid(2 * v)
+    scale, cubic = 2 * GELU_SCALE, 2 * GELU_SCALE * GELU_CUBIC  # (1 + tanh(v)) / 2 is sigmoid(2 * v)
     return _gate(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
 
 
