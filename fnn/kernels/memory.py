@@ -13,11 +13,47 @@ width as views, without a copy. A batch of features, (N, features), keeps the or
 so that no layer transposes it. A function here copies only if its argument has another order.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
 from fnn.checks.arrays import Array
+from fnn.kernels.threads import idle_threads, parallel_map
+
+T = TypeVar("T")
+
+CACHED = 1 << 18  # so many numbers, and the few others that are computed with them, fit in a core's cache
+MIN_BLOCKS = 4  # with fewer blocks, the calls and the handover to another thread take as long as the work
+
+
+def map_blocks(f: Callable[..., T], *arrays: Array) -> list[T]:
+    """Returns `f(*blocks)` for each block of about CACHED numbers of large arrays, cut along their first axis.
+
+    Several operations on a block find it in the cache, and idle threads take some of the blocks. Arrays of length 1
+    along the axis are not cut, and neither are small ones.
+    """
+    length, n = len(arrays[0]), arrays[0].size // CACHED
+    if n < MIN_BLOCKS:
+        return [f(*arrays)]
+    n = min(length, n)
+
+    def call(i: int) -> T:
+        block = slice(length * i // n, length * (i + 1) // n)
+        return f(*[a[block] if len(a) > 1 else a for a in arrays])
+
+    return parallel_map(call, n, idle_threads())
+
+
+@lru_cache(maxsize=1000)
+def memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes from the outermost in memory to the innermost, those of length 1 last, and the axes that undo that."""
+    order = sorted(range(len(shape)), key=lambda axis: (shape[axis] == 1, -abs(strides[axis])))
+    return tuple(order), tuple(order.index(axis) for axis in range(len(shape)))
 
 
 def fast_order(x: Array) -> Array:

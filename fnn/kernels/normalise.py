@@ -4,19 +4,23 @@
     dx = (g - mean(g) - z * mean(g * z)) / sqrt(var(x) + eps), where g = dy * w
 
 Means are over the given axes. Both functions return `y` and a function `(dy, need_dx) -> (dw, db, dx)`, all with as
-many axes as `x`. Statistics are float64. Large arrays are read and written as few times as possible.
+many axes as `x`. Statistics are float64. Neither z nor g, which are as large as `x`, is computed: y is a multiple of x
+plus a constant, and dx one of x plus one of dy plus a constant. Inside, all arrays have their axes in memory order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fnn.checks.arrays import Array
+from fnn.kernels.memory import map_blocks, match_order, memory_order
+from fnn.kernels.products import matmul
+from fnn.kernels.reductions import SMALL
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.reductions import wide_mean as wide_mean
 from fnn.kernels.reductions import wide_sum as wide_sum
@@ -29,55 +33,79 @@ OFFSET = 3
 
 
 def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`. `w` and `b` have one number for each channel.
-
-    Only sums for each channel are needed, so z and g, which are as large as `x`, are never computed.
-    """
+    """Normalises `x` over `axes`. `w` and `b` have one number for each channel."""
+    order, back = memory_order(x.shape, x.strides)
+    axes = tuple(back[axis] for axis in axes)
+    x, w, b = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b))
     base, offset, scale, slope = _standardise(x, axes, eps)
-    y = base * _repeat(w * scale, base)
-    y += _repeat(b - offset * scale * w, base)
+    y = np.empty_like(base)
+    map_blocks(_add_multiple, base, _repeat(w * scale, base), _repeat(b - offset * scale * w, base), y)
     even = tuple(axis for axis in axes if w.shape[axis] == 1)
     count = max(1, prod(x.shape[axis] for axis in axes))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
-        dy = _reorder(dy, base)
-        sums = wide_sum(dy, even, True)
-        products = (wide_sum(dy, even, True, times=base) - offset * sums) * scale
-        dw, db = (_sum_to(s, w) for s in (products, sums))
+        dy = np.ascontiguousarray(dy.transpose(order))
+        sums, products = _sums(dy, base, even)
+        products = (products - offset * sums) * scale
+        dw, db = (_sum_to(s, w).transpose(back) for s in (products, sums))
         if not need_dx:
             return dw, db, None
         mean, mean_product = ((w * s).sum(axes, keepdims=True) / count for s in (sums, products))
         factor = slope * scale * mean_product
-        dx = base * _repeat(-factor, base)
-        dx += _repeat(factor * offset - slope * mean, base)
-        dx += dy * _repeat(w * slope, base)
-        return dw, db, dx
+        dx = np.empty_like(base)
+        small = (_repeat(s, base) for s in (w * slope, -factor, factor * offset - slope * mean))
+        map_blocks(_add_multiples, base, dy, *small, dx)
+        return dw, db, dx.transpose(back)
 
-    return y, pull
+    return y.transpose(back), pull
 
 
 def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`. `w` and `b` have a number for each position along these axes."""
-    base, offset, scale, slope = _standardise(x, axes, eps)
-    z = base * _repeat(scale, base)
-    z -= _repeat(offset * scale, base)
-    y = z * _repeat(w, z)
-    y += _repeat(b, z)
+    """Normalises `x` over `axes`, its last ones. `w` and `b` have a number for each position along these axes.
+
+    All arrays become matrices of examples and positions, in rows or in columns as their memory is.
+    """
+    kept = x.ndim - len(axes)
+    order = sorted(memory_order(x.shape, x.strides)[0], key=lambda axis: axis >= kept)
+    back = np.argsort(order)
+
+    def to_matrix(a: Array) -> Array:
+        a = a.transpose(order)
+        return a.reshape(prod(a.shape[:kept]), prod(a.shape[kept:]))
+
+    def to_shape(matrix: Array, like: Array) -> Array:
+        return matrix.reshape(like.transpose(order).shape).transpose(back)
+
+    def sum_outer(*pairs: tuple[Array, Array]) -> Array:
+        """The sum of the products of a number for each example and one for each position."""
+        columns = np.concatenate([pair[0] for pair in pairs], 1, dtype=x.dtype)
+        rows = np.concatenate([pair[1] for pair in pairs], 0, dtype=x.dtype)
+        total: Array = np.dot(columns, rows) if base.flags.c_contiguous else np.dot(rows.T, columns.T).T
+        return total
+
+    row, shift, matrix = to_matrix(w), to_matrix(b), to_matrix(x)
+    base, offset, scale, slope = _standardise(match_order(matrix, matrix), (1,), eps)
+    y = sum_outer((scale, row))
+    y *= base
+    y += sum_outer((-offset * scale, row), (np.ones_like(scale), shift))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
-        dy = _reorder(dy, z)
-        g = dy * z
-        dw, db = _sum_to(g, w), _sum_to(dy, b)
+        dy = match_order(to_matrix(dy), base)
+        g = dy * base
+        weights, offsets = (a.astype(dy.dtype).T for a in (scale, offset * scale))
+        dw = to_shape(matmul(weights, g) - matmul(offsets, dy), w)
+        db = to_shape(accurate_sum(dy, 0, True), b)
         if not need_dx:
             return dw, db, None
-        np.multiply(dy, _repeat(w, z), out=g)
-        mean, mean_product = wide_mean(g, axes, True), wide_mean(g, axes, True, times=z)
-        g *= _repeat(slope, z)
-        g -= z * _repeat(slope * mean_product, z)
-        g -= _repeat(slope * mean, z)
-        return dw, db, g
+        mean, products = (matmul(a, row.T) / row.size for a in (dy, g))
+        factor = slope * scale * scale * (products - offset * mean)
+        dx = sum_outer((slope, row))
+        dx *= dy
+        dx += np.multiply(base, (-factor).astype(dy.dtype), out=g)
+        dx += (factor * offset - slope * mean).astype(dy.dtype)
+        return dw, db, to_shape(dx, x)
 
-    return y, pull
+    return to_shape(y, x), pull
 
 
 def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:
@@ -86,8 +114,9 @@ def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, A
     Only `base` is as large as `x`. In most cases it is `x` itself.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = wide_mean(x, axes, True)
-        var = wide_mean(x, axes, True, times=x) - mean * mean
+        count = max(1, prod(x.shape[axis] for axis in axes))
+        mean, square = (total / count for total in _sums(x, x, axes))
+        var = square - mean * mean
         if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
             scale = 1 / np.sqrt(var + eps)
             return x, mean, scale, scale
@@ -121,35 +150,31 @@ def _sum_to(x: Array, like: Array) -> Array:
     return accurate_sum(x, tuple(axis for axis, n in enumerate(like.shape) if n == 1), True).astype(like.dtype)
 
 
-def _reorder(x: Array, like: Array) -> Array:
-    """`x` in the memory order of `like`: NumPy combines arrays in different orders several times more slowly."""
-    if x.strides == like.strides:
-        return x
-    copy = np.empty_like(like)
-    copy[...] = x
-    return copy
+def _sums(x: Array, times: Array, axes: Ints) -> list[Array]:
+    """The sums over `axes` of `x` and of `x * times`, in float64."""
+    parts = map_blocks(lambda x, times: (wide_sum(x, axes, True), wide_sum(x, axes, True, times)), x, times)
+    join = partial(np.add.reduce, axis=0) if 0 in axes else np.concatenate
+    return [sums[0] if len(sums) == 1 else join(sums) for sums in zip(*parts, strict=True)]
+
+
+def _add_multiple(x: Array, factor: Array, shift: Array, out: Array) -> None:
+    np.multiply(x, factor, out=out)
+    out += shift
+
+
+def _add_multiples(x: Array, dy: Array, slope: Array, factor: Array, shift: Array, out: Array) -> None:
+    np.multiply(x, factor, out=out)
+    out += shift
+    out += dy * slope
 
 
 def _repeat(s: Array, like: Array) -> Array:
-    """`s` in the dtype of `like`, repeated along all axes of `like` except the outermost one in memory.
+    """`s` in the dtype of `like`, repeated along all axes of `like` except the first.
 
     NumPy then works on long runs of memory, so norm layers on images take half the time. Without gain, `s` stays small.
     """
-    s = s.astype(like.dtype, copy=False)
-    shape, back = _plan_repeat(s.shape, like.shape, like.strides)
-    if not shape:
-        return s
-    repeated = np.empty(shape, like.dtype).transpose(back)
+    if len(s) > 1 or len(like) < 3 or like.ndim < 3 or like.size <= SMALL:
+        return s.astype(like.dtype, copy=False)
+    repeated = np.empty((1, *like.shape[1:]), like.dtype)
     repeated[...] = s
     return repeated
-
-
-@lru_cache(maxsize=1000)
-def _plan_repeat(shape: Ints, like: Ints, strides: Ints) -> tuple[list[int], Ints]:
-    """The repeated array's shape in memory order, and the axes that transpose it to `like`. No shape: no gain."""
-    order = sorted(range(len(like)), key=lambda axis: (like[axis] != 1, -abs(strides[axis])))
-    ones = sum(n == 1 for n in like)
-    if len(like) - ones < 3 or shape[order[ones]] != 1:
-        return [], ()
-    back = tuple(order.index(axis) for axis in range(len(like)))
-    return [1 if nth <= ones else like[axis] for nth, axis in enumerate(order)], back

@@ -33,11 +33,11 @@ def pool_mean(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint
 
 def image_mean(x: Array) -> tuple[Array, Adjoint]:
     """The mean of each image of `x` (N, C, H, W), and the map from the cotangent to that of `x`."""
-    batch, channels, height, width = x.shape
+    height, width = x.shape[2:]
 
     def adjoint(dy: Array) -> Array:
-        share = (dy / (height * width)).T[:, None]
-        return from_wchn(np.broadcast_to(share, (width, channels, height, batch)).copy())
+        share = np.repeat((dy / (height * width)).T[:, None], height, 1)
+        return from_wchn(np.repeat(share[None], width, 0))
 
     return accurate_mean(x, (2, 3)), adjoint
 

@@ -25,6 +25,10 @@ class Windows(NamedTuple):
         """The windows over images of that height and width; `padding` may be "same" or "valid" as in `conv`."""
         return cls(*map(Axis.over, size, taps, stride, dilation, padding))
 
+    def back(self) -> Windows:
+        """The windows over the outputs that each pixel adds, if the stride is 1."""
+        return Windows(*(axis.phases()[0][2] for axis in self))
+
 
 class Axis(NamedTuple):
     """Windows along one axis: tap `t` of window `o` reads the input at `o * stride + t * dilation - low`."""
@@ -78,6 +82,20 @@ class Axis(NamedTuple):
                 low = (taps - 1) * dilation + (offset - pixel) // self.stride
                 windows = Axis(self.out, count, taps, 1, dilation, low)
                 found.append((slice(pixel, None, self.stride), slice(first, None, step), windows))
+        return found
+
+    @lru_cache(maxsize=1000)  # noqa: B019
+    def undilated(self) -> list[tuple[slice, slice, Axis]]:
+        """Which windows read which pixels, and the windows over these pixels alone, where they have no dilation."""
+        gap = self.dilation if self.taps > 1 else self.stride  # a single tap reads every `stride`-th pixel
+        common = gcd(self.stride, gap)
+        step, found = gap // common, []
+        for first in range(min(step, self.out)):
+            offset = first * self.stride - self.low
+            pixel = offset % gap
+            size, out = max(0, -(-(self.size - pixel) // gap)), -(-(self.out - first) // step)
+            windows = Axis(size, out, self.taps, self.stride // common, 1, (pixel - offset) // gap)
+            found.append((slice(first, None, step), slice(pixel, None, gap), windows))
         return found
 
     def reads(self, tap: int) -> tuple[slice, slice]:

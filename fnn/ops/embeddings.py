@@ -7,7 +7,7 @@ import numpy as np
 from fnn.checks.arrays import get_params, input_error
 from fnn.checks.values import check_int
 from fnn.init import Initialiser, lecun_normal
-from fnn.kernels.reductions import accurate_sum
+from fnn.kernels.reductions import accurate_sum, sum_at
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key
 
@@ -31,11 +31,10 @@ def embedding(n: int, features: int, w_init: Initialiser = lecun_normal) -> Op:
         rows = x.astype(np.intp)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
-            places = rows[..., None] * features + np.arange(features)
-            dw = np.bincount(places.ravel(), dy.ravel(), n * features)  # adds in float64
-            return {"w": dw.reshape(n, features).astype(dy.dtype)}, np.zeros(x.shape, dy.dtype) if need_dx else None
+            dw = sum_at(rows.ravel(), dy.reshape(-1, features), n)
+            return {"w": dw}, np.zeros(x.shape, dy.dtype) if need_dx else None
 
-        return w[rows], vjp
+        return w.take(rows, 0), vjp
 
     return Op(init, apply, integers=True)
 

@@ -53,12 +53,15 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
         no_gradients = {"mean": np.zeros_like(arrays[2]), "var": np.zeros_like(arrays[3])}
         if key is None:
             std = np.sqrt(var + eps)
-            z = (x - mean) / std
+            centred = x - mean
+            y = centred * (w / std)
+            y += b
 
             def vjp_predicting(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-                return {"w": accurate_sum(dy * z, axes), "b": accurate_sum(dy, axes), **no_gradients}, dy * (w / std)
+                dw = (wide_sum(dy, axes, times=centred) / std.ravel()).astype(w.dtype)
+                return {"w": dw, "b": accurate_sum(dy, axes), **no_gradients}, dy * (w / std)
 
-            return z * w + b, vjp_predicting
+            return y, vjp_predicting
 
         if observe := _observer.get():
             observe(arrays[2], x, axes)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from fnn.checks.arrays import check_no_params, input_error
-from fnn.kernels.reductions import accurate_sum, wide_sum
+from fnn.kernels.reductions import accurate_sum, exp_rows, wide_sum
 from fnn.op import Array, Op, OpError, Params, Vjp
 
 
 def _softmax(params: Params, x: Array) -> tuple[Array, Vjp]:
     """exp(x) divided by its sum along the last axis of (batch, ..., classes)."""
     _check_classes(params, x)
-    y = np.exp(x - x.max(-1, keepdims=True))
+    y = exp_rows(x)
     y /= accurate_sum(y, -1, True)
 
     def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-        dx = y * dy
-        dx -= y * accurate_sum(dx, -1, True)
+        dx = dy - wide_sum(dy, -1, True, times=y).astype(dy.dtype)
+        dx *= y
         return {}, dx
 
     return y, vjp

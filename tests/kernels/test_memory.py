@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Op, conv, dense, flatten, maxpool, tanh
-from fnn.kernels.memory import from_features, from_wchn, to_features, to_wchn
+from fnn.kernels.memory import CACHED, from_features, from_wchn, map_blocks, memory_order, to_features, to_wchn
 from fnn.op import Array
 from tests.support.strategies import orders
 
@@ -77,3 +77,19 @@ def test_operators_of_features_keep_the_memory_order_of_their_input(layer: Op, s
     y, vjp = layer.apply(params, x)
     assert y.T.flags.c_contiguous
     assert vjp(y)[1].strides == x.strides
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(1, 1), (3, 1), (5, 5), (9, 9), (11, 11)])
+def test_map_blocks_cuts_large_arrays_along_the_first_axis(length: int, blocks: int) -> None:
+    x, whole = np.arange(float(length * CACHED)).reshape(length, CACHED), np.ones((1, CACHED))
+    parts = map_blocks(lambda a, b: (a, b), x, whole)
+    assert len(parts) == blocks
+    assert np.array_equal(np.concatenate([a for a, _ in parts]), x)
+    assert all(b is whole for _, b in parts)
+
+
+def test_memory_order_is_from_the_outermost_axis_to_the_innermost() -> None:
+    memory = np.empty((4, 3, 1, 5))
+    order, back = memory_order(memory.transpose(3, 2, 0, 1).shape, memory.transpose(3, 2, 0, 1).strides)
+    assert memory.transpose(3, 2, 0, 1).transpose(order).shape == (4, 3, 5, 1)
+    assert [order[axis] for axis in back] == [0, 1, 2, 3]

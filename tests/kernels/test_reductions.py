@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fnn.kernels.reductions import accurate_mean, accurate_sum, square_sum, wide_sum
+from fnn.kernels.reductions import accurate_mean, accurate_sum, exp_rows, square_sum, sum_at, wide_sum
 from fnn.op import Array
 
 Order = Callable[[Array], Array]
@@ -103,3 +103,29 @@ def test_square_sum_neither_overflows_nor_depends_on_the_order(scale: float, siz
     least = 0 if scale >= 1 else 1e-40  # squares below that are no float32
     for a in (x, np.asfortranarray(x), x[::-1]):
         assert abs(square_sum(a) - expected) <= 1e-6 * expected + least * size
+
+
+@pytest.mark.parametrize("features", [1, 3, 64, 100])
+@pytest.mark.parametrize(("count", "n"), [(0, 2), (1, 3), (50, 1), (300, 20), (5000, 3)])
+def test_sum_at_adds_the_rows_of_each_place(count: int, n: int, features: int) -> None:
+    rng = np.random.default_rng(count)
+    places, x = rng.integers(0, n, count), rng.random((count, features), np.float32)
+    expected = np.zeros((n, features))
+    np.add.at(expected, places, x)
+    total = sum_at(places, x, n)
+    assert total.dtype == np.float32
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1, 30, 100, 1e30])
+def test_exp_rows_is_a_multiple_of_exp_without_overflow(largest: float) -> None:
+    x = np.array([[0, 1, -1], [0, largest, -largest]])
+    e = exp_rows(x)
+    assert 0 < e.max() < np.inf
+    np.testing.assert_allclose(e[0] / e[0, 0], np.exp(x[0]))
+    if largest < 100:
+        np.testing.assert_allclose(e[1] / e[1, 0], np.exp(x[1]))
+
+
+def test_exp_rows_of_nothing_is_empty() -> None:
+    assert exp_rows(np.empty((0, 3))).shape == (0, 3)

@@ -57,6 +57,17 @@ def test_phases_map_pixels_to_their_windows(axis: Axis) -> None:
     assert found == reads(axis)
 
 
+@given(axes())
+def test_undilated_windows_read_the_same_pixels(axis: Axis) -> None:
+    found = set()
+    for windows, pixels, part in axis.undilated():
+        assert (part.size, part.out) == (len(range(axis.size)[pixels]), len(range(axis.out)[windows]))
+        assert part.dilation == 1
+        for window, tap, pixel in reads(part):
+            found.add((range(axis.out)[windows][window], tap, range(axis.size)[pixels][pixel]))
+    assert found == reads(axis)
+
+
 @given(axes(), st.integers(0, 12), st.integers(0, 12))
 def test_part_of_windows_reads_the_same_pixels(axis: Axis, start: int, stop: int) -> None:
     start, stop = sorted((start % (axis.out + 1), stop % (axis.out + 1)))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import Op, OpError, batch_norm, group_norm, layer_norm, tree_map
+from fnn.kernels.threads import parallel_map
 from fnn.op import Array
 from fnn.testing import check_op
 from tests.support.strategies import seeds, slow_unless
@@ -159,3 +160,22 @@ def test_norm_layers_refuse_params_of_another_layer(op: Op, name: str) -> None:
         op.apply({**params, name: wrong}, ROWS)
     shape = params["w"].shape
     assert str(caught.value) == f"{op.kind}: {name}: expected shape {shape}, got float32 (1,)"
+
+
+@pytest.mark.parametrize("op", [batch_norm(), layer_norm(3), group_norm(2)], ids=repr)
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, lambda a: np.ascontiguousarray(a.T).T])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_norms_of_large_arrays_have_the_same_bits_on_any_number_of_threads(
+    op: Op, arrange: Callable[[Array], Array], threads: int
+) -> None:
+    x, dy = (arrange(a) for a in np.random.default_rng(0).standard_normal((2, 32, 4, 96, 100), np.float32))
+    params = op.init(0, x.shape[1:])
+
+    def run(_: int) -> list[Array]:
+        y, vjp = op.apply(params, x, 0)
+        dparams, dx = vjp(dy)
+        return [y, dx, *dparams.values()]
+
+    [alone], [shared] = parallel_map(run, 1, 1), parallel_map(run, 1, threads)
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(a, b)
