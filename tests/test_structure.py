@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *("checks", "tree", "random", "kernels", "init", "op", "inspection", "chain", "combinators", "ops"),
     *("losses", "grad", "transforms", "summaries", "optim"),
-    *("files", "data", "torch", "fnn", "mpi", "onnx", "testing", "run", "__main__"),
+    *("files", "data", "torch", "fnn", "mpi", "onnx", "testing", "run", "page", "__main__"),
 ]
 """The modules and packages of fnn/; each imports only those before it. "fnn" is fnn/__init__.py."""
 

@@ -1,0 +1,161 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fnn
+from tests.support.chromium import IS_MISSING, REASON, draw, open_browser, take_picture
+from tests.support.drawings import DRAWINGS
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(IS_MISSING, reason=REASON)]
+
+
+@pytest.fixture(scope="module")
+def program(trained: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command that serves the page of the run; its first line has the address."""
+    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        yield program
+        program.kill()
+
+
+@pytest.fixture(scope="module")
+def address(program: subprocess.Popen[str]) -> str:
+    assert program.stdout
+    line = program.stdout.readline()
+    assert line.startswith("draw a digit at http://127.0.0.1:")
+    return line.split()[-1]
+
+
+@pytest.fixture
+def browser(address: str) -> Iterator[Any]:
+    with open_browser(1440, 900) as browser:
+        browser.get(address)
+        yield browser
+        assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def text(browser: Any, name: str) -> str:
+    found: str = browser.find_element("id", name).text
+    return found
+
+
+def wait(browser: Any, script: str) -> Any:
+    """Waits until the script returns something, and returns it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 20, 0.02).until(lambda b: b.execute_script(f"return {script}"))
+
+
+def read_answer(browser: Any) -> str:
+    """Waits until no question is open, and returns the likeliest class."""
+    wait(browser, "!waiting && document.querySelector('#bars .best') !== null")
+    return text(browser, "answer").split(" ")[0]
+
+
+def test_at_least_nine_of_ten_drawings_are_recognised_in_time(browser: Any) -> None:
+    answers = []
+    for (_, strokes), kind in zip(DRAWINGS, ["mouse", "pen", "touch", "mouse"] * 3, strict=False):
+        draw(browser, strokes, kind)
+        answers.append(read_answer(browser))
+        browser.find_element("id", "clear").click()
+        wait(browser, "document.querySelector('#bars .best') === null")
+    correct = [found == name for found, (name, _) in zip(answers, DRAWINGS, strict=True)]
+    assert sum(correct) >= 9, answers
+    times = browser.execute_script("return performance.getEntriesByName('answer').map((entry) => entry.duration)")
+    assert len(times) > 50
+    print(f"median time from pointer event to bars: {median(times):.1f} ms")
+
+
+def test_why_teach_undo_and_save(browser: Any, trained: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    _, strokes = DRAWINGS[7]
+    draw(browser, strokes)
+    read_answer(browser)
+    first = browser.execute_script("return [...document.querySelectorAll('.number')].map((n) => n.textContent)")
+    browser.find_element("css selector", "#bars li:nth-child(5) button").click()
+    wait(browser, "byId('heat-title').textContent.includes('“4”')")
+    heat = "Array.from(byId('heat').getContext('2d').getImageData(0, 0, 28, 28).data).join()"
+    about_four = browser.execute_script(f"return {heat}")
+    browser.find_element("css selector", "#bars li:nth-child(3) button").click()
+    wait(browser, "byId('heat-title').textContent.includes('“2”') && !waiting")
+    assert browser.execute_script(f"return {heat}") != about_four
+    assert text(browser, "teach") == "It was 2"
+    for lesson in range(1, 4):
+        browser.find_element("id", "teach").click()
+        wait(browser, f"lessons === {lesson} && !waiting")
+        assert "Accuracy on 500 test images" in text(browser, "lesson")
+        if read_answer(browser) == "2":
+            break
+    assert read_answer(browser) == "2"
+    browser.find_element("id", "save").click()
+    wait(browser, "byId('lesson').textContent.startsWith('Saved')")
+    saved = Path(text(browser, "lesson").removeprefix("Saved: "))
+    assert {path.name for path in trained.iterdir()} - before.keys() == {saved.name}
+    assert {name: (trained / name).read_bytes() for name in before} == before  # the run itself is as it was
+    params, taught = fnn.load(trained / "params.pkl"), fnn.load(saved)
+    assert not np.array_equal(taught["dense3"]["b"], params["dense3"]["b"])
+    for _ in range(lesson):
+        browser.find_element("id", "undo").click()
+        wait(browser, "!waiting")
+    wait(browser, "lessons === 0 && !waiting")
+    assert text(browser, "lesson") == "Undone. The net is as it was."
+    last = browser.execute_script("return [...document.querySelectorAll('.number')].map((n) => n.textContent)")
+    assert last == first
+    saved.unlink()
+
+
+def test_keys(browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    body = browser.find_element("tag name", "body")
+    draw(browser, DRAWINGS[4][1])  # two strokes
+    read_answer(browser)
+    body.send_keys(Keys.BACKSPACE)
+    assert browser.execute_script("return strokes.length") == 1
+    body.send_keys("8")
+    wait(browser, "byId('heat-title').textContent.includes('“8”') && !waiting")
+    body.send_keys(Keys.ENTER)
+    wait(browser, "lessons === 1 && !waiting")
+    body.send_keys(Keys.DELETE)
+    wait(browser, "lessons === 0 && !waiting")
+    body.send_keys(Keys.ESCAPE)
+    assert browser.execute_script("return strokes.length") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (390, 844), (1440, 900), (1600, 900)])
+def test_layout_fits_the_window(address: str, width: int, height: int, dark: bool, tmp_path: Path) -> None:
+    with open_browser(width, height, dark, touch=width < 500) as browser:
+        browser.get(address)
+        draw(browser, DRAWINGS[3][1])
+        read_answer(browser)
+        inside = "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= innerWidth)"
+        assert browser.execute_script(f"return document.documentElement.scrollWidth <= innerWidth && {inside}")
+        take_picture(browser, tmp_path / "page.png")
+        assert (tmp_path / "page.png").stat().st_size > 10_000
+        back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        red = int(back.split("(")[1].split(",")[0])
+        assert (red < 128) == dark
+
+
+def test_page_says_that_the_server_has_stopped(trained: Path) -> None:
+    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout
+        address = program.stdout.readline().split()[-1]
+        with open_browser(800, 600) as browser:
+            browser.get(address)
+            os.kill(program.pid, signal.SIGINT)
+            output, errors = program.communicate(timeout=20)
+            assert (output.splitlines()[-1], errors) == ("stopped", "")
+            draw(browser, DRAWINGS[1][1])
+            wait(browser, "!byId('stopped').hidden")
+            assert text(browser, "stopped").startswith("The server has stopped. Start it again")
