@@ -44,21 +44,19 @@ def answer(net: Op, params: Params, image: NDArray[np.uint8], chosen: int | None
     dy = np.full_like(scores, -1 / max(1, classes - 1))
     dy[0, chosen] = 1
     heat = vjp(dy)[1][0, 0]
-    views = [
-        View(*names, y.shape[1:], images) for names, y in outputs.items() if (images := _as_images(y[0])) is not None
-    ]
+    views = [View(*names, y.shape, images) for names, y in outputs.items() if (images := _as_images(y)) is not None]
     return Answer(softmax.apply({}, scores)[0][0], chosen, heat / (np.abs(heat).max() or 1), views)
 
 
 def _apply_and_record(net: Op, params: Params, x: Array) -> tuple[Array, Vjp, dict[tuple[str, str], Array]]:
     """Applies the net. Also returns the outputs of the operators that have no parts, by path and `repr`."""
     params, paths = find_paths(net, params)
-    outputs: dict[tuple[str, str], Array] = {}
+    outputs: dict[tuple[str, str], Array] = {}  # of the one example: without the axis of the batch, if that is 1
 
     def around(op: Op, apply: Any, params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         y, vjp = apply(params, x, key)
         if not op.is_composite:
-            outputs[paths.get(id(params), op.kind), repr(op)] = y
+            outputs[paths.get(id(params), op.kind), repr(op)] = y[0] if len(y) == 1 else y
         return y, vjp
 
     y, vjp = intercept(net, around).apply(params, x)

@@ -17,11 +17,12 @@ from fnn.optim import sgd
 from fnn.page.answers import Answer, answer
 from fnn.random import Key
 from fnn.run.folder import RunError
+from fnn.tree import tree_leaves
 
 COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
 SAMPLE = 500  # test images that show what a lesson costs
-MAX_LESSONS = 50  # that can be undone: each keeps params in memory
+MAX_LESSONS, MAX_BYTES = 50, 64_000_000  # that can be undone: each keeps params in memory
 
 
 def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: Dataset, key: Key) -> Params:
@@ -47,8 +48,9 @@ def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: D
     def loss(params: Params) -> float:
         return float(cross_entropy(net.apply(params, x)[0], y)[0])
 
-    steps, wanted = [step(rate) for rate in RATES], doubt(params) / 2
-    return next((new for new in steps if doubt(new) <= wanted), None) or min(steps, key=loss)
+    wanted = doubt(params) / 2  # the steps are computed again and again, because several would need much memory
+    rate = next((rate for rate in RATES if doubt(step(rate)) <= wanted), None)
+    return step(min(RATES, key=lambda rate: loss(step(rate))) if rate is None else rate)
 
 
 class Pupil:
@@ -57,6 +59,13 @@ class Pupil:
     def __init__(self, net: Op, params: Params, classes: list[str], folder: Path, data: Dataset | None) -> None:
         self.net, self.classes, self.folder, self.data = net, classes, folder, data
         self._history, self._lock, self._lessons = [params], Lock(), 0
+        size = sum(leaf.nbytes for leaf in tree_leaves(params))
+        self._kept = min(MAX_LESSONS, max(1, MAX_BYTES // max(1, size)))
+
+    @property
+    def lessons(self) -> int:
+        """The number of lessons that can be undone."""
+        return len(self._history) - 1
 
     def answer(self, image: NDArray[np.uint8], chosen: int | None) -> Answer:
         """Returns the answer with the params after the last lesson."""
@@ -70,14 +79,14 @@ class Pupil:
             before = self._history[-1]
             after = teach(self.net, before, image, label, self.data, Key(0).fold(self._lessons))
             self._lessons += 1
-            self._history = [*self._history[-MAX_LESSONS:], after]
-            return {"before": self._accuracy(before), "after": self._accuracy(after), "lessons": len(self._history) - 1}
+            self._history = [*self._history[-self._kept :], after]
+            return {"before": self._accuracy(before), "after": self._accuracy(after), "lessons": self.lessons}
 
     def undo(self) -> dict[str, Any]:
         """Returns to the params before the last lesson."""
         with self._lock:
             self._history = self._history[:-1] or self._history
-            return {"lessons": len(self._history) - 1}
+            return {"lessons": self.lessons}
 
     def save(self) -> dict[str, Any]:
         """Writes the params to a new file in the folder of the run, and returns its name."""
