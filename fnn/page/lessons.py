@@ -22,7 +22,7 @@ from fnn.tree import tree_leaves
 COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
 SAMPLE = 500  # test images that show what a lesson costs
-MAX_LESSONS, MAX_BYTES = 50, 64_000_000  # that can be undone: each keeps params in memory
+MAX_BYTES = 64_000_000  # of params before lessons, which are kept so that the lessons can be undone
 
 
 def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: Dataset, key: Key) -> Params:
@@ -60,7 +60,7 @@ class Pupil:
         self.net, self.classes, self.folder, self.data = net, classes, folder, data
         self._history, self._lock, self._lessons = [params], Lock(), 0
         size = sum(leaf.nbytes for leaf in tree_leaves(params))
-        self._kept = min(MAX_LESSONS, max(1, MAX_BYTES // max(1, size)))
+        self._kept = max(1, MAX_BYTES // max(1, size))
 
     @property
     def lessons(self) -> int:

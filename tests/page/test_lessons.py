@@ -57,9 +57,11 @@ def test_undo_restores_the_bits(pupil: Pupil) -> None:
 
 
 def test_old_lessons_are_forgotten(pupil: Pupil, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fnn.page.lessons.MAX_LESSONS", 2)
+    params = pupil._history[0]
+    monkeypatch.setattr("fnn.page.lessons.MAX_BYTES", 3 * sum(leaf.nbytes for leaf in fnn.tree_leaves(params)))
+    large = Pupil(pupil.net, params, pupil.classes, pupil.folder, pupil.data)
     image = digits(1, 7).images[0]
-    assert [pupil.teach(image, label)["lessons"] for label in (1, 2, 3)] == [1, 2, 2]
+    assert [large.teach(image, label)["lessons"] for label in (1, 2, 3, 4)] == [1, 2, 3, 3]
 
 
 def test_save_writes_a_new_file_each_time(pupil: Pupil) -> None:
