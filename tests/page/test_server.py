@@ -182,7 +182,7 @@ def test_with_too_many_connections_those_without_the_token_end(
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     with serving(pupil) as page:
         client = HTTPConnection("127.0.0.1", page.server_port, timeout=20)
-        silent = []
+        silent: list[socket.socket] = []
         for _ in range(6):
             client.request("GET", f"/{page.token}/")
             client.sock.settimeout(20)
@@ -193,8 +193,9 @@ def test_with_too_many_connections_those_without_the_token_end(
             assert quiet.recv(100).startswith((b"HTTP/1.1 4", b""))
         assert answer(page, drawing)
         assert len(page.connections) <= 2
-        for connection in (client, *silent):
-            connection.close()
+        client.close()
+        for quiet in silent:
+            quiet.close()
 
 
 def test_a_long_head_is_refused(server: PageServer) -> None:
