@@ -7,7 +7,6 @@ the server, so no other site can use a browser to send requests. Bodies must hav
 import json
 import re
 import secrets
-from base64 import b64encode
 from collections import OrderedDict
 from contextlib import suppress
 from http import HTTPStatus
@@ -18,10 +17,9 @@ from socket import SHUT_RDWR, SHUT_WR
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fnn.data.pictures import fit_digit
-from fnn.page.answers import View
+from fnn.page.answers import encode
 from fnn.page.lessons import Pupil
 from fnn.run.exits import describe
 from fnn.run.folder import RunError
@@ -184,14 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "teach":
             return pupil.teach(image, int(number))
         answer = pupil.answer(image, int(number) if number else None)
-        return {
-            "probabilities": [round(float(p), 4) for p in answer.probabilities],
-            "chosen": answer.chosen,
-            "lessons": pupil.lessons,
-            "input": _encode(image),
-            "heat": _encode((answer.heat * 127).round().astype(np.int8)),
-            "views": list(map(_describe, answer.views)),
-        }
+        return answer.as_json() | {"input": encode(image), "lessons": pupil.lessons}
 
     def _read_body(self, size: int) -> bytes:
         """Reads a body of exactly that size."""
@@ -230,17 +221,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Prints nothing."""
-
-
-def _describe(view: View) -> dict[str, Any]:
-    return {
-        "path": view.path,
-        "operator": view.operator,
-        "shape": view.shape,
-        "size": view.images.shape,
-        "pixels": _encode(view.images),
-    }
-
-
-def _encode(array: NDArray[Any]) -> str:
-    return b64encode(array.tobytes()).decode()

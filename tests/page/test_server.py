@@ -87,7 +87,7 @@ def test_answer_teach_undo_and_save(server: PageServer, drawing: bytes, tmp_path
     assert first["chosen"] == np.argmax(first["probabilities"])
     assert len(b64decode(first["input"])) == len(b64decode(first["heat"])) == 28 * 28
     assert [view["path"] for view in first["views"]] == ["conv1", "maxpool1", "tanh1", "dense1"]
-    assert len(b64decode(first["views"][0]["pixels"])) == np.prod(first["views"][0]["size"])
+    assert len(b64decode(first["views"][0]["images"])) == np.prod(first["views"][0]["size"])
     other = (first["chosen"] + 1) % 10
     assert answer(server, drawing, f"answer/{other}")["chosen"] == other
     assert answer(server, drawing, f"teach/{other}")["lessons"] == 1
