@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fnn.data import DataError
 from fnn.files.checkpoint import CheckpointError
@@ -42,7 +42,8 @@ def exit_status(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: error:", "; ".join([describe(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
     except Interrupted as interrupt:
-        print("stopped", flush=True)
+        with suppress(OSError):  # such as a pipe that nobody reads any more
+            print("stopped", flush=True)
         return 128 + int(interrupt.args[0])
 
 

@@ -79,3 +79,16 @@ def test_exit_status_prints_errors_in_one_line(capsys: pytest.CaptureFixture[str
     assert (exit_status("x.py", stop), capsys.readouterr()) == (143, ("stopped\n", ""))
     with pytest.raises(ZeroDivisionError):
         exit_status("x.py", lambda: 1 // 0)
+
+
+def test_a_stopped_program_may_have_lost_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+    def stop() -> int:
+        send(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert exit_status("program", stop) == 128 + signal.SIGTERM
