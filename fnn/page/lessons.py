@@ -19,7 +19,7 @@ from fnn.random import Key
 from fnn.run.folder import RunError
 from fnn.tree import tree_leaves
 
-COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
+COPIES, STORED = 24, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
 SAMPLE = 500  # test images that show what a lesson costs
 MAX_BYTES = 64_000_000  # of params before lessons, which are kept so that the lessons can be undone
@@ -29,7 +29,8 @@ def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: D
     """Takes one step of gradient descent on the drawing (height, width), mixed with random training images.
 
     The training images are there so that the net does not forget. The learning rate is the lowest of RATES that halves
-    the doubt, 1 minus the probability of the label. If there is none, it is the one with the lowest loss of the batch.
+    the doubt, 1 minus the probability of the label. If there is none, or if it raises the loss of the batch, it is the
+    one with the lowest loss.
     """
     chosen = key.fold("images").generator().integers(len(data.train.labels), size=STORED)
     copies = shift(1)(as_float(np.repeat(image[None], COPIES, 0)), key.fold("shift"))
@@ -50,7 +51,9 @@ def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: D
 
     wanted = doubt(params) / 2  # the steps are computed again and again, because several would need much memory
     rate = next((rate for rate in RATES if doubt(step(rate)) <= wanted), None)
-    return step(min(RATES, key=lambda rate: loss(step(rate))) if rate is None else rate)
+    if rate is None or loss(step(rate)) > loss(params):
+        rate = min(RATES, key=lambda rate: loss(step(rate)))
+    return step(rate)
 
 
 class Pupil:

@@ -92,3 +92,9 @@ def test_ten_lessons_cost_at_most_one_point(trained: Path) -> None:
         results.append(pupil.teach(image, label))
         assert lessons_until_learned(pupil, image, label) <= 2
     assert results[-1]["after"] >= results[0]["before"] - 0.01
+
+
+def test_wrong_labels_do_not_ruin_the_net(pupil: Pupil) -> None:
+    images, labels = digits(10, 3)
+    results = [pupil.teach(image, (int(label) + 5) % 10) for image, label in zip(images, labels, strict=True)]
+    assert min(result["after"] for result in results) > results[0]["before"] / 2
