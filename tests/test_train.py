@@ -500,7 +500,8 @@ def test_train_shows_a_progress_bar_only_on_a_capable_terminal(
 
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 0 if kind == "without a width" else 100))
-    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), "--epochs", "2", "--batch-size", "5"]
+    flags = ("--epochs", "2", "--batch-size", "5", "--net", "dense(10)", "--lr", "0.1")
+    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), *flags]
     variables = {"TERM": "dumb" if kind == "dumb" else "xterm"} | (
         without_package("tqdm") if kind == "without tqdm" else {}
     )
