@@ -1,8 +1,7 @@
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,21 +19,24 @@ from tests.support.drawings import DRAWINGS
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(IS_MISSING, reason=REASON)]
 
 
-@pytest.fixture(scope="module")
-def program(trained: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command that serves the page of the run; its first line has the address."""
-    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
+@contextmanager
+def serve(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Serves the page of the run; yields the program and the address."""
+    command = [sys.executable, "-m", "fnn", "draw", str(run), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        yield program
-        program.kill()
+        try:
+            assert program.stdout
+            line = program.stdout.readline()
+            assert line.startswith("draw a digit at http://127.0.0.1:")
+            yield program, line.split()[-1]
+        finally:
+            program.kill()
 
 
 @pytest.fixture(scope="module")
-def address(program: subprocess.Popen[str]) -> str:
-    assert program.stdout
-    line = program.stdout.readline()
-    assert line.startswith("draw a digit at http://127.0.0.1:")
-    return line.split()[-1]
+def address(trained: Path) -> Iterator[str]:
+    with serve(trained) as (_, address):
+        yield address
 
 
 @pytest.fixture
@@ -196,15 +198,11 @@ def test_a_second_page_can_undo_a_lesson_of_the_first(browser: Any, address: str
 
 
 def test_page_says_that_the_server_has_stopped(trained: Path) -> None:
-    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        assert program.stdout
-        address = program.stdout.readline().split()[-1]
-        with open_browser(800, 600) as browser:
-            browser.get(address)
-            os.kill(program.pid, signal.SIGINT)
-            output, errors = program.communicate(timeout=20)
-            assert (output.splitlines()[-1], errors) == ("stopped", "")
-            draw(browser, DRAWINGS[1][1])
-            wait(browser, "!byId('warning').hidden")
-            assert text(browser, "warning").startswith("The server has stopped. Start it again")
+    with serve(trained) as (program, address), open_browser(800, 600) as browser:
+        browser.get(address)
+        program.terminate()
+        output, errors = program.communicate(timeout=20)
+        assert (output.splitlines()[-1], errors) == ("stopped", "")
+        draw(browser, DRAWINGS[1][1])
+        wait(browser, "!byId('warning').hidden")
+        assert text(browser, "warning").startswith("The server has stopped. Start it again")
