@@ -17,7 +17,7 @@ from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.kernels.process import limited_blas
 from fnn.op import Array
-from fnn.page import Pupil, make_server
+from fnn.page import PageServer, Pupil
 from fnn.run import IMAGES, RunError, SavedRun, add_data, exit_status, export_run, format_accuracy, load_run, read_data
 from fnn.run.exits import describe
 from fnn.run.flags import integer, nonempty, path
@@ -106,7 +106,7 @@ def run_draw(args: argparse.Namespace) -> None:
     except (DataError, OSError) as error:
         log(f"without lessons: {'; '.join([describe(error), *getattr(error, '__notes__', [])])}")
         data = None
-    server = make_server(Pupil(run.net, run.params, classes, args.source, data), args.port)
+    server = PageServer(Pupil(run.net, run.params, classes, args.source, data), args.port)
     log(f"draw a digit at {server.address}\nCtrl-C stops the page")
     if not args.no_browser:
         Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()

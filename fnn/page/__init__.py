@@ -4,6 +4,6 @@ You can understand the rest of the library without reading this package.
 """
 
 from fnn.page.lessons import Pupil
-from fnn.page.server import make_server
+from fnn.page.server import PageServer
 
-__all__ = ["Pupil", "make_server"]
+__all__ = ["PageServer", "Pupil"]

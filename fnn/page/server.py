@@ -42,16 +42,22 @@ POLICY = (
 
 
 class PageServer(ThreadingHTTPServer):
-    """The server of one page. It answers until `shutdown`."""
+    """The server of one page, with its `address`. `serve_forever` answers the requests.
+
+    Port 0 means a free one. Raises RunError if the port is not free.
+    """
 
     daemon_threads = True
     block_on_close = False  # a client that is still connected does not delay the end of the program
     request_queue_size = MAX_CONNECTIONS
 
-    def __init__(self, pupil: Pupil, port: int) -> None:
+    def __init__(self, pupil: Pupil, port: int = 0) -> None:
         self.pupil, self.token = pupil, secrets.token_urlsafe(16)
         self.connections: OrderedDict[Any, None] = OrderedDict()  # the last one had the latest request with the token
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise RunError(f"--port: expected a free port, got {port}: {error.strerror}") from error
         self.host = f"127.0.0.1:{self.server_port}"
         self.address = f"http://{self.host}/{self.token}/"
 
@@ -70,17 +76,6 @@ class PageServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: clients may disconnect at any time."""
-
-
-def make_server(pupil: Pupil, port: int = 0) -> PageServer:
-    """Returns the server, with the page's `address`; port 0 means a free one. `serve_forever` answers the requests.
-
-    Raises RunError if the port is not free.
-    """
-    try:
-        return PageServer(pupil, port)
-    except OSError as error:
-        raise RunError(f"--port: expected a free port, got {port}: {error.strerror}") from error
 
 
 class _RequestError(Exception):
@@ -193,12 +188,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/octet-stream")
         if lengths != [str(size)]:
             raise _RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected a body of {size} bytes")
-        try:
+        body = b""
+        with suppress(TimeoutError):
             body = self.rfile.read(size)
-        except TimeoutError:
-            raise _RequestError(HTTPStatus.REQUEST_TIMEOUT, f"expected a body of {size} bytes") from None
         if len(body) < size:
-            raise _RequestError(HTTPStatus.BAD_REQUEST, f"expected a body of {size} bytes, got {len(body)}")
+            raise _RequestError(HTTPStatus.REQUEST_TIMEOUT, f"expected a body of {size} bytes, got {len(body)}")
         return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -211,8 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: HTTPStatus, kind: str, body: bytes, policy: str = "default-src 'none'") -> None:
         self.send_response(status)
         own = {"Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": policy}
-        if self.close_connection:
-            own["Connection"] = "close"
+        own |= {"Connection": "close"} if self.close_connection else {}
         for name, value in (HEADERS | own).items():
             self.send_header(name, value)
         self.end_headers()

@@ -12,8 +12,7 @@ import pytest
 import fnn
 from fnn import conv, dense, maxpool, serial, tanh
 from fnn.data import Dataset, as_float, digits
-from fnn.page import Pupil, make_server
-from fnn.page.server import PageServer
+from fnn.page import PageServer, Pupil
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +48,7 @@ def pupil(tmp_path: Path) -> Pupil:
 @contextmanager
 def serving(pupil: Pupil) -> Iterator[PageServer]:
     """Yields a server that answers in the block."""
-    with make_server(pupil) as server:
+    with PageServer(pupil) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
