@@ -15,9 +15,20 @@ from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.page import Pupil, make_server
-from fnn.run import IMAGES, RunError, SavedRun, add_data, exit_status, export_run, format_accuracy, load_run, read_data
+from fnn.run import (
+    IMAGES,
+    RunError,
+    SavedRun,
+    add_data,
+    exit_status,
+    export_run,
+    format_accuracy,
+    load_run,
+    read_data,
+    read_metrics,
+)
 from fnn.run.flags import integer, nonempty, path
-from fnn.run.folder import NETS_BY_NAME
+from fnn.run.folder import NETS_BY_NAME, describe_missing
 from fnn.run.report import log_probabilities, report
 from fnn.summaries import summary
 from fnn.testing import CheckError, check_op
@@ -48,6 +59,9 @@ def run_report(args: argparse.Namespace) -> None:
     add_data(run.config, data, args.source)  # other data would replace the pictures of this run by wrong ones
     for picture in report(args.source, run.net, data.test):
         log(f"wrote: {picture}")
+    lines = read_metrics(args.source)
+    if missing := describe_missing(args.source, lines, int(lines[-1]["epoch"])):
+        log(missing)
 
 
 def run_export(args: argparse.Namespace) -> None:

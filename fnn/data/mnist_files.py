@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.data.examples import Dataset, Examples
-from fnn.files.disk import atomic_write
+from fnn.files.disk import atomic_write, remove_leftovers
 
 # Where MNIST is downloaded from: the first mirror that works.
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
@@ -75,6 +75,8 @@ def _find_files(folder: Path, download: bool) -> dict[str, Path]:
         if missing and not download:
             spellings = "with - or . before idx, with or without .gz"
             raise DataError(f"{folder}: expected MNIST's files, missing: {', '.join(missing)} ({spellings})")
+        if missing:
+            remove_leftovers(folder)
         for name in missing:
             files[name] = folder / f"{name}.gz"
             with atomic_write(files[name]) as file:  # before the download, which is useless if the folder is read-only
