@@ -4,7 +4,6 @@ import argparse
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -27,6 +26,7 @@ from fnn.run import (
     read_data,
     read_metrics,
 )
+from fnn.run.exits import make_log
 from fnn.run.flags import integer, nonempty, path
 from fnn.run.folder import NETS_BY_NAME, describe_missing
 from fnn.run.report import log_probabilities, report
@@ -34,7 +34,7 @@ from fnn.summaries import summary
 from fnn.testing import CheckError, check_op
 from fnn.transforms import shard
 
-log = partial(print, flush=True)  # a pipe, too, gets each line at once
+log = make_log(keep_going=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -107,10 +107,10 @@ class Op:
                 raise OpError("expected init(rng, shape), got init(shape, rng); swap the arguments")
             key, shape = as_key(rng), check_shape(shape)
             params = results.check_initial(self._init(key, shape))
-        except (OpError, TypeError) as error:
+            self.output_shape(params, shape)
+        except (TypeError, ValueError) as error:
             results.explain(error, self.kind, "init(key, shape)", self._init, rng, shape)
             raise
-        self.output_shape(params, shape)
         return params
 
     def output_shape(self, params: Params, shape: Shape) -> Shape:

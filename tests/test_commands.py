@@ -208,6 +208,8 @@ def test_check_failure_names_the_operator(call: Call) -> None:
         (("export", "RUN", "RUN/no/a.onnx"), "RUN/no/a.onnx: No such file or directory"),
         (("export", "RUN", "RUN/params.pkl"), "RUN/params.pkl: expected a name that ends with .onnx, so that no other"),
         (("summary", "--net", "dense(100000000000)"), "Unable to allocate "),
+        (("summary", "--net", "conv(10000000000, 10000000)"), "conv: expected arrays of sizes that NumPy allows, got "),
+        (("eval", "RUN/\ud800\n\x1b[31m"), "RUN/\\ud800\\n\\x1b[31m: expected the folder of a run, or a file of "),
         (("predict", "RUN", "RUN/config.json"), "RUN/config.json: expected an image that Pillow can read: "),
         (("eval", "RUN/params.pkl", "--net", "fc"), "RUN/params.pkl: does not match like"),
     ],

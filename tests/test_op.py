@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fnn
 from fnn import (
     Key,
     Op,
@@ -304,3 +305,25 @@ def test_op_apply_keeps_no_reference_to_the_output() -> None:
     del y
     assert gone() is None
     assert vjp(dy)[1].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (fnn.conv(10**10, 10**7), (1, 28, 28)),
+        (fnn.dense(2**63 - 1), (1,)),
+        (fnn.dense(2**63), (1,)),
+        (fnn.dense(3), (2**62, 2**62)),
+        (fnn.dense(3), (1,) * 70),
+        (fnn.serial(fnn.tanh, fnn.embedding(2**62, 2**62)), ()),
+        (fnn.batch_norm(), (2**62, 2, 2)),
+    ],
+)
+def test_init_refuses_sizes_that_no_array_has(net: fnn.Op, shape: tuple[int, ...]) -> None:
+    with pytest.raises(fnn.OpError, match=r"\w: expected arrays of sizes that NumPy allows, got larger ones: "):
+        net.init(0, shape)
+
+
+def test_any_text_is_a_name() -> None:
+    net = fnn.serial(fnn.named("\ud800", fnn.dense(3)))
+    assert np.any(net.init(0, (2,))["\ud800"]["w"] != fnn.serial(fnn.dense(3)).init(0, (2,))["dense1"]["w"])

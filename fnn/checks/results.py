@@ -47,10 +47,21 @@ def check_gradients(result: Any) -> tuple[dict[str, Any], Any]:
     return result
 
 
+# How NumPy's ValueErrors for arrays that no computer can hold begin.
+TOO_LARGE = ("array is too big", "Maximum allowed dimension", "maximum supported dimension")
+
+
 def explain(error: Exception, kind: str, expected: str, f: Callable[..., Any], *args: Any) -> None:
-    """Adds the operator's kind to an OpError. Raises one in place of a TypeError if `f` does not take the arguments."""
+    """Adds the operator's kind to an OpError.
+
+    Raises one in place of a TypeError if `f` does not take the arguments, and for a size that NumPy does not allow.
+    """
     if isinstance(error, OpError):
         error.kind = error.kind or kind
+        return
+    if isinstance(error, ValueError):
+        if str(error).startswith(TOO_LARGE):
+            raise OpError(f"expected arrays of sizes that NumPy allows, got larger ones: {error}", kind) from error
         return
     try:
         inspect.signature(f).bind(*args)

@@ -22,6 +22,16 @@ CODES = {np.dtype(char).str[1:] for char in NUMBERS}
 MAX_DEPTH, MAX_ENTRIES = 100, 1 << 20
 
 
+# Compressed arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom
+# halve, but those of a pruned net may shrink to a fiftieth.
+MAX_RATIO, MIN_LIMIT = 100, 1 << 20
+
+
+def limit_inflated(size: int) -> int:
+    """How many bytes the content of a compressed file of this size may have, so that no small file fills the memory."""
+    return max(MAX_RATIO * size, MIN_LIMIT)
+
+
 def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | None = None) -> None:
     """Raises ValueError for the first part of `tree` that a file may not contain. `entries` counts the calls."""
     entries = entries or count()

@@ -51,7 +51,7 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     dicts without leaves are missing; nets, optimizers and exports accept such params.
 
     Loading never executes code, so files from strangers are safe. It reads pickles of protocols 2 to 5 by NumPy 1 or 2,
-    and compressed arrays of at most 10 times the file's size. Raises CheckpointError that names the file if it is
+    and compressed arrays of at most 100 times the file's size. Raises CheckpointError that names the file if it is
     damaged or not of the kind that `save` writes, and OSError if it cannot be read.
     """
     path, form = _find_format(path)

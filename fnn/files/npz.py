@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 
 from fnn.checks.arrays import Array
-from fnn.files.allowed import CODES, describe_start, make_array
+from fnn.files.allowed import CODES, MAX_RATIO, describe_start, limit_inflated, make_array
 from fnn.files.trees import flatten
 from fnn.tree import Tree
-
-# Arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom halve.
-MAX_RATIO, MIN_LIMIT = 10, 1 << 20
 
 # The dict literal before an array's numbers, with its three entries in any order.
 HEADER = re.compile(
@@ -57,7 +54,7 @@ def _read_zip(data: bytes) -> dict[str, Array]:
             raise ValueError("expected a list of all arrays, got a shorter or longer one")
         if sum(member.compress_size for member in members) > len(data):
             raise ValueError("expected arrays with bytes of their own, got shared bytes")
-        if sum(member.file_size for member in members) > max(MAX_RATIO * len(data), MIN_LIMIT):
+        if sum(member.file_size for member in members) > limit_inflated(len(data)):
             raise ValueError(f"expected arrays of at most {MAX_RATIO} times the file's size, got more; use np.savez")
         for member in members:
             path = member.filename.removesuffix(".npy")

@@ -80,7 +80,11 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "classes": (
         f"a value like {IMAGES['classes']}",
-        lambda names: isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
+        lambda names: (
+            isinstance(names, list)
+            and bool(names)
+            and all(isinstance(name, str) and name.isprintable() for name in names)
+        ),
     ),
     "net": ("a net as text", lambda net: isinstance(net, str)),
     **dict.fromkeys(("epochs", "batch_size", "shard_size"), ("an integer from 1", lambda n: _is_int(n, 1))),
@@ -123,7 +127,10 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
     if new:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder}: expected a folder, got a file")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be created: {error.strerror}") from error
     check_links(folder, ("lock", *FILES))
     with open(check_regular(folder / "lock", RunError), "ab") as file:
         try:

@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -11,7 +10,7 @@ from fnn import mpi
 from fnn.data import Dataset
 from fnn.op import Op, Params, Shape
 from fnn.run.data import add_data, read_data
-from fnn.run.exits import catch_signals, exit_status
+from fnn.run.exits import catch_signals, exit_status, make_log
 from fnn.run.folder import (
     CONFIG,
     IMAGES,
@@ -57,7 +56,7 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
     began, comm = perf_counter(), mpi.world()
     out, resume = args.out, args.resume
     folder = (out or resume) if comm.rank == 0 else None
-    log = partial(print, flush=True)  # a pipe, too, gets each line at once
+    log = make_log(keep_going=folder is not None)
     with locked(folder, new=bool(out)) if folder else nullcontext():
         images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
         count = len(images.train.labels)
