@@ -12,7 +12,7 @@ from fnn.files.disk import atomic_write, check_regular
 from fnn.files.trees import match_template, nest, nest_like
 from fnn.tree import Tree
 
-# Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path.
+# Modules by suffix. `decode(file, size)` returns a tree for .pkl, and otherwise arrays by path.
 FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
 
 
@@ -55,12 +55,11 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     damaged or not of the kind that `save` writes, and OSError if it cannot be read.
     """
     path, form = _find_format(path)
-    data = path.read_bytes()
     if like is not None:
         with _name_errors("like"):
             check_tree(like)
-    with _name_errors(path):
-        tree = form.decode(data)
+    with path.open("rb") as file, _name_errors(path):
+        tree = form.decode(file, os.fstat(file.fileno()).st_size)
         if form is not pickles:
             tree = nest(tree) if like is None else nest_like(tree, like)
         check_tree(tree)
