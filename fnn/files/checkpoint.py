@@ -1,8 +1,6 @@
 """`save` and `load`: checkpoints that survive a crash while they are written, and never execute code when read."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
     Raises CheckpointError for another suffix or a leaf that the format cannot hold, and OSError as files do.
     """
     path, form = _find_format(path)
-    with _name_errors(path):
+    with _NameErrors(path):
         check_tree(tree)
         pieces = form.encode(tree)
     with atomic_write(path) as file:
@@ -56,9 +54,9 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """
     path, form = _find_format(path)
     if like is not None:
-        with _name_errors("like"):
+        with _NameErrors("like"):
             check_tree(like)
-    with path.open("rb") as file, _name_errors(path):
+    with path.open("rb") as file, _NameErrors(path):
         tree = form.decode(file, os.fstat(file.fileno()).st_size)
         if form is not pickles:
             tree = nest(tree) if like is None else nest_like(tree, like)
@@ -66,13 +64,21 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
         return tree if like is None else match_template(tree, like, reorder=form is not pickles)
 
 
-@contextmanager
-def _name_errors(name: object) -> Iterator[None]:
-    """Turns a ValueError into a CheckpointError that begins with `name`."""
-    try:
-        yield
-    except ValueError as error:
-        raise CheckpointError(f"{name}: {error}") from error
+class _NameErrors:
+    """Turns a ValueError in the block into a CheckpointError that begins with `name`.
+
+    From Python 3.12 on, `contextmanager` would leave a reference cycle, with all that was read, for each error.
+    """
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ValueError):
+            raise CheckpointError(f"{self.name}: {error}") from error
 
 
 def _find_format(path: str | os.PathLike[str]) -> tuple[Path, Any]:
