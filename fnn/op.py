@@ -79,7 +79,7 @@ class Op:
         self.statistics: dict[tuple[str, ...], dict[str, float]] = {(): dict(statistics)} if statistics else {}
         for path, part in self.inside():
             self.statistics |= {(*path, *rest): values for rest, values in part.statistics.items()}
-        self.has_warned = False
+        self.depth, self.has_warned = results.check_depth(inside), False
 
     def inside(self) -> Iterator[tuple[tuple[str, ...], Op]]:
         """The operators directly inside this one, with their paths in the params: `("conv1",)`, or `()` if wrapped."""

@@ -19,7 +19,7 @@ CODES = {np.dtype(char).str[1:] for char in NUMBERS}
 
 # Limits on nested dicts and on entries, far above what nets need. A dict counts at each of its uses, so a dict that
 # contains itself, or that unfolds into billions of entries, is refused.
-MAX_DEPTH, MAX_ENTRIES = 100, 1 << 20
+MAX_DEPTH, MAX_ENTRIES = 120, 1 << 20
 
 
 # Compressed arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom
