@@ -11,7 +11,6 @@ from threading import Thread
 import numpy as np
 
 from fnn.data import DataError, Dataset, Examples, read_picture
-from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.page import Pupil, make_server
 from fnn.run import (
@@ -30,6 +29,7 @@ from fnn.run.exits import make_log
 from fnn.run.flags import integer, nonempty, path
 from fnn.run.folder import NETS_BY_NAME, describe_missing
 from fnn.run.report import log_probabilities, report
+from fnn.run.saved import load_params
 from fnn.summaries import summary
 from fnn.testing import CheckError, check_op
 from fnn.transforms import shard
@@ -138,7 +138,7 @@ def read_run(args: argparse.Namespace) -> SavedRun:
         raise RunError(f"{source}: expected {expected}" if source else f"expected {expected}, or --net alone")
     net = parse_net(NETS_BY_NAME.get(args.net, args.net))
     params = net.init(0, tuple(IMAGES["shape"]))
-    return SavedRun(net, load(source, params) if source else params, IMAGES)
+    return SavedRun(net, load_params(source, params) if source else params, IMAGES)
 
 
 def read_images(run: SavedRun, source: str | None) -> Dataset:

@@ -292,12 +292,16 @@ class RunsCommand:
 
 
 @pytest.mark.parametrize(
-    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing"]
+    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing", "nan", "inf"]
 )
 def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.pkl"
     net = SMALLER_FC if content == "other shapes" else fnn.serial(fnn.dense(3))
-    if content != "missing":
+    if content in ("nan", "inf"):
+        params = fnn.parse_net(NETS_BY_NAME["fc"]).init(0, (1, 28, 28))
+        params["dense2"]["b"][3] = float(content)
+        fnn.save(path, params)
+    elif content != "missing":
         fnn.save(path, net.init(0, (4,)))
     if content == "hostile":
         path.write_bytes(pickle.dumps(RunsCommand()))
@@ -310,6 +314,8 @@ def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_
     assert err.startswith("fnn eval: error: ")
     assert str(path) in err
     assert err.count("\n") == 1
+    if content in ("nan", "inf"):
+        assert "expected finite params, got params/dense2/b has 1 nan" in err or "has 0 nan and 1 infinite" in err
 
 
 @pytest.mark.slow

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.data import Examples, as_float
-from fnn.files.checkpoint import load
 from fnn.files.disk import atomic_write, remove_leftovers
 from fnn.op import Array, Op, Params
 from fnn.ops.softmaxes import log_softmax
 from fnn.run.folder import CURVES as CURVES
 from fnn.run.folder import RunError, check_links, find_params, read_config, read_metrics
+from fnn.run.saved import load_params
 from fnn.tree import tree_items
 
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "filters.png")
@@ -33,7 +33,7 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     curves = read_curves(folder)
     check_links(folder, PICTURES)
     remove_leftovers(folder)
-    params = load(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
+    params = load_params(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
     scores = log_probabilities(net, params, test)
     figures = [
         pictures.plot_curves(curves),

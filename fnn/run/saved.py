@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fnn.files.checkpoint import load
+from fnn.files.checkpoint import CheckpointError, load
 from fnn.files.disk import remove_leftovers
 from fnn.inspection.text import parse_net
 from fnn.onnx import export
 from fnn.op import Op, OpError, Params, Shape
+from fnn.run.faults import describe_non_finite
 from fnn.run.folder import CONFIG, IMAGES, Config, RunError, find_params, format_net, read_config
 
 
@@ -40,7 +41,15 @@ def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | Non
         like = net.init(0, tuple(config["shape"]))
     except OpError as error:
         raise RunError(f"{folder / CONFIG}: {error}") from error
-    return SavedRun(net, load(find_params(folder), like), config)
+    return SavedRun(net, load_params(find_params(folder), like), config)
+
+
+def load_params(path: Path, like: Params) -> Params:
+    """Returns the params in the file, of the same net as `like`. Raises CheckpointError for nan and infinity."""
+    params: Params = load(path, like)
+    if fault := describe_non_finite("params/", params):
+        raise CheckpointError(f"{path}: expected finite params, got {fault}")
+    return params
 
 
 def export_run(run: SavedRun, path: Path) -> str:
