@@ -109,6 +109,17 @@ def test_report_draws_only_for_the_data_of_the_run(call: Call, a_run: Path, tmp_
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 
+@pytest.mark.slow
+def test_report_lists_epochs_without_metrics(call: Call, a_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = Path(shutil.copytree(a_run, tmp_path / "run"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[1:]))
+    status, out, err = call("report", folder)
+    assert (status, err, out.count("wrote: ")) == (0, "", 4)
+    assert out.splitlines()[-1] == f"{folder / 'metrics.jsonl'}: the metrics of these epochs are missing: 1"
+
+
 def test_export_writes_a_model_that_states_its_input(call: Call, a_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     status, out, err = call("export", a_run, tmp_path / "model.onnx")

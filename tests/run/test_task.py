@@ -320,7 +320,7 @@ def test_train_writes_lost_params_again_and_continues_without_lost_metrics(
     tmp_path: Path, validation: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = make_task(data=DATA._replace(validation=validation))
-    settings = {"data": "digits", "data_sha256": None, "limit": None, "validation": 0, "batch_size": 10}
+    settings = {"data": "digits", "data_sha256": None, "limit": None, "validation": 0, "batch_size": 10**12}
     config = run.IMAGES | settings | {"epochs": 3, "shard_size": 4, "schedule": "steps"}
     run.write_config(tmp_path, config)
     run.train(task, run.start(task), tmp_path, 1e9, stop_after(17), no_log)
