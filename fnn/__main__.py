@@ -4,7 +4,6 @@ import argparse
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -13,21 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.data import DataError, Dataset, Examples, read_picture
-from fnn.files.checkpoint import load
 from fnn.inspection.text import parse_net
 from fnn.kernels.process import limited_blas
 from fnn.op import Array
 from fnn.page import PageServer, Pupil
-from fnn.run import IMAGES, RunError, SavedRun, add_data, exit_status, export_run, format_accuracy, load_run, read_data
-from fnn.run.exits import describe
+from fnn.run import (
+    IMAGES,
+    RunError,
+    SavedRun,
+    add_data,
+    exit_status,
+    export_run,
+    format_accuracy,
+    load_run,
+    read_data,
+    read_metrics,
+)
+from fnn.run.exits import describe, make_log
 from fnn.run.flags import integer, nonempty, path
-from fnn.run.folder import NETS_BY_NAME
+from fnn.run.folder import NETS_BY_NAME, describe_missing
 from fnn.run.report import log_probabilities, report
+from fnn.run.saved import load_params
 from fnn.summaries import summary
 from fnn.testing import CheckError, check_op
 from fnn.transforms import shard
 
-log = partial(print, flush=True)  # a pipe, too, gets each line at once
+log = make_log(keep_going=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +62,9 @@ def run_report(args: argparse.Namespace) -> None:
     add_data(run.config, data, args.source)  # other data would replace the pictures of this run by wrong ones
     for picture in report(args.source, run.net, data.test):
         log(f"wrote: {picture}")
+    lines = read_metrics(args.source)
+    if missing := describe_missing(args.source, lines, int(lines[-1]["epoch"])):
+        log(missing)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -137,7 +150,7 @@ def read_run(args: argparse.Namespace) -> SavedRun:
         raise RunError(f"{source}: expected {expected}" if source else f"expected {expected}, or --net alone")
     net = parse_net(NETS_BY_NAME.get(args.net, args.net))
     params = net.init(0, tuple(IMAGES["shape"]))
-    return SavedRun(net, load(source, params) if source else params, IMAGES)
+    return SavedRun(net, load_params(source, params) if source else params, IMAGES)
 
 
 def read_images(run: SavedRun, source: str | None) -> Dataset:

@@ -79,7 +79,7 @@ class Op:
         self.statistics: dict[tuple[str, ...], dict[str, float]] = {(): dict(statistics)} if statistics else {}
         for path, part in self.inside():
             self.statistics |= {(*path, *rest): values for rest, values in part.statistics.items()}
-        self.has_warned = False
+        self.depth, self.has_warned = results.check_depth(inside), False
 
     def inside(self) -> Iterator[tuple[tuple[str, ...], Op]]:
         """The operators directly inside this one, with their paths in the params: `("conv1",)`, or `()` if wrapped."""
@@ -107,10 +107,10 @@ class Op:
                 raise OpError("expected init(rng, shape), got init(shape, rng); swap the arguments")
             key, shape = as_key(rng), check_shape(shape)
             params = results.check_initial(self._init(key, shape))
-        except (OpError, TypeError) as error:
+            self.output_shape(params, shape)
+        except (TypeError, ValueError) as error:
             results.explain(error, self.kind, "init(key, shape)", self._init, rng, shape)
             raise
-        self.output_shape(params, shape)
         return params
 
     def output_shape(self, params: Params, shape: Shape) -> Shape:

@@ -50,7 +50,7 @@ def as_key(rng: Rng, name: str = "rng") -> Key:
 def _encode(part: str | int) -> tuple[int, ...]:
     """Encodes `part` as 32-bit words. No other part, and no sequence of parts, has the same words."""
     if isinstance(part, str):
-        letters = part.encode()
+        letters = part.encode(errors="surrogatepass")  # any text is a name
         return (1, len(letters), *letters)
     number = check_part(part)
     return (0, number & 0xFFFFFFFF, number >> 32)

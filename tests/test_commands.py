@@ -109,6 +109,17 @@ def test_report_draws_only_for_the_data_of_the_run(call: Call, a_run: Path, tmp_
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 
+@pytest.mark.slow
+def test_report_lists_epochs_without_metrics(call: Call, a_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = Path(shutil.copytree(a_run, tmp_path / "run"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[1:]))
+    status, out, err = call("report", folder)
+    assert (status, err, out.count("wrote: ")) == (0, "", 4)
+    assert out.splitlines()[-1] == f"{folder / 'metrics.jsonl'}: the metrics of these epochs are missing: 1"
+
+
 def test_export_writes_a_model_that_states_its_input(call: Call, a_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     status, out, err = call("export", a_run, tmp_path / "model.onnx")
@@ -208,6 +219,8 @@ def test_check_failure_names_the_operator(call: Call) -> None:
         (("export", "RUN", "RUN/no/a.onnx"), "RUN/no/a.onnx: No such file or directory"),
         (("export", "RUN", "RUN/params.pkl"), "RUN/params.pkl: expected a name that ends with .onnx, so that no other"),
         (("summary", "--net", "dense(100000000000)"), "Unable to allocate "),
+        (("summary", "--net", "conv(10000000000, 10000000)"), "conv: expected arrays of sizes that NumPy allows, got "),
+        (("eval", "RUN/\ud800\n\x1b[31m"), "RUN/\\ud800\\n\\x1b[31m: expected the folder of a run, or a file of "),
         (("predict", "RUN", "RUN/config.json"), "RUN/config.json: expected an image that Pillow can read: "),
         (("eval", "RUN/params.pkl", "--net", "fc"), "RUN/params.pkl: does not match like"),
     ],
@@ -290,12 +303,16 @@ class RunsCommand:
 
 
 @pytest.mark.parametrize(
-    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing"]
+    "content", ["hostile", "truncated", "empty", "foreign", "other net", "other shapes", "missing", "nan", "inf"]
 )
 def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.pkl"
     net = SMALLER_FC if content == "other shapes" else fnn.serial(fnn.dense(3))
-    if content != "missing":
+    if content in ("nan", "inf"):
+        params = fnn.parse_net(NETS_BY_NAME["fc"]).init(0, (1, 28, 28))
+        params["dense2"]["b"][3] = float(content)
+        fnn.save(path, params)
+    elif content != "missing":
         fnn.save(path, net.init(0, (4,)))
     if content == "hostile":
         path.write_bytes(pickle.dumps(RunsCommand()))
@@ -308,6 +325,8 @@ def test_eval_refuses_bad_params_in_one_line(call: Call, small_mnist: Path, tmp_
     assert err.startswith("fnn eval: error: ")
     assert str(path) in err
     assert err.count("\n") == 1
+    if content in ("nan", "inf"):
+        assert "expected finite params, got params/dense2/b has 1 nan" in err or "has 0 nan and 1 infinite" in err
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fnn
 from fnn import (
     Key,
     Op,
@@ -304,3 +306,50 @@ def test_op_apply_keeps_no_reference_to_the_output() -> None:
     del y
     assert gone() is None
     assert vjp(dy)[1].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (fnn.conv(10**10, 10**7), (1, 28, 28)),
+        (fnn.dense(2**63 - 1), (1,)),
+        (fnn.dense(2**63), (1,)),
+        (fnn.dense(3), (2**62, 2**62)),
+        (fnn.dense(3), (1,) * 70),
+        (fnn.serial(fnn.tanh, fnn.embedding(2**62, 2**62)), ()),
+        (fnn.batch_norm(), (2**62, 2, 2)),
+    ],
+)
+def test_init_refuses_sizes_that_no_array_has(net: fnn.Op, shape: tuple[int, ...]) -> None:
+    with pytest.raises(fnn.OpError, match=r"\w: expected arrays of sizes that NumPy allows, got larger ones: "):
+        net.init(0, shape)
+
+
+def test_any_text_is_a_name() -> None:
+    net = fnn.serial(fnn.named("\ud800", fnn.dense(3)))
+    assert np.any(net.init(0, (2,))["\ud800"]["w"] != fnn.serial(fnn.dense(3)).init(0, (2,))["dense1"]["w"])
+
+
+@pytest.mark.parametrize("wrap", [fnn.residual, fnn.serial, fnn.remat, lambda op: fnn.parallel(op, fnn.dense(3))])
+def test_operators_inside_each_other_work_or_state_the_limit(wrap: Callable[[fnn.Op], fnn.Op], tmp_path: Path) -> None:
+    net = fnn.dense(3)
+    while net.depth < 98:
+        net = wrap(net)
+    params, x = net.init(0, (3,)), np.ones((2, 3), np.float32)
+    optimizer = fnn.averaged(fnn.adam(), 0.9)
+    for op in (net, fnn.shard(net, 2, 1), fnn.check_finite(net)):
+        _, grads = fnn.value_and_grad(op, fnn.cross_entropy)(params, x, np.zeros(2, np.int64), 0)
+        _, state = optimizer.update(params, grads, optimizer.init(params))
+        fnn.save(tmp_path / "state.pkl", {"params": params, "optimizer": state})
+        fnn.load(tmp_path / "state.pkl")
+    assert repr(net)
+    assert fnn.summary(net, (3,))
+
+    def wrap_400_times() -> fnn.Op:
+        op = net
+        for _ in range(400):
+            op = wrap(op)
+        return op
+
+    with pytest.raises(fnn.OpError, match=r"\w: expected at most 100 operators inside each other, got more"):
+        wrap_400_times()

@@ -244,7 +244,7 @@ def assert_same_results(folder: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_train_resume_after_a_signal_continues_with_the_same_bits(
     run: Run,
     start_training: Callable[..., "subprocess.Popen[str]"],
@@ -593,8 +593,16 @@ def test_train_output_is_short(run: Run, small_mnist: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs sh")
-def test_train_works_without_an_output(environment: dict[str, str], small_mnist: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), "--epochs", "1", "--out", str(tmp_path)]
-    done = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], env=environment, capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert (tmp_path / "params.pkl").exists()
+@pytest.mark.parametrize("output", [">&-", "| head -n 1 >&2", ">/dev/full"])
+@pytest.mark.parametrize("name", ["plain", "é🙂", "~"])
+def test_train_works_without_an_output(
+    environment: dict[str, str], small_mnist: Path, tmp_path: Path, output: str, name: str
+) -> None:
+    out = f"--out={'~' if name == '~' else tmp_path}/{name}"
+    command = [sys.executable, str(PROGRAM), "--data", str(small_mnist), "--epochs", "1", out]
+    variables = environment | {"PYTHONIOENCODING": "ascii", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)} {output}"], env=variables, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, output.count("|"))
+    assert (tmp_path / name / "params.pkl").exists()

@@ -54,6 +54,11 @@ def describe_value(value: Any) -> str:
     return text if 0 < len(text) <= 60 else describe(value)
 
 
+def escape(text: str) -> str:
+    """The text in one line that cannot control a terminal: with escapes for characters that are not printable."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def describe_uncalled(value: Any, *types: Any) -> str:
     """How an error shows a function annotated to return one of the types, which you must call; "" for anything else."""
     is_constructor = getattr(value, "__annotations__", {}).get("return") in types

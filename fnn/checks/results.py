@@ -47,10 +47,23 @@ def check_gradients(result: Any) -> tuple[dict[str, Any], Any]:
     return result
 
 
+MAX_DEPTH = 100  # operators inside each other: each takes about five calls, and Python allows 1,000
+
+# How NumPy's ValueErrors for arrays that no computer can hold begin.
+TOO_LARGE = ("array is too big", "Maximum allowed dimension", "maximum supported dimension")
+
+
 def explain(error: Exception, kind: str, expected: str, f: Callable[..., Any], *args: Any) -> None:
-    """Adds the operator's kind to an OpError. Raises one in place of a TypeError if `f` does not take the arguments."""
+    """Adds the operator's kind to an OpError.
+
+    Raises one in place of a TypeError if `f` does not take the arguments, and for a size that NumPy does not allow.
+    """
     if isinstance(error, OpError):
         error.kind = error.kind or kind
+        return
+    if isinstance(error, ValueError):
+        if str(error).startswith(TOO_LARGE):
+            raise OpError(f"expected arrays of sizes that NumPy allows, got larger ones: {error}", kind) from error
         return
     try:
         inspect.signature(f).bind(*args)
@@ -59,6 +72,14 @@ def explain(error: Exception, kind: str, expected: str, f: Callable[..., Any], *
     except TypeError:
         came = f"{expected.partition('(')[0]}({', '.join(inspect.signature(f).parameters)})"
         raise OpError(f"expected {expected}, got {came}", kind) from error
+
+
+def check_depth(inside: list[Any]) -> int:
+    """The depth of an operator with these inside. Raises OpError if too many are inside each other."""
+    depth: int = 1 + max((op.depth for op in inside), default=0)
+    if depth > MAX_DEPTH:
+        raise OpError(f"expected at most {MAX_DEPTH} operators inside each other, got more")
+    return depth
 
 
 def explain_apply(error: Exception, op: Any, params: Any, x: Any, key: Any) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import count
 from math import prod
 from types import NoneType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -19,12 +19,26 @@ CODES = {np.dtype(char).str[1:] for char in NUMBERS}
 
 # Limits on nested dicts and on entries, far above what nets need. A dict counts at each of its uses, so a dict that
 # contains itself, or that unfolds into billions of entries, is refused.
-MAX_DEPTH, MAX_ENTRIES = 100, 1 << 20
+MAX_DEPTH, MAX_ENTRIES = 120, 1 << 20
 
 
-def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | None = None) -> None:
-    """Raises ValueError for the first part of `tree` that a file may not contain. `entries` counts the calls."""
-    entries = entries or count()
+# Compressed arrays may inflate to this many times the file's size, and to this many bytes in any case. Weights seldom
+# halve, but those of a pruned net may shrink to a fiftieth.
+MAX_RATIO, MIN_LIMIT = 100, 1 << 20
+
+
+def limit_inflated(size: int) -> int:
+    """How many bytes the content of a compressed file of this size may have, so that no small file fills the memory."""
+    return max(MAX_RATIO * size, MIN_LIMIT)
+
+
+def check_tree(tree: Tree) -> None:
+    """Raises ValueError for the first part of `tree` that a file may not contain."""
+    _check(tree, (), count(), set())
+
+
+def _check(tree: Tree, path: tuple[str, ...], entries: Iterator[int], bools: set[int]) -> None:
+    """`check_tree` of the part at `path`. `entries` counts the calls; `bools` has the ids of arrays already read."""
     if next(entries) > MAX_ENTRIES:
         raise ValueError(f"the tree: expected at most {MAX_ENTRIES} entries, got more; a dict counts at each use")
     fault = ""
@@ -35,7 +49,9 @@ def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | 
         elif wrong := [name for name in tree if type(name) is not str]:
             fault = f"expected keys of type str, got {describe(wrong[0])}"
     elif plain and tree.dtype.char in NUMBERS and tree.dtype.metadata is None:
-        if tree.dtype.char == "?" and np.asarray(tree).view(np.uint8).max(initial=0) > 1:
+        is_new = tree.dtype.char == "?" and id(tree) not in bools
+        bools.add(id(tree))
+        if is_new and np.asarray(tree).view(np.uint8).max(initial=0) > 1:
             fault = "expected bools stored as 0 or 1, got other bytes"  # with them, NumPy indexes out of bounds
     elif type(tree) not in (NoneType, bool, int, float, str):
         fault = "expected a plain array or scalar of numbers (without dtype metadata), a str, None or a dict"
@@ -43,7 +59,7 @@ def check_tree(tree: Tree, path: tuple[str, ...] = (), entries: Iterator[int] | 
     if fault:
         raise ValueError(f"{describe_path(path)}: {fault}")
     for name, child in tree.items() if type(tree) is dict else ():
-        check_tree(child, (*path, name), entries)
+        _check(child, (*path, name), entries, bools)
 
 
 def describe_path(path: tuple[str, ...]) -> str:
@@ -56,11 +72,25 @@ def describe_start(data: bytes) -> str:
     return f"a file that begins with {data[:8]!r}" if data else "an empty file"
 
 
-def make_array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
-    """A new array from these bytes. Raises ValueError unless `shape` is a shape and needs exactly so many bytes."""
+def make_array(data: Any, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"] = "C") -> Array:
+    """An array in the memory of `data`. Raises ValueError unless `shape` is a shape and needs exactly so many bytes."""
     if prod(check_sizes(shape)) * dtype.itemsize != len(data):
         raise ValueError(f"expected all bytes of an array of shape {shape} and dtype {dtype}, got {len(data)} bytes")
-    return np.frombuffer(data, dtype).copy().reshape(shape, order=order)
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def read_bytes(file: IO[bytes], n: int) -> bytearray:
+    """The next `n` bytes, read once into the memory of the array that they become. Raises ValueError if there are less.
+
+    The caller limits `n`. A file in a zip would need the memory twice if it were read in one piece.
+    """
+    data = bytearray(n)
+    rest = memoryview(data)
+    while rest and (done := file.readinto(rest[: 1 << 20])):  # type: ignore[attr-defined]
+        rest = rest[done:]
+    if rest:
+        raise ValueError(f"expected {n} bytes, got {n - len(rest)}: the file is truncated")
+    return data
 
 
 def check_sizes(sizes: Any) -> tuple[int, ...]:

@@ -1,8 +1,6 @@
 """`save` and `load`: checkpoints that survive a crash while they are written, and never execute code when read."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from fnn.files.disk import atomic_write, check_regular
 from fnn.files.trees import match_template, nest, nest_like
 from fnn.tree import Tree
 
-# Modules by suffix. `decode(data)` returns a tree for .pkl, and otherwise arrays by path.
+# Modules by suffix. `decode(file, size)` returns a tree for .pkl, and otherwise arrays by path.
 FORMATS = {".pkl": pickles, ".npz": npz, ".safetensors": safetensors}
 
 
@@ -34,7 +32,7 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
     Raises CheckpointError for another suffix or a leaf that the format cannot hold, and OSError as files do.
     """
     path, form = _find_format(path)
-    with _name_errors(path):
+    with _NameErrors(path):
         check_tree(tree)
         pieces = form.encode(tree)
     with atomic_write(path) as file:
@@ -51,29 +49,36 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     dicts without leaves are missing; nets, optimizers and exports accept such params.
 
     Loading never executes code, so files from strangers are safe. It reads pickles of protocols 2 to 5 by NumPy 1 or 2,
-    and compressed arrays of at most 10 times the file's size. Raises CheckpointError that names the file if it is
+    and compressed arrays of at most 100 times the file's size. Raises CheckpointError that names the file if it is
     damaged or not of the kind that `save` writes, and OSError if it cannot be read.
     """
     path, form = _find_format(path)
-    data = path.read_bytes()
     if like is not None:
-        with _name_errors("like"):
+        with _NameErrors("like"):
             check_tree(like)
-    with _name_errors(path):
-        tree = form.decode(data)
+    with path.open("rb") as file, _NameErrors(path):
+        tree = form.decode(file, os.fstat(file.fileno()).st_size)
         if form is not pickles:
             tree = nest(tree) if like is None else nest_like(tree, like)
         check_tree(tree)
         return tree if like is None else match_template(tree, like, reorder=form is not pickles)
 
 
-@contextmanager
-def _name_errors(name: object) -> Iterator[None]:
-    """Turns a ValueError into a CheckpointError that begins with `name`."""
-    try:
-        yield
-    except ValueError as error:
-        raise CheckpointError(f"{name}: {error}") from error
+class _NameErrors:
+    """Turns a ValueError in the block into a CheckpointError that begins with `name`.
+
+    From Python 3.12 on, `contextmanager` would leave a reference cycle, with all that was read, for each error.
+    """
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ValueError):
+            raise CheckpointError(f"{self.name}: {error}") from error
 
 
 def _find_format(path: str | os.PathLike[str]) -> tuple[Path, Any]:

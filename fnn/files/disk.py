@@ -1,12 +1,26 @@
 """Atomic writes: after a crash, a full disk or a signal, a file has its old or its new content, never a mix."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from fnn.checks.errors import describe
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(file: IO[Any]) -> None:
+        """Locks the open file for this process. Raises OSError if another process has the lock."""
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def lock(file: IO[Any]) -> None:
+        """Locks the open file for this process. Raises OSError if another process has the lock."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_regular(path: str | os.PathLike[str], error: Callable[[str], ValueError] = ValueError) -> Path:
@@ -27,6 +41,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".fnn-{os.urandom(8).hex()}")
     try:
         with open(temporary, "xb") as file:
+            with suppress(OSError):  # some file systems have no locks
+                lock(file)  # the file is in use: `remove_leftovers` keeps it
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,3 +60,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of killed processes from the folder."""
+    for path in folder.glob(".fnn-*"):
+        if path.is_file():
+            with suppress(OSError), open(path, "rb") as file:
+                lock(file)  # fails while a process writes the file
+                path.unlink()

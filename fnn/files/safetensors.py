@@ -1,12 +1,12 @@
 """Hugging Face's .safetensors, through their package. Ours have a checksum, which the format itself lacks."""
 
-from typing import Any
+from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
 
 from fnn.checks.arrays import Array
-from fnn.files.allowed import make_array
+from fnn.files.allowed import make_array, read_bytes
 from fnn.files.trees import flatten
 from fnn.tree import Tree
 
@@ -29,23 +29,25 @@ def encode(tree: Tree) -> list[Any]:
     return [package.numpy.save(arrays, {CHECKSUM: _compute_checksum(arrays)})]
 
 
-def decode(data: bytes) -> dict[str, Array]:
+def decode(file: BinaryIO, size: int) -> dict[str, Array]:
     """The arrays by path, in the order of the file. Raises ValueError if there is a checksum and it is wrong."""
     import json
 
     package = _import_package()
     try:
-        tensors = dict(package.deserialize(data))
+        with package.safe_open(file.name, "np"):  # checks everything but the numbers
+            start = 8 + int.from_bytes(file.read(8), "little")
     except package.SafetensorError as error:
         raise ValueError(f"damaged, or not a .safetensors file: {str(error)[:200]}") from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_check_names)
+    header = json.loads(file.read(start - 8), object_pairs_hook=_check_names)
     metadata = header.pop("__metadata__", None) or {}
     arrays = {}
-    for path in header:
-        code, shape, content = (tensors[path][key] for key in ("dtype", "shape", "data"))
+    for path, entry in header.items():
+        code, shape, (begin, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))
         if code not in DTYPES:
             raise ValueError(f"{path[:80]!r}: expected dtype {', '.join(DTYPES)}, got {code}")
-        arrays[path] = make_array(content, np.dtype(f"<{DTYPES[code]}"), tuple(shape))
+        file.seek(start + begin)
+        arrays[path] = make_array(read_bytes(file, end - begin), np.dtype(f"<{DTYPES[code]}"), tuple(shape))
     if CHECKSUM in metadata and metadata[CHECKSUM] != _compute_checksum(arrays):
         raise ValueError("damaged: the checksum in the metadata does not match the arrays")
     return arrays

@@ -115,9 +115,9 @@ def _is_match(leaf: Any, like: Any) -> bool:
 
 
 def _convert(leaf: Any, like: Any, reorder: bool) -> Any:
-    """`match_template` of trees that match."""
+    """`match_template` of trees that match. Removes each leaf from `leaf`, so that its memory is free at once."""
     if isinstance(like, dict):
-        return {name: _convert(leaf.get(name, {}), child, reorder) for name, child in like.items()}
+        return {name: _convert(leaf.pop(name, {}), child, reorder) for name, child in like.items()}
     if type(leaf) is type(like) and not isinstance(leaf, np.ndarray):
         return leaf
     array: Any = np.asarray(leaf)

@@ -112,8 +112,8 @@ def program(main: Callable[[], int]) -> int:
             time.sleep(min(comm.rank, 8) / 2)  # if a lower rank fails as well, it prints first and ends this one
             print(f"rank {comm.rank} of {comm.size}: {stderr.getvalue().strip()}", file=sys.stderr)
     if status:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+            stream.flush()
         time.sleep(0.2)  # the launcher may drop output that it has not passed on when the ranks end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message, which adds nothing
         comm.Abort(status)

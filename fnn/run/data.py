@@ -48,7 +48,7 @@ def add_data(config: Config, data: Dataset, folder: Path) -> Config:
     digest = sha256()
     for array in (*data.train, *data.test, *(data.validation or ())):
         digest.update(np.ascontiguousarray(array).data)
-    if config["data_sha256"] not in (None, digest.hexdigest()):
+    if config.get("data_sha256") not in (None, digest.hexdigest()):
         raise RunError(f"{data.source}: expected the data of the run in {folder}, got other images or labels")
     source = "digits" if data.source == DIGITS else os.path.abspath(data.source)
-    return config | {"data": config["data"] or source, "data_sha256": digest.hexdigest()}
+    return config | {"data": config.get("data") or source, "data_sha256": digest.hexdigest()}

@@ -3,14 +3,18 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
+from fnn.checks.errors import escape
 from fnn.data import DataError
 from fnn.files.checkpoint import CheckpointError
 from fnn.mpi import MPIError
 from fnn.op import OpError
 from fnn.run.faults import NotFiniteError
 from fnn.run.folder import RunError
+
+# Ctrl-C, a request to end, and the end of a terminal, which Windows does not announce.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 # These are printed without a traceback.
 EXPECTED_ERRORS = (
@@ -33,18 +37,45 @@ class Interrupted(BaseException):
 def exit_status(name: str, main: Callable[[], int]) -> int:
     """Runs `main` and returns its status, or 1 after an expected error, or 128 + n after signal n.
 
-    The error and its notes are printed to stderr in one line, after the program's name.
+    The error and its notes are printed to stderr in one line, after the program's name. If nobody reads the output any
+    more, as after `| head`, the program ends as after the signal SIGPIPE, without a message. Characters that an output
+    cannot show are printed as escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with catch_signals(defer=False):
             return main()
+    except BrokenPipeError:
+        close_output()
+        return 128 + 13
     except EXPECTED_ERRORS as error:
-        print(f"{name}: error:", "; ".join([describe(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        message = "; ".join([describe(error), *getattr(error, "__notes__", [])])
+        print(f"{name}: error:", escape(message), file=sys.stderr)
         return 1
     except Interrupted as interrupt:
-        with suppress(OSError):  # such as a pipe that nobody reads any more
-            print("stopped", flush=True)
+        make_log(keep_going=True)("stopped")
         return 128 + int(interrupt.args[0])
+
+
+def make_log(keep_going: bool) -> Callable[[str], None]:
+    """Returns a function that prints a line at once, also to a pipe. With `keep_going`, it cannot fail."""
+
+    def log(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except (AttributeError, OSError, ValueError):  # no such method, nobody reads any more, closed
+            if not keep_going:
+                raise
+            close_output()
+
+    return log
+
+
+def close_output() -> None:
+    """Goes on without an output, like a program that starts without one: `print` then does nothing."""
+    sys.stdout = None
 
 
 def describe(error: Exception) -> str:
@@ -56,7 +87,7 @@ def describe(error: Exception) -> str:
 
 @contextmanager
 def catch_signals(defer: bool) -> Iterator[list[int]]:
-    """In the block, SIGINT and SIGTERM only append their numbers to the list. Ignored signals stay ignored.
+    """In the block, the signals in SIGNALS only append their numbers to the list. Ignored signals stay ignored.
 
     Unless `defer`, the first signal raises Interrupted; clean-up then finishes undisturbed by later ones.
     """
@@ -67,7 +98,7 @@ def catch_signals(defer: bool) -> Iterator[list[int]]:
         if not defer and len(received) == 1:
             raise Interrupted(number)
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in handlers:
         signal.signal(number, handle)

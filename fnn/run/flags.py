@@ -1,6 +1,7 @@
 """Types of command-line flags for argparse: they convert a text, and say what they expect."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
@@ -40,8 +41,8 @@ seconds = checked(float, lambda x: 0 <= x < inf, "a number of seconds, 0 or more
 
 
 def path(text: str) -> Path:
-    """Converts a text to a path."""
-    return Path(nonempty(text))
+    """Converts a text to a path. `~` is the user's home, which shells leave in texts such as `--out=~/a`."""
+    return Path(os.path.expanduser(nonempty(text)))
 
 
 def format_settings(named: tuple[str, Mapping[str, object]]) -> str:

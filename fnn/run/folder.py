@@ -5,35 +5,27 @@ killed in between, the run continues from the earlier state and writes the other
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from math import inf
+from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fnn.checks.errors import describe
+from fnn.checks.errors import describe, describe_value, join_first
 from fnn.data import SCALING
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.disk import atomic_write
+from fnn.files.disk import atomic_write, check_regular, lock, remove_leftovers
 from fnn.op import Op
+from fnn.run.faults import describe_non_finite
 from fnn.run.task import Metrics, State, Task, start
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: int) -> None:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from fnn.tree import tree_items
 
 CONFIG, METRICS, STATE, PARAMS = "config.json", "metrics.jsonl", "state.pkl", "params.pkl"
 OLD_PARAMS = "best.pkl"  # in the folders of version 0.1.0: the params of the epoch with the best test accuracy
+FILES = (CONFIG, METRICS, STATE, PARAMS, OLD_PARAMS)
 
 Config: TypeAlias = dict[str, Any]
 """All settings that determine the result, by name.
@@ -55,16 +47,24 @@ NETS_BY_NAME = {
 """The nets of runs made before config.json had texts: such a run has only the name."""
 
 
-def _is_int(value: Any, least: int = 0) -> bool:
-    return type(value) is int and least <= value < 1 << 63
+def _is_int(value: Any, least: int = 0, most: int = 2**63 - 1) -> bool:
+    return type(value) is int and least <= value <= most
 
 
-def _is_number(value: Any, limit: float = inf) -> bool:
-    return type(value) in (int, float) and 0 <= value < limit
+def _is_number(value: Any, least: float = 0, most: float = sys.float_info.max) -> bool:
+    """Whether the value is a number in a range, by default a finite one from 0. JSON has nan, and ints of any size."""
+    return type(value) in (int, float) and least <= value <= most
+
+
+def _is_path(text: Any) -> bool:
+    """Whether the value is a text that can be a path: not all Unicode texts can."""
+    try:
+        return isinstance(text, str) and 0 not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "net": ("a net as text", lambda net: isinstance(net, str)),
     "shape": (
         f"a value like {IMAGES['shape']}",
         lambda shape: isinstance(shape, list) and bool(shape) and all(_is_int(n, 1) for n in shape),
@@ -74,22 +74,37 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda scaling: (
             isinstance(scaling, dict)
             and scaling.keys() == SCALING.keys()
-            and all(isinstance(x, int | float) for x in scaling.values())
+            and _is_number(scaling["divide_by"], 1e-9)
+            and _is_number(scaling["subtract"], -sys.float_info.max)
         ),
     ),
     "classes": (
         f"a value like {IMAGES['classes']}",
-        lambda names: isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
+        lambda names: (
+            isinstance(names, list)
+            and bool(names)
+            and all(isinstance(name, str) and name.isprintable() for name in names)
+        ),
     ),
+    "net": ("a net as text", lambda net: isinstance(net, str)),
     **dict.fromkeys(("epochs", "batch_size", "shard_size"), ("an integer from 1", lambda n: _is_int(n, 1))),
-    **dict.fromkeys(("seed", "validation", "shift"), ("an integer from 0", _is_int)),
-    **dict.fromkeys(("lr", "weight_decay"), ("a number from 0", _is_number)),
-    **dict.fromkeys(("momentum", "smoothing"), ("a number from 0 to below 1", lambda x: _is_number(x, 1))),
+    **dict.fromkeys(("seed", "validation"), ("an integer from 0", _is_int)),
+    "shift": ("an integer from 0 to 28", lambda n: _is_int(n, 0, 28)),
+    "lr": ("a number above 0", lambda x: _is_number(x) and x > 0),
+    "weight_decay": ("a number from 0", _is_number),
+    **dict.fromkeys(("momentum", "smoothing"), ("a number from 0 to below 1", lambda x: _is_number(x) and x < 1)),
     "limit": ("null or an integer from 1", lambda n: n is None or _is_int(n, 1)),
-    "data": ("null or a text", lambda source: source is None or isinstance(source, str)),
-    "affine": ("three numbers from 0", lambda xs: isinstance(xs, list) and len(xs) == 3 and all(map(_is_number, xs))),
+    "data": ("null or a path", lambda source: source is None or _is_path(source)),
+    "data_sha256": ("null or a text", lambda digest: digest is None or isinstance(digest, str)),
+    "affine": (
+        "three numbers from 0 to 180, 0.9 and 1",
+        lambda xs: isinstance(xs, list) and len(xs) == 3 and all(map(_is_number, xs, (0, 0, 0), (180, 0.9, 1))),
+    ),
 }
 """What a setting must be, by name, and whether a value is that: someone may have edited the configuration."""
+
+CURVES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "rate")
+"""The metrics that a report plots."""
 
 
 class RunError(ValueError):
@@ -112,15 +127,28 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
     if new:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder}: expected a folder, got a file")
-        folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "ab") as file:
         try:
-            _lock(file.fileno())
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be created: {error.strerror}") from error
+    check_links(folder, ("lock", *FILES))
+    with open(check_regular(folder / "lock", RunError), "ab") as file:
+        try:
+            lock(file)
         except (BlockingIOError, PermissionError):
             raise RunError(f"{folder}: in use by another run") from None
-        if new and any((folder / name).exists() for name in (CONFIG, METRICS, STATE, PARAMS, OLD_PARAMS)):
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked: {error.strerror}; use a folder on a local disk") from error
+        if new and any((folder / name).exists() for name in FILES):
             raise RunError(f"{folder}: expected a folder without a run; to continue its run, use --resume {folder}")
         yield
+
+
+def check_links(folder: Path, names: Iterable[str]) -> None:
+    """Raises RunError if one of these files is a link to a file elsewhere, which writing would replace."""
+    for path in (folder / name for name in names):
+        if path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
+            raise RunError(f"{path}: expected a file in the folder, got a link to {os.readlink(path)}")
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -137,10 +165,7 @@ def read_config(folder: Path) -> Config:
     path = folder / CONFIG
     if not path.exists():
         raise RunError(f"{folder}: expected a run, got no file {path}")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: damaged: {error}") from error
+    config = _parse_json(path, _read_text(path))
     if not isinstance(config, dict):
         raise RunError(f"{path}: expected names and values, got {describe(config)}")
     net = config.get("net")
@@ -148,8 +173,24 @@ def read_config(folder: Path) -> Config:
         config = {"validation": 0, **IMAGES, **config, "net": NETS_BY_NAME[net]}
     for name, (expected, is_valid) in SETTINGS.items():
         if name in config and not is_valid(config[name]):
-            raise RunError(f"{path}: {name}: expected {expected}, got {config[name]!r}")
+            raise RunError(f"{path}: {name}: expected {expected}, got {describe_value(config[name])}")
     return config
+
+
+def _read_text(path: Path) -> str:
+    """Returns the content of a file in the folder. Raises RunError for a pipe or a device, which may never end."""
+    try:
+        return check_regular(path, RunError).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: damaged: {error}") from error
+
+
+def _parse_json(path: Path, text: str, where: str = "") -> Any:
+    """Returns the value of the JSON text, which is the content of the file, or the line `where` of it."""
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise RunError(f"{path}: damaged: {where}{error}") from error
 
 
 def check_config(
@@ -169,7 +210,10 @@ def check_config(
         raise RunError(f"{path}: missing or unknown names {sorted(config.keys() ^ like.keys())}")
     for name, known in choices.items():
         if config[name] not in list(known):
-            raise RunError(f"{path}: {name}: expected one of {list(known)}, got {config[name]!r}")
+            raise RunError(f"{path}: {name}: expected one of {list(known)}, got {describe_value(config[name])}")
+    for name in ("shape", "scaling"):
+        if config[name] != like[name]:
+            raise RunError(f"{path}: {name}: expected {like[name]} for this data, got {describe_value(config[name])}")
     differing = [name for name, value in wanted.items() if config[name] != value]
     if differing == ["epochs"] and wanted["epochs"] > config["epochs"]:
         if config["schedule"] not in extendable:
@@ -197,16 +241,35 @@ def find_params(folder: Path) -> Path:
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """Returns the metrics of the finished epochs. Raises RunError unless these are 1, 2, 3 and so on."""
+    """Returns the metrics of the finished epochs, by rising epoch. Raises RunError for a damaged line.
+
+    Some may be missing, and so is the last line if it is incomplete.
+    """
     path = folder / METRICS
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    except ValueError as error:
-        raise RunError(f"{path}: damaged: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not (isinstance(line, dict) and line.get("epoch") == number):
-            raise RunError(f"{path}: line {number}: expected the metrics of epoch {number}")
+    lines: list[Metrics] = []
+    *texts, last = _read_text(path).split("\n") if path.exists() else [""]
+    with suppress(RunError):  # it raises this for the start of a line, at the end of a truncated file
+        _parse_json(path, last)
+        texts.append(last)
+    for number, text in enumerate(texts, 1):
+        where, after = f"line {number}: ", int(lines[-1]["epoch"]) if lines else 0
+        line = _parse_json(path, text, where)
+        if not (isinstance(line, dict) and _is_int(line.get("epoch"), after + 1)):
+            raise RunError(f"{path}: {where}expected the metrics of epoch {after + 1} or later")
+        for name in dict.fromkeys((*CURVES, *line)):
+            most = 1 if name.endswith("_accuracy") else sys.float_info.max
+            if not _is_number(line.get(name), 0 if most == 1 else -most, most):
+                expected = "a number from 0 to 1" if most == 1 else "a finite number"
+                got = describe_value(line[name]) if name in line else "nothing"
+                raise RunError(f"{path}: {where}expected {expected} as {name}, got {got}")
+        lines.append(line)
     return lines
+
+
+def describe_missing(folder: Path, lines: list[Metrics], ended: int) -> str:
+    """Returns a sentence about the epochs, of those that ended, whose metrics are missing; "" if there are none."""
+    missing = [str(epoch) for epoch in range(1, ended + 1) if epoch not in {line["epoch"] for line in lines}]
+    return f"{folder / METRICS}: the metrics of these epochs are missing: {join_first(missing, 10)}" if missing else ""
 
 
 def write_metrics(folder: Path, lines: list[Metrics]) -> None:
@@ -221,18 +284,40 @@ def read_state(folder: Path, task: Task) -> State:
     if not path.exists():
         return first
     state: State = load(path, first)
-    epochs, n_batches = task.epochs + 1, -(-len(task.data.train.labels) // task.batch_size)
-    epoch, batch = state["epoch"], state["batch"]
+    n, epochs = len(task.data.train.labels), task.epochs + 1
+    epoch, batch, n_batches = state["epoch"], state["batch"], -(-n // task.batch_size)
     if not (1 <= epoch <= epochs and 0 <= batch <= n_batches):
         expected = f"epoch 1 to {epochs} and batch 0 to {n_batches}"
         raise CheckpointError(f"{path}: expected {expected}, got epoch {epoch} and batch {batch}")
+    step, seen = (epoch - 1) * n_batches + batch, min(batch * task.batch_size, n)
+    checks = {
+        "step": (str(step), state["step"] == step),
+        "seen": (str(seen), state["seen"] == seen),
+        "hits": (f"an int from 0 to {seen}", 0 <= state["hits"] <= seen),
+        "loss_sum": ("a finite number", isfinite(state["loss_sum"])),
+        "best": ("-1 or a number from 0 to 1", state["best"] == -1 or 0 <= state["best"] <= 1),
+        "seconds": ("a number of seconds", 0 <= state["seconds"] < 1e12),
+        "epoch_seconds": (
+            "a number of seconds",
+            (state["epoch_seconds"] > 0 or not batch) and state["epoch_seconds"] < 1e12,
+        ),
+    }
+    for name, (expected, is_valid) in checks.items():
+        if not is_valid:
+            raise CheckpointError(f"{path}: {name}: expected {expected}, got {describe_value(state[name])}")
+    for name, leaf in tree_items(state["optimizer"]):
+        if name.endswith("step") and type(leaf) is int and not 0 <= leaf <= step:
+            raise CheckpointError(
+                f"{path}: optimizer/{name}: expected an int from 0 to {step}, got {describe_value(leaf)}"
+            )
+    if fault := describe_non_finite("params/", state["params"]):
+        raise CheckpointError(f"{path}: expected finite params, got {fault}")
     return state
 
 
 def truncate_to(folder: Path, state: State) -> list[Metrics]:
-    """Removes temporary files of killed processes, and metrics of later epochs than the state's; returns the others."""
-    for temporary in folder.glob(".fnn-*"):
-        temporary.unlink()
+    """Removes metrics of later epochs than the state's, and temporary files of killed processes; returns the others."""
+    remove_leftovers(folder)
     lines = read_ended(folder, state)
     if lines != read_metrics(folder):
         write_metrics(folder, lines)
@@ -240,8 +325,5 @@ def truncate_to(folder: Path, state: State) -> list[Metrics]:
 
 
 def read_ended(folder: Path, state: State) -> list[Metrics]:
-    """Returns the metrics of the epochs that ended before the state. Raises RunError if some are missing."""
-    lines, ended = read_metrics(folder), state["epoch"] - 1
-    if len(lines) < ended:
-        raise RunError(f"{folder / METRICS}: expected the metrics of {ended} epochs, got {len(lines)}")
-    return lines[:ended]
+    """Returns the metrics of the epochs that ended before the state, without those that are missing."""
+    return [line for line in read_metrics(folder) if line["epoch"] < state["epoch"]]

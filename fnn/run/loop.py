@@ -129,8 +129,11 @@ def _show_progress(n: int, log: Callable[[str], None]) -> Iterator[Callable[[Sta
 
 def _get_tqdm() -> Any:
     """Returns tqdm if it is installed and the output is a terminal that can show a bar, else None."""
-    is_terminal = bool(sys.stdout) and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    if not is_terminal or os.get_terminal_size(sys.stdout.fileno()).columns == 0:  # 0: the width is unknown
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # closed, a pipe, or an object without a file, as in notebooks
+        return None
+    if columns == 0 or os.environ.get("TERM") == "dumb":  # 0: the width is unknown
         return None
     try:
         from tqdm import tqdm

@@ -1,21 +1,20 @@
 """The report of a run: pictures of its curves, and of the predictions and weights of its params."""
 
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fnn.data import Examples, as_float
-from fnn.files.checkpoint import load
-from fnn.files.disk import atomic_write
+from fnn.files.disk import atomic_write, remove_leftovers
 from fnn.op import Array, Op, Params
 from fnn.ops.softmaxes import log_softmax
-from fnn.run.folder import METRICS, RunError, find_params, read_config, read_metrics
+from fnn.run.folder import CURVES as CURVES
+from fnn.run.folder import RunError, check_links, find_params, read_config, read_metrics
+from fnn.run.saved import load_params
 from fnn.tree import tree_items
 
-# The metrics that are plotted.
-CURVES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "rate")
+PICTURES = ("curves.png", "confusion.png", "mistakes.png", "filters.png")
 
 
 def report(folder: Path, net: Op, test: Examples) -> list[Path]:
@@ -32,19 +31,22 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
     except ModuleNotFoundError as error:
         raise RunError(f"{folder}: a report needs matplotlib: pip install '.[plot]'") from error
     curves = read_curves(folder)
-    params = load(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
+    check_links(folder, PICTURES)
+    remove_leftovers(folder)
+    params = load_params(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
     scores = log_probabilities(net, params, test)
-    figures = {
-        "curves.png": pictures.plot_curves(curves),
-        "confusion.png": pictures.plot_confusion(confusion(scores, test.labels)),
-        "mistakes.png": pictures.plot_mistakes(test, scores, worst(scores, test.labels)),
-    }
+    figures = [
+        pictures.plot_curves(curves),
+        pictures.plot_confusion(confusion(scores, test.labels)),
+        pictures.plot_mistakes(test, scores, worst(scores, test.labels)),
+    ]
     if filters := first_filters(params):
-        figures["filters.png"] = pictures.plot_filters(*filters)
-    for name, figure in figures.items():
-        with atomic_write(folder / name) as file:
+        figures.append(pictures.plot_filters(*filters))
+    paths = [folder / name for name in PICTURES[: len(figures)]]
+    for path, figure in zip(paths, figures, strict=True):
+        with atomic_write(path) as file:
             file.write(pictures.to_png(figure))
-    return [folder / name for name in figures]
+    return paths
 
 
 def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
@@ -53,9 +55,6 @@ def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
     lines = read_metrics(folder)
     if not lines:
         raise RunError(f"{folder}: expected a finished epoch, got none, so there is nothing to draw yet")
-    for number, line in enumerate(lines, 1):
-        if not all(isinstance(line.get(name), int | float) and isfinite(line[name]) for name in CURVES):
-            raise RunError(f"{folder / METRICS}: line {number}: expected finite numbers for {', '.join(CURVES)}")
     return {name: np.array([line[name] for line in lines], np.float64) for name in CURVES}
 
 

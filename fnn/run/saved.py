@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fnn.files.checkpoint import load
+from fnn.files.checkpoint import CheckpointError, load
+from fnn.files.disk import remove_leftovers
 from fnn.inspection.text import parse_net
 from fnn.onnx import export
 from fnn.op import Op, OpError, Params, Shape
-from fnn.run.folder import CONFIG, Config, RunError, find_params, format_net, read_config
+from fnn.run.faults import describe_non_finite
+from fnn.run.folder import CONFIG, IMAGES, Config, RunError, find_params, format_net, read_config
 
 
 class SavedRun(NamedTuple):
@@ -32,12 +34,22 @@ def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | Non
     CheckpointError for damaged params or another net's.
     """
     config = read_config(folder)
+    if missing := sorted({"net", *IMAGES} - config.keys()):
+        raise RunError(f"{folder / CONFIG}: missing names {missing}")
     try:
         net = parse_net(config["net"], operators)
         like = net.init(0, tuple(config["shape"]))
-    except (KeyError, OpError) as error:
+    except OpError as error:
         raise RunError(f"{folder / CONFIG}: {error}") from error
-    return SavedRun(net, load(find_params(folder), like), config)
+    return SavedRun(net, load_params(find_params(folder), like), config)
+
+
+def load_params(path: Path, like: Params) -> Params:
+    """Returns the params in the file, of the same net as `like`. Raises CheckpointError for nan and infinity."""
+    params: Params = load(path, like)
+    if fault := describe_non_finite("params/", params):
+        raise CheckpointError(f"{path}: expected finite params, got {fault}")
+    return params
 
 
 def export_run(run: SavedRun, path: Path) -> str:
@@ -50,6 +62,7 @@ def export_run(run: SavedRun, path: Path) -> str:
     levels = f"grey levels from 0 (background) to 255; do not scale them, the model computes {format_scaling(scaling)}"
     line = f'"pixels", float32 (batch, {shape}): {levels}'
     metadata = {"input": line, "classes": json.dumps(run.config["classes"]), "net": format_net(run.net)}
+    remove_leftovers(path.parent)
     export(run.net, run.params, run.shape, path, scaling=scaling, metadata=metadata)
     return f"wrote: {path}; its input is {line}"
 

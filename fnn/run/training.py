@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -11,14 +10,17 @@ from fnn import mpi
 from fnn.data import Dataset
 from fnn.op import Op, Params, Shape
 from fnn.run.data import add_data, read_data
-from fnn.run.exits import catch_signals, exit_status
+from fnn.run.exits import catch_signals, exit_status, make_log
 from fnn.run.folder import (
+    CONFIG,
     IMAGES,
     OLD_PARAMS,
+    PARAMS,
     Config,
     RunError,
     check_config,
     check_extension,
+    describe_missing,
     find_params,
     format_net,
     locked,
@@ -28,7 +30,7 @@ from fnn.run.folder import (
     write_config,
 )
 from fnn.run.loop import describe_progress, train
-from fnn.run.task import Metrics, Task, start
+from fnn.run.task import Metrics, State, Task, start
 from fnn.summaries import summary
 from fnn.transforms import shard, shard_slices
 
@@ -54,7 +56,7 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
     began, comm = perf_counter(), mpi.world()
     out, resume = args.out, args.resume
     folder = (out or resume) if comm.rank == 0 else None
-    log = partial(print, flush=True)  # a pipe, too, gets each line at once
+    log = make_log(keep_going=folder is not None)
     with locked(folder, new=bool(out)) if folder else nullcontext():
         images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
         count = len(images.train.labels)
@@ -62,12 +64,20 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
             raise RunError(f"batch size: expected at most {count}, the training images, got {config['batch_size']}")
         if folder:
             config = add_data(config, images, folder)
-        task = build_task(config, images)
+        try:
+            task = build_task(config, images)
+        except ValueError as error:
+            raise RunError(f"{resume / CONFIG if resume else 'settings'}: {error}") from error
         table = (task.net, tuple(config["shape"]))
         task = spread_task(task, args.workers)
         state = read_state(resume, task) if resume else start(task)
+        if resume and state["epoch"] > 1 and not any((resume / name).exists() for name in (PARAMS, OLD_PARAMS)):
+            log(f"{resume / PARAMS}: lost; the end of the next epoch writes it again")
+            state |= {"best": -1.0}
+        if resume and (missing := describe_missing(resume, read_metrics(resume), state["epoch"] - 1)):
+            log(missing)
         if state["epoch"] > task.epochs:
-            log(f"{resume}: already complete; {format_result(resume, read_ended(resume, state))}")
+            log(f"{resume}: already complete; {format_result(resume, read_ended(resume, state), state)}")
             return 0
         check_outputs(*table, state["params"], len(config["classes"]))
         with catch_signals(defer=True) as signals:
@@ -76,7 +86,7 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
             if resume:
                 check_extension(folder or resume, config, task.rate(state["step"]), log)
                 log(f"{resume}: continuing after {describe_progress(state)}")
-                if (n := len(shard_slices(config["batch_size"], config["shard_size"]))) < comm.size:
+                if (n := len(shard_slices(min(config["batch_size"], count), config["shard_size"]))) < comm.size:
                     log(f"{n} shards for {comm.size} ranks: results will differ from those with fewer ranks")
             if folder:
                 write_config(folder, config)
@@ -90,7 +100,7 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
         log(f"stopped after {describe_progress(state)}; {next_step}")
         return 128 + int(received[0])
     lines = read_metrics(folder) if folder else lines
-    log(f"finished in {perf_counter() - began:.1f} s; {format_result(folder, lines)}")
+    log(f"finished in {perf_counter() - began:.1f} s; {format_result(folder, lines, state)}")
     return 0
 
 
@@ -139,12 +149,15 @@ def describe_data(data: Dataset) -> str:
     return f"data: {data.source}: {counts}"
 
 
-def format_result(folder: Path | None, lines: list[Metrics]) -> str:
-    """Returns the accuracy of the run's params, and where they are, as text. `lines` has the metrics of all epochs."""
+def format_result(folder: Path | None, lines: list[Metrics], state: State) -> str:
+    """Returns the accuracy of the run's params, and where they are, as text, from the metrics and the last state."""
     is_old = folder and find_params(folder).name == OLD_PARAMS
     chosen_by = "test_accuracy" if is_old else "validation_accuracy"
-    best = max(lines, key=lambda line: line.get(chosen_by, line["epoch"]))  # the first best, or the last
-    accuracy = f"test acc: {best['test_accuracy']:.4f}"
+    chosen = [line for line in lines if line.get(chosen_by) == state["best"]]  # the first best, or the last epoch
+    if not chosen and not any(chosen_by in line for line in lines):
+        chosen = [line for line in lines if line["epoch"] == state["epoch"] - 1]
+    best = chosen[0] if chosen else {}
+    accuracy = f"test acc: {best['test_accuracy']:.4f}" if best else "test acc: its metrics are missing"
     if not folder:
         return f"{accuracy}; nothing was saved, use --out to save the run"
     epoch = ""

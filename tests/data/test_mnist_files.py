@@ -1,11 +1,13 @@
 import gzip
 import hashlib
 import os
+import socket
 import struct
+import time
 import tracemalloc
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -418,3 +420,65 @@ def test_cache_folder_follows_the_environment(
         for name, value in environment.items():
             patch.setenv(name, value)
         assert module._cache_folder() == Path(folder)
+
+
+def test_mnist_downloads_a_damaged_file_of_the_cache_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir(parents=True)
+    (cache / ".fnn-left").touch()
+    for name, content in PUBLISHED.items():
+        (cache / name).write_bytes(content)
+    (cache / "train-images-idx3-ubyte.gz").write_bytes(PUBLISHED["train-images-idx3-ubyte.gz"][:-9])
+    (cache / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: damaged gzip: "):  # without a network
+        mnist()
+    with mirror(PUBLISHED) as (url, _):
+        monkeypatch.setattr(module, "MIRRORS", (url,))
+        assert np.array_equal(mnist().train.images, IMAGES[:20])
+    assert names_in(cache) == PUBLISHED.keys()
+    monkeypatch.setattr(module, "MIRRORS", ())
+    assert np.array_equal(mnist().test.labels, LABELS[20:])
+
+
+@pytest.mark.parametrize("drip", ["header", "body"])
+def test_mnist_leaves_a_slow_mirror_after_the_time_limit(monkeypatch: pytest.MonkeyPatch, drip: str) -> None:
+    def answer(server: socket.socket) -> None:
+        client = server.accept()[0]
+        with client, suppress(OSError):
+            client.sendall(b"HTTP/1.0 200 OK\r\n" + (b"" if drip == "header" else b"Content-Length: 999\r\n\r\n"))
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.05)
+
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=answer, args=(server,), daemon=True).start()
+        monkeypatch.setattr(module, "MIRRORS", (f"http://127.0.0.1:{server.getsockname()[1]}/",))
+        with pytest.raises(MissingDataError, match=r"expected an answer within 0\.3 seconds, got none or a part of it"):
+            mnist()
+
+
+def test_mnist_escapes_texts_from_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(server: socket.socket) -> None:
+        client = server.accept()[0]
+        with client:
+            client.recv(9999)
+            client.sendall(b"HTTP/1.0 404 \x1b[31m\x07red\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=answer, args=(server,), daemon=True).start()
+        monkeypatch.setattr(module, "MIRRORS", (f"http://127.0.0.1:{server.getsockname()[1]}/",))
+        with pytest.raises(MissingDataError, match=r"HTTP Error 404: \\x1b\[31m\\x07red;"):
+            mnist()
+
+
+def test_mnist_refuses_a_small_file_that_announces_gigabytes(images: Path, labels: Path) -> None:
+    images.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 60_000, 28, 28) + bytes(60_000 * 784)))
+    assert images.stat().st_size < 60_000
+    with pytest.raises(DataError, match=r"expected 47040000 bytes after the header, got a file of \d+ bytes$"):
+        read_examples(images, labels)
+
+
+def test_mnist_expands_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_files(tmp_path / "here")
+    assert mnist("~/here").source == str(tmp_path / "here")

@@ -1,10 +1,13 @@
+import os
 import re
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
-from fnn.files.disk import atomic_write, check_regular
+from fnn.files.disk import atomic_write, check_regular, remove_leftovers
+from tests.support import programs
 
 
 def write(path: Path, data: bytes) -> None:
@@ -51,3 +54,33 @@ def test_check_regular_refuses_folders_and_devices(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/null")):
         with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: expected a regular file"):
             check_regular(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+def test_remove_leftovers_keeps_folders_and_what_a_process_writes(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".fnn-folder").mkdir()
+    os.mkfifo(folder / ".fnn-pipe")
+    (folder / ".fnn-dangling").symlink_to("nowhere")
+    (folder / ".fnn-left").write_bytes(b"half")
+    (folder / ".fnn-link").symlink_to(outside)
+    with atomic_write(folder / "new") as file:
+        file.write(b"new")
+        remove_leftovers(folder)
+        (temporary,) = (path for path in folder.glob(".fnn-????????????????"))
+    assert temporary.name not in os.listdir(folder)
+    assert sorted(os.listdir(folder)) == [".fnn-dangling", ".fnn-folder", ".fnn-pipe", "new"]
+    assert outside.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_the_temporary_file_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    code = "import os, sys, signal\nfrom pathlib import Path\nfrom fnn.files.disk import atomic_write\n"
+    code += "with atomic_write(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    assert programs.python("-c", code, tmp_path / "file").returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []

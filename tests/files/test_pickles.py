@@ -121,11 +121,11 @@ def nested(depth: int) -> Any:
 def test_save_and_load_refuse_trees_deeper_than_the_limit(scratch: Path) -> None:
     save(scratch, nested(MAX_DEPTH))
     assert_same(nested(MAX_DEPTH), load(scratch))
-    with pytest.raises(CheckpointError, match="at most 100 nested dicts"):
+    with pytest.raises(CheckpointError, match="at most 120 nested dicts"):
         save(scratch, nested(MAX_DEPTH + 1))
     for depth in (MAX_DEPTH + 1, 5000):
         scratch.write_bytes(b"\x80\x02" + b"}X\x01\x00\x00\x00a" * depth + b"N" + b"s" * depth + b".")
-        with pytest.raises(CheckpointError, match=r"params.pkl: 'a/a/.*at most 100 nested dicts"):
+        with pytest.raises(CheckpointError, match=r"params.pkl: 'a/a/.*at most 120 nested dicts"):
             load(scratch)
 
 

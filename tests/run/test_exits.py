@@ -1,20 +1,25 @@
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from fnn.run.exits import Interrupted, catch_signals, exit_status
+from tests.support import programs
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
-NUMBERS = [signal.SIGINT, signal.SIGTERM]
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture(autouse=True)
 def default_handlers() -> Iterator[None]:
     """Sets the signal handlers of a program in a terminal, and restores the old ones after the test."""
-    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
+    before = [signal.signal(number, signal.SIG_DFL) for number in NUMBERS]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in zip(NUMBERS, before, strict=True):
         signal.signal(number, handler)
@@ -92,3 +97,41 @@ def test_a_stopped_program_may_have_lost_its_output(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sys.stdout", Closed())
     assert exit_status("program", stop) == 128 + signal.SIGTERM
+
+
+def run_child(code: str, **files: Any) -> "subprocess.CompletedProcess[str]":
+    """Runs the code in a new Python with `exit_status` and `make_log`, and with these files as its streams."""
+    code = "import sys\nfrom fnn.run.exits import exit_status, make_log\n" + code
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=programs.environment(PYTHONIOENCODING="ascii"),
+        text=True,
+        timeout=60,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **files},
+    )
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_an_output_that_nobody_reads_ends_the_program_quietly_unless_it_keeps_going(keep_going: bool) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = f"log = make_log({keep_going})\nsys.exit(exit_status('x', lambda: [log('a'), log('b'), 7][-1]))"
+    done = run_child(code, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (7 if keep_going else 141, "")
+
+
+@pytest.mark.parametrize("stream", ["None", "io.StringIO()", "object()", "closed"])
+def test_any_output_is_good_enough_to_keep_going(stream: str) -> None:
+    code = "import io\nclosed = io.StringIO()\nclosed.close()\n"
+    code += f"sys.stdout = {stream}\nfrom fnn.run.loop import _get_tqdm\nassert _get_tqdm() is None\n"
+    code += "sys.exit(exit_status('x', lambda: [make_log(True)('a'), 7][-1]))"
+    done = run_child(code)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_outputs_of_few_characters_show_escapes() -> None:
+    code = "def fail():\n  make_log(False)('\\xe9 \\ud800')\n  raise OSError(2, 'No', '\\xe9\\n\\x1b[31m\\udcff')\n"
+    done = run_child(code + "sys.exit(exit_status('x', fail))")
+    assert (done.returncode, done.stdout) == (1, "\\xe9 \\ud800\n")
+    assert done.stderr == "x: error: \\xe9\\n\\x1b[31m\\udcff: No\n"

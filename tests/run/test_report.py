@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -380,7 +381,7 @@ def test_report_refuses_damaged_metrics_and_names_the_file(tmp_path: Path, damag
     folder = make_run(tmp_path, epoch_metrics(1))
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(damage + "\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl: (damaged: |line 2: expected )") as raised:
+    with pytest.raises(RunError, match=r"metrics\.jsonl: (damaged: line 2: |line 2: expected )") as raised:
         report(folder, NET, TEST)
     assert "\n" not in str(raised.value)
     assert not list(folder.glob("*.png"))
@@ -406,6 +407,22 @@ def test_report_names_a_file_that_cannot_be_written_and_writes_the_others(tmp_pa
     with pytest.raises(OSError, match=r"confusion\.png"):
         report(folder, NET, TEST)
     assert imread(folder / "curves.png").shape[:2] == (800, 1200)
+    assert not list(folder.glob(".fnn-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+@pytest.mark.parametrize("name", PICTURES)
+def test_report_writes_through_no_links_and_removes_leftovers(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run", epoch_metrics(2))
+    (tmp_path / "precious").write_text("precious")
+    (folder / name).symlink_to("../precious")
+    with pytest.raises(RunError, match=rf"{name}: expected a file in the folder, got a link to \.\./precious$"):
+        report(folder, NET, TEST)
+    assert (tmp_path / "precious").read_text() == "precious"
+    (folder / name).unlink()
+    (folder / ".fnn-left").touch()
+    report(folder, NET, TEST)
     assert not list(folder.glob(".fnn-*"))
 
 

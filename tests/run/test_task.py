@@ -1,4 +1,5 @@
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from fnn import (
     tree_items,
 )
 from fnn.data import Dataset, as_float, batches, compose, shift
-from fnn.run import folder, loop
+from fnn.run import folder, loop, training
 from fnn.run.task import calibrate_state, inputs
 from fnn.transforms import shard_slices
 from tests.support.runs import DATA, RATE, bits, make_task, metrics_without_times, no_log, stop_after
@@ -312,3 +313,26 @@ def test_train_refuses_batch_norm_of_one_example() -> None:
     task = normed_task(net=NORMED, batch_size=23)  # 70 images: three batches of 23 and one of 1
     with pytest.raises(fnn.OpError, match=r"^batch_norm1: expected at least 2 examples in training, got 1, "):
         run.train(task, run.start(task), log=no_log)
+
+
+@pytest.mark.parametrize("validation", [None, DATA.test])
+def test_train_writes_lost_params_again_and_continues_without_lost_metrics(
+    tmp_path: Path, validation: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(data=DATA._replace(validation=validation))
+    settings = {"data": "digits", "data_sha256": None, "limit": None, "validation": 0, "batch_size": 10**12}
+    config = run.IMAGES | settings | {"epochs": 3, "shard_size": 4, "schedule": "steps"}
+    run.write_config(tmp_path, config)
+    run.train(task, run.start(task), tmp_path, 1e9, stop_after(17), no_log)
+    for name in ("metrics.jsonl", "params.pkl"):
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(training, "read_data", lambda *_: task.data)
+    monkeypatch.setattr(training, "add_data", lambda config, *_: config)
+    args = Namespace(out=None, resume=tmp_path, data=None, workers=1, keep_every=None)
+    assert training.run_task(lambda *_: task, config, args) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'params.pkl'}: lost; the end of the next epoch writes it again\n" in out
+    assert f"{tmp_path / 'metrics.jsonl'}: the metrics of these epochs are missing: 1, 2\n" in out
+    (line,) = run.read_metrics(tmp_path)
+    assert f"; test acc: {line['test_accuracy']:.4f}; params: {tmp_path / 'params.pkl'}" in out.splitlines()[-1]
+    assert fnn.load(tmp_path / "params.pkl", run.final(fnn.load(tmp_path / "state.pkl")))
