@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{"shift": 1, "affine": [0, 0, 0], "shard_size": 64},
     },
     "best": {
-        **{"net": "deep", "epochs": 14, "batch_size": 100, "lr": {"deep": 1.2e-3}, "schedule": "warmup_cosine"},
+        **{"net": "deep", "epochs": 14, "batch_size": 100, "lr": {"deep": 2e-3}, "schedule": "warmup_cosine"},
         **{"optimizer": "adamw", "momentum": 0.9, "weight_decay": 1e-2, "smoothing": 0.1},
         **{"shift": 2, "affine": [10, 0.1, 0.1], "shard_size": 32},
     },

@@ -9,9 +9,12 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.inspection.text import parse_net
+from fnn.kernels.process import limited_blas
+from fnn.op import Array
 from fnn.page import Pupil, make_server
 from fnn.run import (
     IMAGES,
@@ -25,7 +28,7 @@ from fnn.run import (
     read_data,
     read_metrics,
 )
-from fnn.run.exits import make_log
+from fnn.run.exits import describe, make_log
 from fnn.run.flags import integer, nonempty, path
 from fnn.run.folder import NETS_BY_NAME, describe_missing
 from fnn.run.report import log_probabilities, report
@@ -76,12 +79,8 @@ def run_predict(args: argparse.Namespace) -> None:
     run = read_run(args)
     check_input(run)
     images = np.stack([read_picture(path) for path in args.images])
-    scores = log_probabilities(run.net, run.params, Examples(images, np.zeros(len(images), np.int64)))
-    classes = run.config["classes"]
-    if scores.shape[1] != len(classes):
-        raise RunError(f"{args.source}: expected a score for each of {len(classes)} classes, got {scores.shape[1]}")
-    for image, row in zip(args.images, scores, strict=True):
-        log(f"{image}: {classes[row.argmax()]} ({np.exp(row.max()):.1%})")
+    for image, row in zip(args.images, classify(args, run, images), strict=True):
+        log(f"{image}: {run.config['classes'][row.argmax()]} ({np.exp(row.max()):.1%})")
 
 
 def run_summary(args: argparse.Namespace) -> None:
@@ -111,17 +110,30 @@ def run_draw(args: argparse.Namespace) -> None:
     """Serves the page on which you draw, until Ctrl-C."""
     run = read_run(args)
     check_input(run)
+    classes, data = run.config["classes"], None
+    classify(args, run, np.zeros((1, *run.shape[1:]), np.uint8))  # raises the errors that every answer would have
     try:
         data = read_images(run, args.data)
-    except DataError as error:
-        log(f"without lessons: {'; '.join([str(error), *error.__notes__])}")
+        if (most := data.train.labels.max()) >= len(classes):
+            raise DataError(f"{data.source}: expected labels below {len(classes)}, got {most}")
+    except (DataError, OSError) as error:
+        log(f"without lessons: {'; '.join([describe(error), *getattr(error, '__notes__', [])])}")
         data = None
-    server = make_server(Pupil(run.net, run.params, run.config["classes"], args.source, data), args.port)
+    server = make_server(Pupil(run.net, run.params, classes, args.source, data), args.port)
     log(f"draw a digit at {server.address}\nCtrl-C stops the page")
     if not args.no_browser:
         Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
-    with server:
+    with limited_blas(), server:  # with several threads, BLAS is slower for single images
         server.serve_forever()
+
+
+def classify(args: argparse.Namespace, run: SavedRun, images: NDArray[np.uint8]) -> Array:
+    """Returns the log-probabilities of images. Raises RunError unless there is one for each class of the run."""
+    classes = len(run.config["classes"])
+    scores = log_probabilities(run.net, run.params, Examples(images, np.zeros(len(images), np.int64)))
+    if scores.shape[1] != classes:
+        raise RunError(f"{args.source}: expected a score for each of {classes} classes, got {scores.shape[1]}")
+    return scores
 
 
 def read_run(args: argparse.Namespace) -> SavedRun:

@@ -338,3 +338,49 @@ def test_commands_use_calibrated_batch_norm(call: Call, small_mnist: Path, tmp_p
         assert np.ptp(best[name]["mean"]) > 0
         assert np.ptp(best[name]["var"]) > 0
     assert call("eval", folder)[1].splitlines()[1].startswith(best_accuracy(folder))
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of the page ends at once."""
+    monkeypatch.setattr("fnn.page.server.PageServer.serve_forever", lambda server: None)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_draw_prints_the_address(call: Call, a_run: Path, small_mnist: Path) -> None:
+    status, output, errors = call("draw", a_run, "--no-browser", "--data", small_mnist)
+    assert (status, errors) == (0, "")
+    address, hint = output.splitlines()
+    assert re.fullmatch(r"draw a digit at http://127\.0\.0\.1:\d+/[\w-]{22}/", address)
+    assert hint == "Ctrl-C stops the page"
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_draw_without_images_for_lessons(call: Call, a_run: Path, small_mnist: Path, tmp_path: Path) -> None:
+    status, output, errors = call("draw", a_run, "--no-browser", "--data", tmp_path / "none")
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"without lessons: {tmp_path / 'none'}: No such file or directory; use --data to name")
+    net, folder = serial(dense(3)), tmp_path / "three"
+    folder.mkdir()
+    config = json.loads((a_run / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"net": run.format_net(net), "classes": list("abc")}))
+    fnn.save(folder / "params.pkl", net.init(0, (1, 28, 28)))
+    status, output, errors = call("draw", folder, "--no-browser", "--data", small_mnist)
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"without lessons: {small_mnist}: expected labels below 3, got 9\n")
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_draw_needs_a_finite_score_for_each_class(call: Call, a_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(a_run, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"classes": ["a", "b"]}))
+    error = f"fnn draw: error: {folder}: expected a score for each of 2 classes, got 10\n"
+    assert call("draw", folder, "--no-browser") == (1, "", error)
+    (folder / "config.json").write_text(json.dumps(config))
+    params = fnn.load(folder / "params.pkl")
+    params["dense1"]["b"][0] = np.nan
+    fnn.save(folder / "params.pkl", params)
+    got = "params/dense1/b has 1 nan and 0 infinite of 10 numbers"
+    error = f"fnn draw: error: {folder / 'params.pkl'}: expected finite params, got {got}\n"
+    assert call("draw", folder, "--no-browser") == (1, "", error)

@@ -39,13 +39,14 @@ def drawn(*shape: int) -> Array:
 
 @pytest.mark.parametrize("count", [1000, 29_000, 94_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_cross_entropy_of_float16_counts_any_number_of_labels(count: int) -> None:
-    logits, labels = drawn(count, 5), np.random.default_rng(1).integers(0, 5, count)
+    logits, labels = drawn(count, 2), np.random.default_rng(1).integers(0, 2, count)
     for loss in (cross_entropy, smoothed_cross_entropy(0.1)):
         value, vjp = loss(logits, labels)
         expected, vjp_expected = loss(logits.astype(np.float32), labels)
         assert (type(value), value) == (np.float16, np.float16(expected))
-        np.testing.assert_array_equal(vjp(), vjp_expected().astype(np.float16))
-        assert np.count_nonzero(vjp())
+        gradient = vjp()
+        np.testing.assert_array_equal(gradient, vjp_expected().astype(np.float16))
+        assert np.count_nonzero(gradient)
 
 
 @pytest.mark.parametrize("count", [1000, 70_000, 300_000])

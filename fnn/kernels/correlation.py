@@ -7,7 +7,7 @@ copied kh times, not kh * kw. One block of groups and columns is copied at a tim
 
 from __future__ import annotations
 
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from math import prod
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ import numpy as np
 from fnn.checks.arrays import Array
 from fnn.kernels.memory import fast_order as fast_order
 from fnn.kernels.memory import from_wchn, to_wchn
-from fnn.kernels.products import SMALL_MACS, batched_matmul, sum_products
+from fnn.kernels.products import batched_matmul_in_parts, sum_products
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
@@ -27,7 +27,6 @@ Index: TypeAlias = tuple[slice, ...]
 Block: TypeAlias = tuple[slice, slice, slice, Windows]  # columns of windows, groups, columns of pixels
 
 BLOCK = 1 << 19  # at most this many numbers are copied at a time, unless one column of windows needs more
-MIN_COLUMNS = 64  # minimum columns of a part of a product
 
 
 def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int) -> Array:
@@ -41,15 +40,10 @@ def correlate(x: Array, w: Array, b: Array | None, windows: Windows, groups: int
         return from_wchn(y)
     memory, kernels, blocks = _split(x, groups), _kernels(w, b, groups), _blocks(windows, groups, x.shape[:2])
     y = np.empty((across.out, groups, out // groups, down.out * len(x)), x.dtype)
-    parts = _parts(*kernels.shape[1:], y.shape[-1])
 
     def fill(i: int) -> None:
         columns, some, pixels, part = blocks[i]
-        patches = _patches(memory[pixels, some], part, b is not None)
-        if parts == 1:
-            batched_matmul(kernels[some], patches, y[columns, some])
-        else:
-            batched_matmul(kernels[some, None], _cut_columns(patches, parts), _cut_columns(y[columns, some], parts))
+        batched_matmul_in_parts(kernels[some], _patches(memory[pixels, some], part, b is not None), y[columns, some])
 
     parallel_map(fill, len(blocks), idle_threads())
     return from_wchn(y.reshape(across.out, out, down.out, len(x)))
@@ -131,31 +125,6 @@ def _transpose(w: Array, groups: int) -> Array:
     out, channels, kh, kw = w.shape
     swapped = w.reshape(groups, out // groups, channels, kh, kw).swapaxes(1, 2)[..., ::-1, ::-1]
     return swapped.reshape(groups * channels, out // groups, kh, kw)
-
-
-@lru_cache(maxsize=1000)
-def _parts(rows: int, inner: int, columns: int) -> int:
-    """Into how many parts to cut the columns of the right factor of a product.
-
-    With AVX-512, OpenBLAS multiplies small matrices without packing, up to 1.5 times as fast. Elsewhere, parts are 5 %
-    slower.
-    """
-    least = max(MIN_COLUMNS, rows // 2)  # `batched_matmul` joins fewer columns
-    counts = range(1, columns // least + 1) if _has_avx512() else ()
-    return next((n for n in counts if columns % n == 0 and rows * inner * columns <= n * SMALL_MACS), 1)
-
-
-@cache
-def _has_avx512() -> bool:
-    """Whether NumPy finds a processor with AVX-512. OpenBLAS then usually does as well."""
-    found = np.show_config("dicts")["SIMD Extensions"].get("found", ())
-    return "X86_V4" in found or "AVX512_SKX" in found  # the name since NumPy 2.4, and before
-
-
-def _cut_columns(matrices: Array, parts: int) -> Array:
-    """A view of the matrices (..., rows, columns) as (..., parts, rows, columns / parts)."""
-    *shape, columns = matrices.shape
-    return matrices.reshape(*shape, parts, columns // parts).swapaxes(-3, -2)
 
 
 @lru_cache(maxsize=1000)

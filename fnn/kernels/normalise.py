@@ -4,8 +4,7 @@
     dx = (g - mean(g) - z * mean(g * z)) / sqrt(var(x) + eps), where g = dy * w
 
 Means are over the given axes. Both functions return `y` and a function `(dy, need_dx) -> (dw, db, dx)`, all with as
-many axes as `x`. Statistics are float64. Neither z nor g, which are as large as `x`, is computed: y is a multiple of x
-plus a constant, and dx one of x plus one of dy plus a constant. Inside, all arrays have their axes in memory order.
+many axes as `x`. Statistics are float64. Inside, all arrays have their axes in memory order.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fnn.checks.arrays import Array
-from fnn.kernels.memory import map_blocks, match_order, memory_order
-from fnn.kernels.products import matmul
+from fnn.kernels.memory import map_blocks, memory_order
 from fnn.kernels.reductions import SMALL
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.reductions import wide_mean as wide_mean
@@ -33,7 +31,11 @@ OFFSET = 3
 
 
 def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`. `w` and `b` have one number for each channel."""
+    """Normalises `x` over `axes`. `w` and `b` have one number for each channel.
+
+    Neither z nor g, which are as large as `x`, is computed: y is a multiple of x plus a constant of the channel, and dx
+    one of x plus one of dy plus a constant.
+    """
     order, back = memory_order(x.shape, x.strides)
     axes = tuple(back[axis] for axis in axes)
     x, w, b = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b))
@@ -61,51 +63,30 @@ def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> 
 
 
 def normalise_examples(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
-    """Normalises `x` over `axes`, its last ones. `w` and `b` have a number for each position along these axes.
-
-    All arrays become matrices of examples and positions, in rows or in columns as their memory is.
-    """
-    kept = x.ndim - len(axes)
-    order = sorted(memory_order(x.shape, x.strides)[0], key=lambda axis: axis >= kept)
-    back = np.argsort(order)
-
-    def to_matrix(a: Array) -> Array:
-        a = a.transpose(order)
-        return a.reshape(prod(a.shape[:kept]), prod(a.shape[kept:]))
-
-    def to_shape(matrix: Array, like: Array) -> Array:
-        return matrix.reshape(like.transpose(order).shape).transpose(back)
-
-    def sum_outer(*pairs: tuple[Array, Array]) -> Array:
-        """The sum of the products of a number for each example and one for each position."""
-        columns = np.concatenate([pair[0] for pair in pairs], 1, dtype=x.dtype)
-        rows = np.concatenate([pair[1] for pair in pairs], 0, dtype=x.dtype)
-        total: Array = np.dot(columns, rows) if base.flags.c_contiguous else np.dot(rows.T, columns.T).T
-        return total
-
-    row, shift, matrix = to_matrix(w), to_matrix(b), to_matrix(x)
-    base, offset, scale, slope = _standardise(match_order(matrix, matrix), (1,), eps)
-    y = sum_outer((scale, row))
-    y *= base
-    y += sum_outer((-offset * scale, row), (np.ones_like(scale), shift))
+    """Normalises `x` over `axes`. `w` and `b` have a number for each position along these axes."""
+    order, back = memory_order(x.shape, x.strides)
+    axes = tuple(back[axis] for axis in axes)
+    x, w, b = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b))
+    base, offset, scale, slope = _standardise(x, axes, eps)
+    z = base * _repeat(scale, base)
+    z -= _repeat(offset * scale, base)
+    y = z * _repeat(w, base)
+    y += _repeat(b, base)
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
-        dy = match_order(to_matrix(dy), base)
-        g = dy * base
-        weights, offsets = (a.astype(dy.dtype).T for a in (scale, offset * scale))
-        dw = to_shape(matmul(weights, g) - matmul(offsets, dy), w)
-        db = to_shape(accurate_sum(dy, 0, True), b)
+        dy = np.ascontiguousarray(dy.transpose(order))
+        g = dy * z
+        dw, db = _sum_to(g, w).transpose(back), _sum_to(dy, b).transpose(back)
         if not need_dx:
             return dw, db, None
-        mean, products = (matmul(a, row.T) / row.size for a in (dy, g))
-        factor = slope * scale * scale * (products - offset * mean)
-        dx = sum_outer((slope, row))
-        dx *= dy
-        dx += np.multiply(base, (-factor).astype(dy.dtype), out=g)
-        dx += (factor * offset - slope * mean).astype(dy.dtype)
-        return dw, db, to_shape(dx, x)
+        np.multiply(dy, _repeat(w, z), out=g)
+        mean, mean_product = wide_mean(g, axes, True), wide_mean(g, axes, True, times=z)
+        g *= _repeat(slope, z)
+        g -= z * _repeat(slope * mean_product, z)
+        g -= _repeat(slope * mean, z)
+        return dw, db, g.transpose(back)
 
-    return to_shape(y, x), pull
+    return y.transpose(back), pull
 
 
 def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:

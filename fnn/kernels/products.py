@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
@@ -25,6 +25,7 @@ MAX_INNER_SUM = 128  # in other products with a vector
 
 SMALL_MACS = 1_000_000  # maximum multiply-adds of a small product
 MAX_TERMS = 1 << 22  # at most this many numbers of partial products are in memory before they are added
+MIN_COLUMNS = 64  # minimum columns of a part of a product
 ROWS = 48  # a product is cut at multiples of this: OpenBLAS then computes the same bits as for the whole product
 
 
@@ -79,6 +80,39 @@ def batched_matmul(a: Array, b: Array, out: Array) -> None:
         np.matmul(cut(a, start, stop), cut(b, start, stop), out=out[start:stop])
 
     parallel_map(fill, parts, parts)
+
+
+def batched_matmul_in_parts(a: Array, b: Array, out: Array) -> None:
+    """`batched_matmul` for stacks of the same length, with `b` and `out` cut into parts where that is faster."""
+    parts = _parts(*a.shape[-2:], b.shape[-1])
+    if parts > 1:
+        a, b, out = a[..., None, :, :], _cut_columns(b, parts), _cut_columns(out, parts)
+    batched_matmul(a, b, out)
+
+
+@lru_cache(maxsize=1000)
+def _parts(rows: int, inner: int, columns: int) -> int:
+    """Into how many parts to cut the columns of the right factor of a product.
+
+    With AVX-512, OpenBLAS multiplies small matrices without packing, up to 1.5 times as fast. Elsewhere, parts are 5 %
+    slower.
+    """
+    least = max(MIN_COLUMNS, rows // 2)  # `batched_matmul` joins fewer columns
+    counts = range(1, columns // least + 1) if _has_avx512() else ()
+    return next((n for n in counts if columns % n == 0 and rows * inner * columns <= n * SMALL_MACS), 1)
+
+
+@cache
+def _has_avx512() -> bool:
+    """Whether NumPy finds a processor with AVX-512. OpenBLAS then usually does as well."""
+    found = np.show_config("dicts")["SIMD Extensions"].get("found", ())
+    return "X86_V4" in found or "AVX512_SKX" in found  # the name since NumPy 2.4, and before
+
+
+def _cut_columns(matrices: Array, parts: int) -> Array:
+    """A view of the matrices (..., rows, columns) as (..., parts, rows, columns / parts)."""
+    *shape, columns = matrices.shape
+    return matrices.reshape(*shape, parts, columns // parts).swapaxes(-3, -2)
 
 
 def sum_products(a: Array, b: Array) -> Array:

@@ -17,18 +17,20 @@ from fnn.optim import sgd
 from fnn.page.answers import Answer, answer
 from fnn.random import Key
 from fnn.run.folder import RunError
+from fnn.tree import tree_leaves
 
-COPIES, STORED = 8, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
+COPIES, STORED = 24, 256  # in the batch of a lesson: copies of the drawing, shifted by up to a pixel; training images
 RATES = [2.0**n for n in range(-12, 1)]  # the learning rates that a lesson tries
 SAMPLE = 500  # test images that show what a lesson costs
-MAX_LESSONS = 50  # that can be undone: each keeps params in memory
+MAX_BYTES = 64_000_000  # of params before lessons, which are kept so that the lessons can be undone
 
 
 def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: Dataset, key: Key) -> Params:
     """Takes one step of gradient descent on the drawing (height, width), mixed with random training images.
 
     The training images are there so that the net does not forget. The learning rate is the lowest of RATES that halves
-    the doubt, 1 minus the probability of the label. If there is none, it is the one with the lowest loss of the batch.
+    the doubt, 1 minus the probability of the label. If there is none, or if it raises the loss of the batch, it is the
+    one with the lowest loss.
     """
     chosen = key.fold("images").generator().integers(len(data.train.labels), size=STORED)
     copies = shift(1)(as_float(np.repeat(image[None], COPIES, 0)), key.fold("shift"))
@@ -47,8 +49,11 @@ def teach(net: Op, params: Params, image: NDArray[np.uint8], label: int, data: D
     def loss(params: Params) -> float:
         return float(cross_entropy(net.apply(params, x)[0], y)[0])
 
-    steps, wanted = [step(rate) for rate in RATES], doubt(params) / 2
-    return next((new for new in steps if doubt(new) <= wanted), None) or min(steps, key=loss)
+    wanted = doubt(params) / 2  # the steps are computed again and again, because several would need much memory
+    rate = next((rate for rate in RATES if doubt(step(rate)) <= wanted), None)
+    if rate is None or loss(step(rate)) > loss(params):
+        rate = min(RATES, key=lambda rate: loss(step(rate)))
+    return step(rate)
 
 
 class Pupil:
@@ -57,6 +62,13 @@ class Pupil:
     def __init__(self, net: Op, params: Params, classes: list[str], folder: Path, data: Dataset | None) -> None:
         self.net, self.classes, self.folder, self.data = net, classes, folder, data
         self._history, self._lock, self._lessons = [params], Lock(), 0
+        size = sum(leaf.nbytes for leaf in tree_leaves(params))
+        self._kept = max(1, MAX_BYTES // max(1, size))
+
+    @property
+    def lessons(self) -> int:
+        """The number of lessons that can be undone."""
+        return len(self._history) - 1
 
     def answer(self, image: NDArray[np.uint8], chosen: int | None) -> Answer:
         """Returns the answer with the params after the last lesson."""
@@ -70,14 +82,14 @@ class Pupil:
             before = self._history[-1]
             after = teach(self.net, before, image, label, self.data, Key(0).fold(self._lessons))
             self._lessons += 1
-            self._history = [*self._history[-MAX_LESSONS:], after]
-            return {"before": self._accuracy(before), "after": self._accuracy(after), "lessons": len(self._history) - 1}
+            self._history = [*self._history[-self._kept :], after]
+            return {"before": self._accuracy(before), "after": self._accuracy(after), "lessons": self.lessons}
 
     def undo(self) -> dict[str, Any]:
         """Returns to the params before the last lesson."""
         with self._lock:
             self._history = self._history[:-1] or self._history
-            return {"lessons": len(self._history) - 1}
+            return {"lessons": self.lessons}
 
     def save(self) -> dict[str, Any]:
         """Writes the params to a new file in the folder of the run, and returns its name."""

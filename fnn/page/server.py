@@ -7,25 +7,26 @@ the server, so no other site can use a browser to send requests. Bodies must hav
 import json
 import re
 import secrets
-from base64 import b64encode
+from collections import OrderedDict
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from socket import SHUT_WR
-from threading import BoundedSemaphore
+from io import BytesIO
+from socket import SHUT_RDWR, SHUT_WR
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fnn.data.pictures import fit_digit
-from fnn.page.answers import View
+from fnn.page.answers import encode
 from fnn.page.lessons import Pupil
+from fnn.run.exits import describe
 from fnn.run.folder import RunError
 
 CANVAS = 280  # pixels of the drawing in each direction, a byte of ink for each
 MAX_CONNECTIONS = 64
+MAX_HEAD = 1 << 14  # bytes of the head of a request
 TIMEOUT = 10.0  # seconds for which a connection may be silent
 HEADERS = {
     "Cache-Control": "no-store",
@@ -45,26 +46,27 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False  # a client that is still connected does not delay the end of the program
+    request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, pupil: Pupil, port: int) -> None:
-        self.pupil, self.token, self.slots = pupil, secrets.token_urlsafe(16), BoundedSemaphore(MAX_CONNECTIONS)
+        self.pupil, self.token = pupil, secrets.token_urlsafe(16)
+        self.connections: OrderedDict[Any, None] = OrderedDict()  # the last one had the latest request with the token
         super().__init__(("127.0.0.1", port), _Handler)
         self.host = f"127.0.0.1:{self.server_port}"
         self.address = f"http://{self.host}/{self.token}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Starts a thread for the connection, or closes it if there are too many."""
-        if self.slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Starts a thread for the connection. If there are too many, ends the first: clients with the token stay."""
+        self.connections[request] = None
+        if len(self.connections) > MAX_CONNECTIONS:
+            with suppress(OSError):
+                self.connections.popitem(last=False)[0].shutdown(SHUT_RDWR)
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answers the requests of a connection."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.slots.release()
+    def shutdown_request(self, request: Any) -> None:
+        """Closes the connection."""
+        self.connections.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: clients may disconnect at any time."""
@@ -96,12 +98,23 @@ class _Handler(BaseHTTPRequestHandler):
         return cast(PageServer, self.server)
 
     def parse_request(self) -> bool:
-        """Reads the head of a request. Refuses HTTP 0.9, whose responses have no status."""
-        parsed = super().parse_request()
-        if parsed and self.request_version == "HTTP/0.9":
-            self.send_error(HTTPStatus.BAD_REQUEST, "expected HTTP/1.1")
+        """Reads the head of a request. Refuses long ones, and HTTP 0.9, whose responses have no status."""
+        head, stream = b"", self.rfile
+        while len(head) <= MAX_HEAD and (line := stream.readline(MAX_HEAD)).strip():
+            head += line
+        self.command, self.requestline, self.rfile = "", "", BytesIO(head + b"\r\n")
+        try:
+            if len(head) > MAX_HEAD:
+                raise _RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected at most {MAX_HEAD} bytes")
+            parsed = super().parse_request()
+            if parsed and self.request_version == "HTTP/0.9":
+                raise _RequestError(HTTPStatus.BAD_REQUEST, "expected HTTP/1.1")
+            return parsed
+        except _RequestError as error:
+            self.send_error(*error.args)
             return False
-        return parsed
+        finally:
+            self.rfile = stream
 
     def finish(self) -> None:
         """Ends the connection. What the client still sends is read, or else it could lose the response."""
@@ -119,8 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self._find_action() != "":
                 raise _RequestError(HTTPStatus.NOT_FOUND, "expected the address of the page")
             nonce = secrets.token_urlsafe(16)
-            settings = {"classes": self.page.pupil.classes, "run": self.page.pupil.folder.name, "size": CANVAS}
-            settings["teaches"] = self.page.pupil.data is not None
+            pupil = self.page.pupil
+            settings = {"classes": pupil.classes, "run": pupil.folder.resolve().name, "size": CANVAS}
+            settings |= {"teaches": pupil.data is not None, "lessons": pupil.lessons}
             text = (files("fnn.page") / "page.html").read_text("utf-8").replace("NONCE", nonce)
             text = text.replace("SETTINGS", json.dumps(settings).replace("<", "\\u003c"))
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", text.encode(), POLICY.format(nonce))
@@ -138,16 +152,20 @@ class _Handler(BaseHTTPRequestHandler):
         except _RequestError as error:
             self.send_error(*error.args)
         except (RunError, OSError) as error:
-            self.send_error(HTTPStatus.CONFLICT, str(error))
+            self.send_error(HTTPStatus.CONFLICT, describe(error))
+        except Exception as error:  # the net may have operators from anywhere
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"the net failed: {error}")
 
     def _find_action(self) -> str:
         """Returns what follows the token in the path. Refuses other hosts and other tokens."""
         if self.headers.get_all("Host") != [self.page.host]:
             raise _RequestError(HTTPStatus.FORBIDDEN, f"expected the host {self.page.host}")
-        _, token, action = [*self.path.split("/", 2), "", ""][:3]
-        if not secrets.compare_digest(token.encode(), self.page.token.encode()):
+        start = f"/{self.page.token}/"
+        if not secrets.compare_digest(self.path[: len(start)].encode(), start.encode()):
             raise _RequestError(HTTPStatus.NOT_FOUND, "expected the address that the program printed")
-        return action
+        with suppress(KeyError):
+            self.page.connections.move_to_end(self.connection)
+        return self.path[len(start) :]
 
     def _act(self, action: str, number: str) -> dict[str, Any]:
         pupil, classes = self.page.pupil, len(self.page.pupil.classes)
@@ -164,13 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "teach":
             return pupil.teach(image, int(number))
         answer = pupil.answer(image, int(number) if number else None)
-        return {
-            "probabilities": [round(float(p), 4) for p in answer.probabilities],
-            "chosen": answer.chosen,
-            "input": _encode(image),
-            "heat": _encode((answer.heat * 127).round().astype(np.int8)),
-            "views": list(map(_describe, answer.views)),
-        }
+        return answer.as_json() | {"input": encode(image), "lessons": pupil.lessons}
 
     def _read_body(self, size: int) -> bytes:
         """Reads a body of exactly that size."""
@@ -181,15 +193,17 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/octet-stream")
         if lengths != [str(size)]:
             raise _RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected a body of {size} bytes")
-        body = self.rfile.read(size)
+        try:
+            body = self.rfile.read(size)
+        except TimeoutError:
+            raise _RequestError(HTTPStatus.REQUEST_TIMEOUT, f"expected a body of {size} bytes") from None
         if len(body) < size:
             raise _RequestError(HTTPStatus.BAD_REQUEST, f"expected a body of {size} bytes, got {len(body)}")
         return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Sends the message as plain text and ends the connection. Wrong requests always get a status from 400 on."""
-        if code >= HTTPStatus.INTERNAL_SERVER_ERROR:  # http.server's own errors are about the request, too
-            code = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus.BAD_REQUEST
+        """Sends the message as plain text and ends the connection. Wrong requests get a status from 400 to 499."""
+        code = {HTTPStatus.NOT_IMPLEMENTED: 405, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: 400}.get(HTTPStatus(code), code)
         self.close_connection, self.request_version = True, self.protocol_version  # so that there is a status line
         text = message or HTTPStatus(code).phrase
         self._send(HTTPStatus(code), "text/plain; charset=utf-8", text.encode("utf-8", "replace"))
@@ -207,17 +221,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Prints nothing."""
-
-
-def _describe(view: View) -> dict[str, Any]:
-    return {
-        "path": view.path,
-        "operator": view.operator,
-        "shape": view.shape,
-        "size": view.images.shape,
-        "pixels": _encode(view.images),
-    }
-
-
-def _encode(array: NDArray[Any]) -> str:
-    return b64encode(array.tobytes()).decode()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import conv, conv_transpose
-from fnn.kernels import correlation
+from fnn.kernels import correlation, products
 from fnn.op import Array, Shape
 from fnn.testing.case import ORDERS
 from tests.support.strategies import both, seeds, sizes
@@ -63,10 +63,10 @@ def by_loops(x: Array, w: Array, dy: Array | None, config: dict[str, Any]) -> tu
 @contextmanager
 def small_blocks(numbers: int, has_avx512: bool) -> Iterator[None]:
     """In the block, few numbers are copied at a time, and with AVX-512 products are cut into small parts."""
-    caches = (correlation._blocks, correlation._parts)
-    limits: dict[str, Any] = {"BLOCK": numbers, "SMALL_MACS": numbers, "MIN_COLUMNS": 2}
+    caches = (correlation._blocks, products._parts)
+    changes: dict[str, Any] = {"SMALL_MACS": numbers, "MIN_COLUMNS": 2, "_has_avx512": lambda: has_avx512}
     try:
-        with patch.multiple(correlation, **limits, _has_avx512=lambda: has_avx512):
+        with patch.object(correlation, "BLOCK", numbers), patch.multiple(products, **changes):
             for cached in caches:
                 cached.cache_clear()
             yield

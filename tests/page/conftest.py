@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -45,14 +46,23 @@ def pupil(tmp_path: Path) -> Pupil:
     return make_pupil(tmp_path)
 
 
-@pytest.fixture
-def server(pupil: Pupil) -> Iterator[PageServer]:
+@contextmanager
+def serving(pupil: Pupil) -> Iterator[PageServer]:
+    """Yields a server that answers in the block."""
     with make_server(pupil) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server(pupil: Pupil) -> Iterator[PageServer]:
+    with serving(pupil) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="session")

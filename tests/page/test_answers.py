@@ -68,6 +68,13 @@ def test_views_show_the_operators_inside_any_combinator() -> None:
     assert np.abs(views["serial1/conv1"].images - wanted).max() <= 1
 
 
+def test_views_of_operators_that_get_rows_as_examples() -> None:
+    net = serial(reshape(28, 28), fnn.positionwise(dense(5)), dense(3))
+    views = {view.path: view for view in answer(net, net.init(0, (1, 28, 28)), IMAGE).views}
+    (inside,) = (view for path, view in views.items() if view.shape == (28, 5))
+    assert inside.images.shape == (1, 28, 5)
+
+
 def test_answer_of_constant_outputs() -> None:
     net = serial(dense(3, w_init=zeros))
     found = answer(net, net.init(0, (1, 28, 28)), IMAGE)

@@ -1,8 +1,7 @@
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,27 +10,33 @@ import numpy as np
 import pytest
 
 import fnn
+from fnn import dense, serial
+from fnn.page import Pupil
+from tests.page.conftest import serving
 from tests.support.chromium import IS_MISSING, REASON, draw, open_browser, take_picture
 from tests.support.drawings import DRAWINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(IS_MISSING, reason=REASON)]
 
 
-@pytest.fixture(scope="module")
-def program(trained: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command that serves the page of the run; its first line has the address."""
-    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
+@contextmanager
+def serve(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Serves the page of the run; yields the program and the address."""
+    command = [sys.executable, "-m", "fnn", "draw", str(run), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        yield program
-        program.kill()
+        try:
+            assert program.stdout
+            line = program.stdout.readline()
+            assert line.startswith("draw a digit at http://127.0.0.1:")
+            yield program, line.split()[-1]
+        finally:
+            program.kill()
 
 
 @pytest.fixture(scope="module")
-def address(program: subprocess.Popen[str]) -> str:
-    assert program.stdout
-    line = program.stdout.readline()
-    assert line.startswith("draw a digit at http://127.0.0.1:")
-    return line.split()[-1]
+def address(trained: Path) -> Iterator[str]:
+    with serve(trained) as (_, address):
+        yield address
 
 
 @pytest.fixture
@@ -131,12 +136,15 @@ def test_keys(browser: Any) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize(("width", "height"), [(360, 740), (390, 844), (1440, 900), (1600, 900)])
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (390, 844), (768, 900), (1440, 900), (1600, 900)])
 def test_layout_fits_the_window(address: str, width: int, height: int, dark: bool, tmp_path: Path) -> None:
     with open_browser(width, height, dark, touch=width < 500) as browser:
         browser.get(address)
+        place = "const box = byId('drawing').getBoundingClientRect(); return [box.x, box.y + scrollY]"
+        before = browser.execute_script(place)
         draw(browser, DRAWINGS[3][1])
         read_answer(browser)
+        assert browser.execute_script(place) == before
         inside = "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= innerWidth)"
         assert browser.execute_script(f"return document.documentElement.scrollWidth <= innerWidth && {inside}")
         take_picture(browser, tmp_path / "page.png")
@@ -146,16 +154,55 @@ def test_layout_fits_the_window(address: str, width: int, height: int, dark: boo
         assert (red < 128) == dark
 
 
+def test_long_names_of_many_classes_fit(pupil: Pupil) -> None:
+    net = serial(dense(26))
+    names = [
+        "Ankle boot",
+        "Donaudampfschifffahrtsgesellschaft" * 2,
+        "a name of many words " * 5,
+        *"ABCDEFGHIJKLMNOPQRSTUVW",
+    ]
+    pupil = Pupil(net, net.init(0, (1, 28, 28)), names, pupil.folder, pupil.data)
+    with serving(pupil) as server, open_browser(360, 740, touch=True) as browser:
+        browser.get(server.address)
+        draw(browser, DRAWINGS[3][1], "touch")
+        read_answer(browser)
+        browser.find_element("css selector", "#bars li:nth-child(2) button").click()
+        wait(browser, "!waiting")
+        assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+        lengths = "return [...new Set([...document.querySelectorAll('.track')].map((track) => track.clientWidth))]"
+        (length,) = browser.execute_script(lengths)
+        assert length > 30
+
+
+def test_a_second_finger_draws_nothing(browser: Any) -> None:
+    script = """
+        const send = (type, pointerId, clientX) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerId, clientX, clientY: 300, bubbles: true, button: type === "pointermove" ? -1 : 0}));
+        canvas.setPointerCapture = () => {};
+        send("pointerdown", 1, 200); send("pointermove", 1, 210);
+        send("pointerdown", 2, 300); send("pointermove", 2, 310); send("pointerup", 2, 310);
+        send("pointermove", 1, 220); send("lostpointercapture", 1, 220); send("pointermove", 1, 230);
+        return strokes.map((points) => points.length)"""
+    assert browser.execute_script(script) == [3]
+
+
+def test_a_second_page_can_undo_a_lesson_of_the_first(browser: Any, address: str) -> None:
+    draw(browser, DRAWINGS[4][1])
+    read_answer(browser)
+    browser.find_element("id", "teach").click()
+    wait(browser, "lessons === 1 && !waiting")
+    browser.get(address)
+    browser.find_element("id", "undo").click()
+    wait(browser, "lessons === 0 && !waiting")
+
+
 def test_page_says_that_the_server_has_stopped(trained: Path) -> None:
-    command = [sys.executable, "-m", "fnn", "draw", str(trained), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        assert program.stdout
-        address = program.stdout.readline().split()[-1]
-        with open_browser(800, 600) as browser:
-            browser.get(address)
-            os.kill(program.pid, signal.SIGINT)
-            output, errors = program.communicate(timeout=20)
-            assert (output.splitlines()[-1], errors) == ("stopped", "")
-            draw(browser, DRAWINGS[1][1])
-            wait(browser, "!byId('stopped').hidden")
-            assert text(browser, "stopped").startswith("The server has stopped. Start it again")
+    with serve(trained) as (program, address), open_browser(800, 600) as browser:
+        browser.get(address)
+        program.terminate()
+        output, errors = program.communicate(timeout=20)
+        assert (output.splitlines()[-1], errors) == ("stopped", "")
+        draw(browser, DRAWINGS[1][1])
+        wait(browser, "!byId('warning').hidden")
+        assert text(browser, "warning").startswith("The server has stopped. Start it again")

@@ -57,9 +57,11 @@ def test_undo_restores_the_bits(pupil: Pupil) -> None:
 
 
 def test_old_lessons_are_forgotten(pupil: Pupil, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fnn.page.lessons.MAX_LESSONS", 2)
+    params = pupil._history[0]
+    monkeypatch.setattr("fnn.page.lessons.MAX_BYTES", 3 * sum(leaf.nbytes for leaf in fnn.tree_leaves(params)))
+    large = Pupil(pupil.net, params, pupil.classes, pupil.folder, pupil.data)
     image = digits(1, 7).images[0]
-    assert [pupil.teach(image, label)["lessons"] for label in (1, 2, 3)] == [1, 2, 2]
+    assert [large.teach(image, label)["lessons"] for label in (1, 2, 3, 4)] == [1, 2, 3, 3]
 
 
 def test_save_writes_a_new_file_each_time(pupil: Pupil) -> None:
@@ -90,3 +92,9 @@ def test_ten_lessons_cost_at_most_one_point(trained: Path) -> None:
         results.append(pupil.teach(image, label))
         assert lessons_until_learned(pupil, image, label) <= 2
     assert results[-1]["after"] >= results[0]["before"] - 0.01
+
+
+def test_wrong_labels_do_not_ruin_the_net(pupil: Pupil) -> None:
+    images, labels = digits(10, 3)
+    results = [pupil.teach(image, (int(label) + 5) % 10) for image, label in zip(images, labels, strict=True)]
+    assert min(result["after"] for result in results) > results[0]["before"] / 2

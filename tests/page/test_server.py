@@ -7,7 +7,6 @@ from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from fnn.page import Pupil, make_server, server
 from fnn.page.server import CANVAS, PageServer
 from fnn.run import RunError
+from tests.page.conftest import serving
 
 BINARY = "application/octet-stream"
 
@@ -75,10 +75,8 @@ def test_page_is_one_file_with_a_strict_policy(server: PageServer) -> None:
 
 def test_class_names_cannot_end_the_script(pupil: Pupil) -> None:
     pupil.classes = ["</script><b>", "1"]
-    with make_server(pupil) as page:
-        Thread(target=page.serve_forever, args=(0.01,)).start()
+    with serving(pupil) as page:
         text = request(page, "GET", "")[1]
-        page.shutdown()
     assert "</script><b>" not in text
     assert r"\u003c/script>\u003cb>" not in text.replace(r"\u003c/script>\u003cb>", "", 1)
 
@@ -89,7 +87,7 @@ def test_answer_teach_undo_and_save(server: PageServer, drawing: bytes, tmp_path
     assert first["chosen"] == np.argmax(first["probabilities"])
     assert len(b64decode(first["input"])) == len(b64decode(first["heat"])) == 28 * 28
     assert [view["path"] for view in first["views"]] == ["conv1", "maxpool1", "tanh1", "dense1"]
-    assert len(b64decode(first["views"][0]["pixels"])) == np.prod(first["views"][0]["size"])
+    assert len(b64decode(first["views"][0]["images"])) == np.prod(first["views"][0]["size"])
     other = (first["chosen"] + 1) % 10
     assert answer(server, drawing, f"answer/{other}")["chosen"] == other
     assert answer(server, drawing, f"teach/{other}")["lessons"] == 1
@@ -104,6 +102,7 @@ def test_wrong_requests_get_a_status_from_400_on(server: PageServer, drawing: by
         return request(server, method, action, body, **headers)[0]
 
     assert status("GET", "page.html") == 404
+    assert raw(server, f"GET /{server.token} HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())[9:12] == b"404"
     assert status("GET", "../../etc/passwd") == 404
     assert status("GET", "", Host="localhost:80") == 403
     assert status("GET", "", Host="") == 403
@@ -177,19 +176,63 @@ def test_a_silent_client_does_not_block_others(
         assert answer(server, drawing)
 
 
-def test_too_many_connections_are_closed(pupil: Pupil, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_too_many_connections_those_without_the_token_end(
+    pupil: Pupil, drawing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
-    with make_server(pupil) as page:
-        Thread(target=page.serve_forever, args=(0.01,)).start()
-        silent = [socket.create_connection(("127.0.0.1", page.server_port)) for _ in range(2)]
-        with pytest.raises((OSError, AssertionError)):
-            assert raw(page, b"GET / HTTP/1.1\r\n\r\n")
-        for client in silent:
-            client.close()
-        while not (received := raw(page, b"GET / HTTP/1.1\r\n\r\n")):
-            pass
-        page.shutdown()
-    assert b"403" in received
+    with serving(pupil) as page:
+        client = HTTPConnection("127.0.0.1", page.server_port, timeout=20)
+        silent: list[socket.socket] = []
+        for _ in range(6):
+            client.request("GET", f"/{page.token}/")
+            client.sock.settimeout(20)
+            assert client.getresponse().read().startswith(b"<!DOCTYPE html>")
+            silent.append(socket.create_connection(("127.0.0.1", page.server_port), timeout=20))
+            silent[-1].sendall(b"POST /")
+        for quiet in silent[:-2]:
+            assert quiet.recv(100).startswith((b"HTTP/1.1 4", b""))
+        assert answer(page, drawing)
+        assert len(page.connections) <= 2
+        client.close()
+        for quiet in silent:
+            quiet.close()
+
+
+def test_a_long_head_is_refused(server: PageServer) -> None:
+    head = b"GET / HTTP/1.1\r\n" + b"".join(b"A%d: %s\r\n" % (i, b"x" * 1000) for i in range(99))
+    assert raw(server, head + b"\r\n").startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_slow_body_ends(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fnn.page.server._Handler.timeout", 0.1)
+    head = f"POST /{server.token}/undo HTTP/1.1\r\nHost: {server.host}\r\nOrigin: http://{server.host}\r\n"
+    head = head.replace("undo", "answer") + f"Content-Type: {BINARY}\r\nContent-Length: {CANVAS**2}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as client:
+        client.sendall(head.encode() + b"some")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_failing_net_gets_a_status(server: PageServer, drawing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Any, chosen: Any) -> None:
+        raise IndexError("no such score")
+
+    monkeypatch.setattr(server.pupil, "answer", fail)
+    status, text, _ = request(server, "POST", "answer", drawing)
+    assert (status, text) == (500, "the net failed: no such score")
+
+
+def test_save_into_a_folder_that_is_gone(server: PageServer) -> None:
+    server.pupil.folder = server.pupil.folder / "gone"
+    status, text, _ = request(server, "POST", "save", b"")
+    assert status == 409
+    assert re.fullmatch(r"/.*gone.*: No such file or directory", text)
+
+
+def test_all_pages_know_the_number_of_lessons(server: PageServer, drawing: bytes) -> None:
+    assert '"lessons": 0' in request(server, "GET", "")[1]
+    answer(server, drawing, "teach/3")
+    assert '"lessons": 1' in request(server, "GET", "")[1]
+    assert answer(server, drawing)["lessons"] == 1
 
 
 def test_make_server_needs_a_free_port(server: PageServer, pupil: Pupil) -> None:

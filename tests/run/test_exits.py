@@ -122,3 +122,16 @@ def test_outputs_of_few_characters_show_escapes() -> None:
     done = run_child(code + "sys.exit(exit_status('x', fail))")
     assert (done.returncode, done.stdout) == (1, "\\xe9 \\ud800\n")
     assert done.stderr == "x: error: \\xe9\\n\\x1b[31m\\udcff: No\n"
+
+
+def test_a_stopped_program_may_have_lost_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+    def stop() -> int:
+        send(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert exit_status("program", stop) == 128 + signal.SIGTERM

@@ -20,7 +20,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 def train_and_export(net: fnn.Op, data: Dataset, folder: Path) -> tuple[run.SavedRun, Any, str]:
     """Trains for an epoch; returns the run, read from its folder, a session of its model, and the line about it."""
-    task = make_task(net=fnn.shard(net, 1, 4), data=data, epochs=1, batch_size=100)
+    task = make_task(net=fnn.shard(net, 1, 50), data=data, epochs=1, batch_size=100, shard_size=50)
     run.write_config(folder, {"net": run.format_net(net)} | run.IMAGES)
     run.train(task, run.start(task), folder, log=no_log)
     saved = run.load_run(folder)
