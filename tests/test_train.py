@@ -342,6 +342,8 @@ def test_train_refuses_a_folder_in_use(
     run: Run, start_training: Callable[..., "subprocess.Popen[str]"], small_mnist: Path, tmp_path: Path
 ) -> None:
     start_training("--epochs", 5000, "--data", small_mnist, "--out", tmp_path)
+    while not (tmp_path / "config.json").exists():
+        time.sleep(0.01)
     for flags in (("--out", tmp_path, "--data", small_mnist), ("--resume", tmp_path)):
         done = run(*flags)
         assert (done.returncode, done.stdout) == (1, "")

@@ -130,7 +130,7 @@ def locked(folder: Path, new: bool) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder}: cannot be created: {error.strerror}") from error
+            raise OSError(error.errno, error.strerror, str(folder)) from error  # names no folder above it
     check_links(folder, ("lock", *FILES))
     with open(check_regular(folder / "lock", RunError), "ab") as file:
         try:

@@ -365,9 +365,9 @@ def test_from_torch_refuses_entries_without_a_layer(tmp_path: Path) -> None:
     assert faults_of(lambda: from_torch(state, dotted)) == [
         "expected modules for 2 layers with weights (a.b, a/b), got 1 (a.b)"
     ]
-    odd: Any = {"a." * 101: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
+    odd: Any = {"a." * 121: 1, 0: np.zeros(3), "weight": [[1], [2, 3]]}
     *names, ragged = faults_of(lambda: from_torch(odd, single))
-    assert names == [f"{name}: expected a str of at most 100 dots" for name in (f"'{'a.' * 39}a", "0")]
+    assert names == [f"{name}: expected a str of at most 120 dots" for name in (f"'{'a.' * 39}a", "0")]
     assert ragged.startswith("'weight': expected a dtype and shape that NumPy supports: ")
     assert faults_of(lambda: from_torch({f"{'9' * 5000}.weight": np.zeros(3)}, single))[0].startswith("'999")
     assert faults_of(lambda: from_torch({"model": one.state_dict()}, like)) == [
