@@ -67,9 +67,9 @@ def _max_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
     y, is_larger = first, []
     for t, tap in enumerate(others, 1):
         is_larger.append(tap > y)  # the vjp keeps these masks, a byte for each number, and not the input
-        for window in range(windows.out):
-            if window * windows.stride + t == windows.low:  # all taps before this one are padding
-                is_larger[-1][(slice(None),) * dim + (window,)] = True
+        window, rest = divmod(windows.low - t, windows.stride)
+        if not rest and 0 <= window < windows.out:  # all taps of this window before this one are padding
+            is_larger[-1][(slice(None),) * dim + (window,)] = True
         y = np.maximum(y, tap)
 
     def share(dy: Array, parts: list[Array]) -> None:
