@@ -86,6 +86,7 @@ def test_arguments_names_the_extra_without_mpiexec(
     assert "needs mpiexec and mpi4py: pip install '.[mpi]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (launcher() and find_spec("mpi4py")) or usable_cores() < 2, reason="needs two cores and the extra mpi"
 )

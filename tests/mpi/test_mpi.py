@@ -300,6 +300,7 @@ def test_check_op_of_spread_on_one_rank_of_mpi() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize(
     ("count", "task", "status", "stderr"),

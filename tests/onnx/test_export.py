@@ -412,6 +412,7 @@ def test_export_refuses_other_dtypes_and_says_what_to_do(dtype: str, tmp_path: P
     export(net, tree_map(np.float32, params), (4,), tmp_path / "net.onnx")
 
 
+@pytest.mark.slow
 def test_export_refuses_params_larger_than_a_file_can_hold(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.float32(0), (1 << 20, 1 << 9))  # 2 GiB for a file, 4 bytes in memory
     with pytest.raises(OpError, match=r"^export: expected tensors of at most .* 2 GiB\), got 2147483648"):
