@@ -75,7 +75,7 @@ def test_at_least_nine_of_ten_drawings_are_recognised_in_time(browser: Any) -> N
     correct = [found == name for found, (name, _) in zip(answers, DRAWINGS, strict=True)]
     assert sum(correct) >= 9, answers
     times = browser.execute_script("return performance.getEntriesByName('answer').map((entry) => entry.duration)")
-    assert len(times) > 50
+    assert len(times) >= len(DRAWINGS)
     print(f"median time from pointer event to bars: {median(times):.1f} ms")
 
 
