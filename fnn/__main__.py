@@ -30,9 +30,10 @@ from fnn.run import (
 )
 from fnn.run.exits import describe, make_log
 from fnn.run.flags import integer, nonempty, path
-from fnn.run.folder import NETS_BY_NAME, describe_missing
+from fnn.run.folder import describe_missing
 from fnn.run.report import log_probabilities, report
 from fnn.run.saved import load_params
+from fnn.run.settings import NETS_BY_NAME
 from fnn.summaries import summary
 from fnn.testing import CheckError, check_op
 from fnn.transforms import shard

@@ -17,7 +17,7 @@ import fnn
 from fnn import batch_norm, conv, dense, dropout, maxpool, relu, run, serial, tanh
 from fnn.__main__ import COMMANDS, main
 from fnn.data import digits, mnist
-from fnn.run.folder import NETS_BY_NAME
+from fnn.run.settings import NETS_BY_NAME
 from tests.support import programs
 from tests.support.runs import make_task, no_log, write_small_mnist
 

@@ -246,7 +246,7 @@ def test_layers_counts_conv_as_torch(example: Example) -> None:
     config = op.config
     params = op.init(0, (channels, height, width))
     _, *pixels = op.output_shape(params, (channels, height, width))
-    # Any image of which the windows leave as many pixels is as good, and needs no padding.
+    # An image that these windows cover exactly has as many output pixels, and needs no padding.
     sizes = zip(pixels, *(both(config[name]) for name in ("kernel_size", "stride", "dilation")), strict=True)
     reach = [(out - 1) * stride + (kernel - 1) * dilation + 1 for out, kernel, stride, dilation in sizes]
 

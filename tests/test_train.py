@@ -18,7 +18,7 @@ import pytest
 import fnn
 import train
 from fnn.run import IMAGES
-from fnn.run.folder import NETS_BY_NAME
+from fnn.run.settings import NETS_BY_NAME
 from tests.support import programs
 from tests.support.runs import bits, metrics_without_times, write_small_mnist
 

@@ -46,9 +46,10 @@ class MissingDataError(DataError):
 def mnist(path: str | os.PathLike[str] | None = None) -> Dataset:
     """Reads MNIST from the folder `path`, else from `$FNN_DATA`, else from the user's cache.
 
-    Files that the cache lacks, or of which it has damaged ones, are downloaded; only downloads are compared with
-    checksums. Raises DataError for a damaged file, or if the folder `path` or `$FNN_DATA` lacks a file: another source
-    would silently train on other data. Raises MissingDataError if the cache lacks a file and the download fails.
+    Files that are missing or damaged in the cache are downloaded. Only downloads are compared with checksums.
+
+    Raises DataError for a damaged file, or if the folder `path` or `$FNN_DATA` lacks a file: another source would
+    silently train on other data. Raises MissingDataError if the cache lacks a file and the download fails.
     """
     path = path if path is not None else os.environ.get("FNN_DATA") or None
     folder = _cache_folder() if path is None else Path(os.path.expanduser(path))

@@ -8,9 +8,7 @@ from fnn.run.exits import catch_signals, exit_status
 from fnn.run.faults import NotFiniteError
 from fnn.run.flags import format_settings
 from fnn.run.folder import (
-    IMAGES,
     PARAMS,
-    Config,
     RunError,
     check_config,
     format_net,
@@ -21,6 +19,7 @@ from fnn.run.folder import (
 )
 from fnn.run.loop import describe_progress, format_accuracy, train
 from fnn.run.saved import SavedRun, export_run, load_run
+from fnn.run.settings import IMAGES, Config
 from fnn.run.task import Metrics, Schedule, State, Step, Task, evaluate, final, start, steps
 from fnn.run.training import choose_settings, program, run_task
 

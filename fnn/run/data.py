@@ -10,7 +10,8 @@ import numpy as np
 from fnn.checks.values import check_int
 from fnn.data import DataError, Dataset, Examples, MissingDataError, digits, mnist
 from fnn.random import Key
-from fnn.run.folder import Config, RunError
+from fnn.run.folder import RunError
+from fnn.run.settings import Config
 
 DIGITS = "generated digits"
 

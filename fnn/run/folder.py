@@ -12,96 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from fnn.checks.errors import describe, describe_value, join_first
-from fnn.data import SCALING
 from fnn.files.checkpoint import CheckpointError, load
 from fnn.files.disk import atomic_write, check_regular, lock, remove_leftovers
 from fnn.op import Op
 from fnn.run.faults import describe_non_finite
+from fnn.run.settings import IMAGES, NETS_BY_NAME, SETTINGS, Config, is_int, is_number
 from fnn.run.task import Metrics, State, Task, start
 from fnn.tree import tree_items
 
 CONFIG, METRICS, STATE, PARAMS = "config.json", "metrics.jsonl", "state.pkl", "params.pkl"
 OLD_PARAMS = "best.pkl"  # in the folders of version 0.1.0: the params of the epoch with the best test accuracy
 FILES = (CONFIG, METRICS, STATE, PARAMS, OLD_PARAMS)
-
-Config: TypeAlias = dict[str, Any]
-"""All settings that determine the result, by name.
-
-`net` is the net's `repr` in one line; the settings of IMAGES describe its input.
-"""
-
-IMAGES: Config = {"shape": [1, 28, 28], "scaling": SCALING, "classes": list("0123456789")}
-"""The input of a net for MNIST: the shape of one example, which numbers scale the pixels, and the classes' names."""
-
-NETS_BY_NAME = {
-    "cnn": "serial(conv(6, 3, padding=1), maxpool(2), tanh, conv(12, 3, padding=1), maxpool(2), tanh, "
-    "dense(512), tanh, dense(128), tanh, dense(10))",
-    "fc": "serial(dense(512), sigmoid, dense(128), sigmoid, dense(10))",
-    "deep": "serial(conv(32, 3, w_init=he_normal), relu, conv(32, 3, w_init=he_normal), relu, maxpool(2), "
-    "conv(64, 3, w_init=he_normal), relu, conv(64, 3, w_init=he_normal), relu, maxpool(2), "
-    "dense(256, w_init=he_normal), relu, dense(10))",
-}
-"""The nets of runs made before config.json had texts: such a run has only the name."""
-
-
-def _is_int(value: Any, least: int = 0, most: int = 2**63 - 1) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_number(value: Any, least: float = 0, most: float = sys.float_info.max) -> bool:
-    """Whether the value is a number in a range, by default a finite one from 0. JSON has nan, and ints of any size."""
-    return type(value) in (int, float) and least <= value <= most
-
-
-def _is_path(text: Any) -> bool:
-    """Whether the value is a text that can be a path: not all Unicode texts can."""
-    try:
-        return isinstance(text, str) and 0 not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
-SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "shape": (
-        f"a value like {IMAGES['shape']}",
-        lambda shape: isinstance(shape, list) and bool(shape) and all(_is_int(n, 1) for n in shape),
-    ),
-    "scaling": (
-        f"a value like {IMAGES['scaling']}",
-        lambda scaling: (
-            isinstance(scaling, dict)
-            and scaling.keys() == SCALING.keys()
-            and _is_number(scaling["divide_by"], 1e-9)
-            and _is_number(scaling["subtract"], -sys.float_info.max)
-        ),
-    ),
-    "classes": (
-        f"a value like {IMAGES['classes']}",
-        lambda names: (
-            isinstance(names, list)
-            and bool(names)
-            and all(isinstance(name, str) and name.isprintable() for name in names)
-        ),
-    ),
-    "net": ("a net as text", lambda net: isinstance(net, str)),
-    **dict.fromkeys(("epochs", "batch_size", "shard_size"), ("an integer from 1", lambda n: _is_int(n, 1))),
-    **dict.fromkeys(("seed", "validation"), ("an integer from 0", _is_int)),
-    "shift": ("an integer from 0 to 28", lambda n: _is_int(n, 0, 28)),
-    "lr": ("a number above 0", lambda x: _is_number(x) and x > 0),
-    "weight_decay": ("a number from 0", _is_number),
-    **dict.fromkeys(("momentum", "smoothing"), ("a number from 0 to below 1", lambda x: _is_number(x) and x < 1)),
-    "limit": ("null or an integer from 1", lambda n: n is None or _is_int(n, 1)),
-    "data": ("null or a path", lambda source: source is None or _is_path(source)),
-    "data_sha256": ("null or a text", lambda digest: digest is None or isinstance(digest, str)),
-    "affine": (
-        "three numbers from 0 to 180, 0.9 and 1",
-        lambda xs: isinstance(xs, list) and len(xs) == 3 and all(map(_is_number, xs, (0, 0, 0), (180, 0.9, 1))),
-    ),
-}
-"""What a setting must be, by name, and whether a value is that: someone may have edited the configuration."""
 
 CURVES = ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "rate")
 """The metrics that a report plots."""
@@ -254,11 +178,11 @@ def read_metrics(folder: Path) -> list[Metrics]:
     for number, text in enumerate(texts, 1):
         where, after = f"line {number}: ", int(lines[-1]["epoch"]) if lines else 0
         line = _parse_json(path, text, where)
-        if not (isinstance(line, dict) and _is_int(line.get("epoch"), after + 1)):
+        if not (isinstance(line, dict) and is_int(line.get("epoch"), after + 1)):
             raise RunError(f"{path}: {where}expected the metrics of epoch {after + 1} or later")
         for name in dict.fromkeys((*CURVES, *line)):
             most = 1 if name.endswith("_accuracy") else sys.float_info.max
-            if not _is_number(line.get(name), 0 if most == 1 else -most, most):
+            if not is_number(line.get(name), 0 if most == 1 else -most, most):
                 expected = "a number from 0 to 1" if most == 1 else "a finite number"
                 got = describe_value(line[name]) if name in line else "nothing"
                 raise RunError(f"{path}: {where}expected {expected} as {name}, got {got}")

@@ -11,7 +11,8 @@ from fnn.inspection.text import parse_net
 from fnn.onnx import export
 from fnn.op import Op, OpError, Params, Shape
 from fnn.run.faults import describe_non_finite
-from fnn.run.folder import CONFIG, IMAGES, Config, RunError, find_params, format_net, read_config
+from fnn.run.folder import CONFIG, RunError, find_params, format_net, read_config
+from fnn.run.settings import IMAGES, Config
 
 
 class SavedRun(NamedTuple):

@@ -13,10 +13,8 @@ from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status, make_log
 from fnn.run.folder import (
     CONFIG,
-    IMAGES,
     OLD_PARAMS,
     PARAMS,
-    Config,
     RunError,
     check_config,
     check_extension,
@@ -30,6 +28,7 @@ from fnn.run.folder import (
     write_config,
 )
 from fnn.run.loop import describe_progress, train
+from fnn.run.settings import IMAGES, Config
 from fnn.run.task import Metrics, State, Task, start
 from fnn.summaries import summary
 from fnn.transforms import shard, shard_slices

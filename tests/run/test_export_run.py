@@ -11,7 +11,7 @@ import pytest
 import fnn
 from fnn import run
 from fnn.data import Dataset, as_float, mnist
-from fnn.run.folder import NETS_BY_NAME
+from fnn.run.settings import NETS_BY_NAME
 from tests.support.runs import DATA, make_task, no_log
 
 onnx = pytest.importorskip("onnx")

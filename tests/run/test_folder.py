@@ -15,7 +15,8 @@ import fnn
 import train
 from fnn import dense, run, serial
 from fnn.data import Dataset, Examples
-from fnn.run.folder import NETS_BY_NAME, SETTINGS, describe_missing, read_config, read_ended, write_metrics
+from fnn.run.folder import describe_missing, read_config, read_ended, write_metrics
+from fnn.run.settings import NETS_BY_NAME, SETTINGS
 from fnn.run.training import format_result
 from tests.support.runs import DATA, make_task, no_log, stop_after
 
