@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import webbrowser
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,6 @@ from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.inspection.text import parse_net
 from fnn.kernels.process import limited_blas
 from fnn.op import Array
-from fnn.page import PageServer, Pupil
 from fnn.run import (
     IMAGES,
     RunError,
@@ -109,6 +107,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_draw(args: argparse.Namespace) -> None:
     """Serves the page on which you draw, until Ctrl-C."""
+    import webbrowser  # these take a tenth of the start of a command, and only this one needs them
+
+    from fnn.page import PageServer, Pupil
+
     run = read_run(args)
     check_input(run)
     classes, data = run.config["classes"], None
