@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from fnn.checks.arrays import Array
+from fnn.kernels.memory import as_items, from_wchn, to_wchn
 from fnn.kernels.memory import fast_order as fast_order
-from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.kernels.products import batched_matmul_in_parts, sum_products
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.threads import idle_threads, parallel_map
@@ -115,7 +115,7 @@ def _add_rows(
     y = y.reshape(across.out, groups, out // groups, *y.shape[2:])
     for tap, (to, results) in enumerate(places):
         if tap < disjoint:  # a copy is faster than a sum with zeros
-            _as_items(y)[..., to, :] = _as_items(terms)[:, :, tap, :, results]
+            as_items(y)[..., to, :] = as_items(terms)[:, :, tap, :, results]
         else:
             y[..., to, :] += terms[:, :, tap, :, results]
 
@@ -183,7 +183,7 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     copies, blanks = _plan(windows, span, channels)
     for place in blanks:
         padded[place] = 0
-    to, seen = (_as_items(padded), _as_items(x)) if down.stride > 1 else (padded, x)
+    to, seen = (as_items(padded), as_items(x)) if down.stride > 1 else (padded, x)
     for place, source in copies:
         to[place] = seen[source]
     if ones:
@@ -210,11 +210,6 @@ def _plan(windows: Windows, span: int, channels: int) -> tuple[list[tuple[Index,
         copies.append(((*place, rows), (every, columns_seen, every, rows_seen)))
         blanks += [(*place, above) for above in _outside(rows, down.out)]
     return copies, blanks
-
-
-def _as_items(x: Array) -> Array:
-    """Views the last axis of `x` as one item, because NumPy copies few numbers at a time slowly."""
-    return x.view(np.dtype((np.void, x.shape[-1] * x.itemsize))) if x.shape[-1] > 1 else x
 
 
 def _outside(inside: slice, size: int) -> list[slice]:

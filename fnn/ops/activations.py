@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import pi, sqrt
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from fnn.checks.arrays import check_no_params
 from fnn.checks.values import check_real
 from fnn.kernels.masks import keep
+from fnn.kernels.reductions import are_moderate
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
@@ -47,8 +48,11 @@ def tanh(x: Array) -> tuple[Array, Slope]:
 
 def _one_plus_exp(x: Array) -> Array:
     """1 + exp(-x): the reciprocal of the logistic function. It may be infinity, and the function then 0."""
+    d = np.negative(x)
     with np.errstate(over="ignore"):
-        return 1 + np.exp(-x)
+        np.exp(d, out=d)
+    d += 1
+    return d
 
 
 @elementwise
@@ -58,24 +62,32 @@ def sigmoid(x: Array) -> tuple[Array, Slope]:
     return y, lambda: y * (1 - y)
 
 
-def _gate(x: Array, limit: float, v: Callable[[Array], Array], v_slope: Callable[[Array], Any]) -> tuple[Array, Slope]:
-    """The rule x * sigmoid(v(x)). Beyond the limits the sigmoid is 0 or 1: infinity times 0 would be nan."""
-    u = np.clip(x, -limit, limit)  # np.maximum with a number takes three times as long
+def _gate(
+    x: Array, limit: float, v: Callable[[Array], Array], v_slope: Callable[[Array], Array] | None
+) -> tuple[Array, Slope]:
+    """The rule x * sigmoid(v(x)). `v_slope` is the derivative of v, or None if it is 1."""
+    if are_moderate(x):
+        u = low = x
+    else:  # beyond the limits the sigmoid is 0 or 1, and infinity times 0 would be nan
+        u, low = np.clip(x, -limit, limit), np.clip(x, -limit, np.inf)
     d = _one_plus_exp(v(u))
 
     def slope() -> Array:
-        t = u - u / d  # u * (1 - sigmoid)
-        t *= v_slope(u)
+        t = u / d
+        np.subtract(u, t, out=t)  # u * (1 - sigmoid)
+        if v_slope:
+            t *= v_slope(u)
         t += 1
-        return np.divide(t, d, t)
+        t /= d
+        return t
 
-    return np.clip(x, -limit, np.inf) / d, slope
+    return low / d, slope
 
 
 @elementwise
 def silu(x: Array) -> tuple[Array, Slope]:
     """Swish: x * sigmoid(x). Elfwing, Uchibe & Doya, 2018."""
-    return _gate(x, 1000, lambda u: u, lambda u: 1)
+    return _gate(x, 1000, lambda u: u, None)
 
 
 @elementwise
@@ -95,8 +107,7 @@ def softplus(x: Array) -> tuple[Array, Slope]:
 
 def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
     check_no_params(params)
-    y = np.zeros_like(x)
-    np.maximum(x, y, out=y)  # half the time of np.maximum(x, 0), for which NumPy has no vector loop
+    y = np.clip(x, 0, np.inf)  # a third of the time of np.maximum(x, 0), for which NumPy has no vector loop
     return y, lambda dy, need_dx=True: ({}, keep(dy, y > 0))
 
 
