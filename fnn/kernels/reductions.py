@@ -28,7 +28,6 @@ LANES = 256  # shorter rows are added several at a time, because the call costs 
 SMALL = 8192  # up to this size, NumPy's own sum in float64 takes less time than planning a faster one
 LONG_ROW = 64  # rows from this length are added as rows, shorter ones number by number
 MAX_EXPONENT = 40  # exp of numbers up to this, and sums of millions of them, are far from overflow and underflow
-MODERATE = 1e20
 SHORT = 64  # longest row that is multiplied by ones: seven times as fast as NumPy's sum for rows of ten numbers
 
 
@@ -121,12 +120,6 @@ def exp_rows(x: Array) -> Array:
         return np.exp(x)  # NumPy's maximum along a short axis takes twice as long as exp
     y: Array = np.exp(x - x.max(-1, keepdims=True))
     return y
-
-
-def are_moderate(x: Array) -> bool:
-    """Whether all numbers of `x` are finite and their squares add up to less than MODERATE, in one pass over memory."""
-    flat = np.ravel(x, "K")
-    return bool(np.vdot(flat, flat) < MODERATE)
 
 
 def square_sum(x: Array) -> float:

@@ -10,8 +10,7 @@ import numpy as np
 
 from fnn.checks.arrays import check_no_params
 from fnn.checks.values import check_real
-from fnn.kernels.masks import keep
-from fnn.kernels.reductions import are_moderate
+from fnn.kernels.sigmoids import keep, multiply_by_sigmoid, one_plus_exp
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
@@ -46,55 +45,24 @@ def tanh(x: Array) -> tuple[Array, Slope]:
     return y, lambda: 1 - y * y
 
 
-def _one_plus_exp(x: Array) -> Array:
-    """1 + exp(-x): the reciprocal of the logistic function. It may be infinity, and the function then 0."""
-    d = np.negative(x)
-    with np.errstate(over="ignore"):
-        np.exp(d, out=d)
-    d += 1
-    return d
-
-
 @elementwise
 def sigmoid(x: Array) -> tuple[Array, Slope]:
     """Logistic function: 1 / (1 + exp(-x))."""
-    y = 1 / _one_plus_exp(x)
+    y = 1 / one_plus_exp(x)
     return y, lambda: y * (1 - y)
-
-
-def _gate(
-    x: Array, limit: float, v: Callable[[Array], Array], v_slope: Callable[[Array], Array] | None
-) -> tuple[Array, Slope]:
-    """The rule x * sigmoid(v(x)). `v_slope` is the derivative of v, or None if it is 1."""
-    if are_moderate(x):
-        u = low = x
-    else:  # beyond the limits the sigmoid is 0 or 1, and infinity times 0 would be nan
-        u, low = np.clip(x, -limit, limit), np.clip(x, -limit, np.inf)
-    d = _one_plus_exp(v(u))
-
-    def slope() -> Array:
-        t = u / d
-        np.subtract(u, t, out=t)  # u * (1 - sigmoid)
-        if v_slope:
-            t *= v_slope(u)
-        t += 1
-        t /= d
-        return t
-
-    return low / d, slope
 
 
 @elementwise
 def silu(x: Array) -> tuple[Array, Slope]:
     """Swish: x * sigmoid(x). Elfwing, Uchibe & Doya, 2018."""
-    return _gate(x, 1000, lambda u: u, None)
+    return multiply_by_sigmoid(x, 1000, lambda u: u, None)
 
 
 @elementwise
 def gelu(x: Array) -> tuple[Array, Slope]:
     """Tanh form of GELU: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2. Hendrycks & Gimpel, 2016."""
     scale, cubic = 2 * GELU_SCALE, 2 * GELU_SCALE * GELU_CUBIC  # (1 + tanh(v)) / 2 is sigmoid(2 * v)
-    return _gate(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
+    return multiply_by_sigmoid(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
 
 
 @elementwise
