@@ -22,6 +22,7 @@ from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 from fnn.kernels.windows import Axis as Axis
 from fnn.kernels.windows import Windows as Windows
+from fnn.kernels.windows import cut
 
 Index: TypeAlias = tuple[slice, ...]
 Block: TypeAlias = tuple[slice, slice, slice, Windows]  # columns of windows, groups, columns of pixels
@@ -133,21 +134,15 @@ def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[Block]
     (down, across), (batch, channels), phases = windows, size, windows.across.undilated()
     numbers = across.out * min(across.stride, across.taps) * down.taps * channels * down.out * batch
     pieces, blocks = -(-numbers // (BLOCK * len(phases))), []
-    for some in _cut(groups, pieces):
+    for some in cut(groups, pieces):
         for columns, pixels, part in phases:
             shared = max(0, part.taps - part.stride)  # columns of pixels that two blocks copy
             most = part.out // max(1, 4 * shared // part.stride)
-            for piece in _cut(part.out, min(-(-pieces // groups), most)):
+            for piece in cut(part.out, min(-(-pieces // groups), most)):
                 start, stop = (columns.start + i * columns.step for i in (piece.start, piece.stop))
                 block = slice(start, stop, columns.step)
                 blocks.append((block, some, pixels, Windows(down, part.part(piece.start, piece.stop))))
     return blocks
-
-
-def _cut(size: int, n: int) -> list[slice]:
-    """Cuts a range of that size into `n` parts, or fewer if it is shorter."""
-    n = max(1, min(n, size))
-    return [slice(size * i // n, size * (i + 1) // n) for i in range(n)]
 
 
 def _split(x: Array, groups: int) -> Array:

@@ -12,7 +12,8 @@ from fnn.checks.arrays import Array
 from fnn.kernels.masks import drop_kept, keep
 from fnn.kernels.memory import as_items, from_wchn, to_wchn
 from fnn.kernels.reductions import SMALL, accurate_mean
-from fnn.kernels.windows import Axis
+from fnn.kernels.threads import idle_threads, parallel_map
+from fnn.kernels.windows import Axis, cut
 from fnn.kernels.windows import Windows as Windows
 
 Index: TypeAlias = tuple[slice, ...]
@@ -20,7 +21,8 @@ Phase: TypeAlias = tuple[Index, Index, int, list[Index]]  # pixels, their places
 Adjoint: TypeAlias = Callable[[Array], Array]
 Share: TypeAlias = Callable[[Array, list[Array]], None]  # writes each tap's part of a cotangent to a list of arrays
 
-LONG_RUN = 64  # runs of memory of at least so many numbers are long
+BLOCK = 1 << 20  # about so many pixels are pooled at a time, to save memory; fewer would take more time
+LONG_RUN = 32  # runs of memory of at least so many numbers are long
 MAX_FLOAT32_TERMS = 32  # more numbers than this are added in float64: their sum in float32 would not be exact to 1e-6
 
 
@@ -49,15 +51,30 @@ def _pool(
     along: Callable[[list[Array], Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows
 ) -> tuple[Array, Adjoint]:
     (down, across), h = windows, to_wchn(x)
-    u, share_across = along(_taps(h, across, 0, blank), across, 0)
-    y, share_down = along(_taps(u, down, 2, blank), down, 2)
-    h_shape, u_shape = h.shape, u.shape  # the arrays themselves need not stay in memory
+    width, channels, height, batch = h.shape
+    blocks = cut(channels, -(-h.size // BLOCK))
+
+    def pool(i: int) -> tuple[Array, Share, Share]:
+        u, share_across = along(_taps(h[:, blocks[i]], across, 0, blank), across, 0)
+        y, share_down = along(_taps(u, down, 2, blank), down, 2)
+        return y, share_across, share_down
+
+    ys, *shares = zip(*parallel_map(pool, len(blocks), idle_threads()), strict=True)
 
     def adjoint(dy: Array) -> Array:
-        du = _add_taps(u_shape, to_wchn(dy), down, 2, share_down)
-        return from_wchn(_add_taps(h_shape, du, across, 0, share_across))
+        dy, dx = to_wchn(dy), np.empty((width, channels, height, batch), dy.dtype)
 
-    return from_wchn(y), adjoint
+        def pull(i: int) -> None:
+            share_across, share_down = shares[0][i], shares[1][i]
+            part = dy[:, blocks[i]]
+            du = np.empty((across.out, part.shape[1], height, batch), dy.dtype)
+            _add_taps(part, down, 2, share_down, du)
+            _add_taps(du, across, 0, share_across, dx[:, blocks[i]])
+
+        parallel_map(pull, len(blocks), idle_threads())
+        return from_wchn(dx)
+
+    return from_wchn(ys[0] if len(ys) == 1 else np.concatenate(ys, 1)), adjoint
 
 
 def _max_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Share]:
@@ -106,15 +123,17 @@ def _taps(x: Array, windows: Axis, dim: int, blank: float) -> list[Array]:
             phases.append(phase)
         else:
             phases.append(x[pixels])
+    if len(phases) == len(taps):  # one tap for each phase
+        return phases
     return [phases[tap % windows.stride][place] for tap, place in enumerate(taps)]
 
 
-def _add_taps(shape: tuple[int, ...], dy: Array, windows: Axis, dim: int, share: Share) -> Array:
-    """The cotangent of the array of that shape that was pooled along `dim`."""
+def _add_taps(dy: Array, windows: Axis, dim: int, share: Share, dx: Array) -> None:
+    """Writes the cotangent of the array that was pooled along `dim` to `dx`."""
     (plan, taps), step, parts = _plan(windows, dim), windows.stride, []
     reach = (windows.out - 1) * step + windows.taps - windows.low
-    is_covered = step <= windows.taps and reach >= windows.size
-    dx = np.empty(shape, dy.dtype) if is_covered else np.zeros(shape, dy.dtype)
+    if step > windows.taps or reach < windows.size:  # no tap reads some of the pixels
+        dx[...] = 0
     is_copied = _has_short_runs(dx, windows, dim)
     for tap in range(windows.taps):
         pixels, _, size, blanks = plan[tap % step]
@@ -125,13 +144,12 @@ def _add_taps(shape: tuple[int, ...], dy: Array, windows: Axis, dim: int, share:
         total, *others = parts[first::step]
         if others:  # windows overlap
             dtype = np.dtype(float) if len(others) >= MAX_FLOAT32_TERMS else dy.dtype
-            total = np.zeros((*shape[:dim], size, *shape[dim + 1 :]), dtype)
+            total = np.zeros((*dx.shape[:dim], size, *dx.shape[dim + 1 :]), dtype)
             for place, part in zip(taps[first::step], parts[first::step], strict=True):
                 total[place] += part
             total = total.astype(dy.dtype, copy=False)
         if others or blanks or is_copied:
             _copy(total, inside, dx, pixels)
-    return dx
 
 
 @lru_cache(maxsize=1000)
