@@ -68,6 +68,21 @@ def test_batch_norm_without_a_key_uses_its_statistics() -> None:
     assert dx.tolist() == [[1], [10]]
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_batch_norm_predicts_exactly_also_with_a_mean_far_from_zero(mean: float) -> None:
+    rng = np.random.default_rng(0)
+    exact = {"w": rng.random(3) + 0.5, "b": rng.random(3), "mean": mean + rng.random(3), "var": rng.random(3) + 0.1}
+    params = tree_map(np.float32, exact)
+    x, dy = rng.standard_normal((2, 50, 3)).astype(np.float32)
+    x += np.float32(mean)
+    y, vjp = batch_norm().apply(params, x)
+    wide_y, wide_vjp = batch_norm().apply(tree_map(np.float64, params), x.astype(float))
+    (dparams, dx), (wide_dparams, wide_dx) = vjp(dy), wide_vjp(dy.astype(float))
+    np.testing.assert_allclose(y, wide_y, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(dx, wide_dx, rtol=1e-6)
+    np.testing.assert_allclose(dparams["w"], wide_dparams["w"], atol=1e-6 * np.abs(dy).sum())
+
+
 def test_batch_norm_does_not_depend_on_the_key() -> None:
     op = batch_norm()
     params = op.init(0, (6, 5))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import OpError, avgpool, maxpool
+from fnn.kernels import pooling
 from fnn.op import Array
 from tests.support.strategies import Example, both, numbers, poolings, seeds
 
@@ -32,16 +33,23 @@ def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, A
     return y, dx[:, :, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
 
 
-@given(poolings(), seeds, st.booleans())
-def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(example: Example, seed: int, ties: bool) -> None:
+@given(poolings(), seeds, st.booleans(), st.booleans())
+def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
+    example: Example, seed: int, ties: bool, as_if_large: bool
+) -> None:
     op, shape = example
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
-    y, vjp = op.apply({}, x)
-    dy = rng.standard_normal(y.shape)
-    wanted, dx = by_definition(x, dy, op.kind, op.config)
+    with pytest.MonkeyPatch.context() as patch:
+        if as_if_large:
+            patch.setattr(pooling, "SMALL", 0)
+            patch.setattr(pooling, "BLOCK", 1)
+        y, vjp = op.apply({}, x)
+        dy = rng.standard_normal(y.shape)
+        dx = vjp(dy)[1]
+    wanted, wanted_dx = by_definition(x, dy, op.kind, op.config)
     np.testing.assert_allclose(y, wanted, atol=1e-12)
-    np.testing.assert_allclose(vjp(dy)[1], dx, atol=1e-12)
+    np.testing.assert_allclose(dx, wanted_dx, atol=1e-12)
 
 
 def test_maxpool_gradient_of_a_constant_image_goes_to_the_first_pixel() -> None:
