@@ -79,18 +79,20 @@ def _pool(
 
 def _max_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Share]:
     """The maximum of the taps. The first of equal maxima counts, and padding never does."""
-    y, is_larger = taps[0], []
+    y, winners = taps[0], np.zeros(1, np.uint8)  # the vjp keeps the numbers of the taps, and not the input
+    dtype = np.min_scalar_type(len(taps))
     for t, tap in enumerate(taps[1:], 1):
-        is_larger.append(tap > y)  # the vjp keeps these masks, a byte for each number, and not the input
+        is_larger = tap > y
         window, rest = divmod(windows.low - t, windows.stride)
         if not rest and 0 <= window < windows.out:  # all taps of this window before this one are padding
-            is_larger[-1][_at(dim, window, window + 1)] = True
+            is_larger[_at(dim, window, window + 1)] = True
+        winners = is_larger.view(np.uint8) if t == 1 else np.maximum(winners, is_larger * dtype.type(t))
         y = np.maximum(y, tap)
 
     def share(dy: Array, parts: list[Array]) -> None:
-        for mask, part in zip(reversed(is_larger), reversed(parts[1:]), strict=True):
-            dy = drop_kept(dy, keep(dy, mask, out=part), out=parts[0])
-        if not is_larger:
+        for t, part in enumerate(parts[1:], 1):
+            dy = drop_kept(dy, keep(dy, winners == t, out=part), out=parts[0])
+        if len(parts) == 1:
             parts[0][...] = dy
 
     return y, share
