@@ -19,6 +19,7 @@ from fnn.kernels.windows import Windows as Windows
 Index: TypeAlias = tuple[slice, ...]
 Phase: TypeAlias = tuple[Index, Index, int, list[Index]]  # pixels, their places in the phase, its length, padding
 Adjoint: TypeAlias = Callable[[Array], Array]
+Along: TypeAlias = Callable[[list[Array], Axis, int], tuple[Array, "Share"]]  # pools along one axis
 Share: TypeAlias = Callable[[Array, list[Array]], None]  # writes each tap's part of a cotangent to a list of arrays
 
 BLOCK = 1 << 20  # about so many pixels are pooled at a time, to save memory; fewer would take more time
@@ -47,34 +48,34 @@ def image_mean(x: Array) -> tuple[Array, Adjoint]:
     return accurate_mean(x, (2, 3)), adjoint
 
 
-def _pool(
-    along: Callable[[list[Array], Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows
-) -> tuple[Array, Adjoint]:
-    (down, across), h = windows, to_wchn(x)
-    width, channels, height, batch = h.shape
-    blocks = cut(channels, -(-h.size // BLOCK))
-
-    def pool(i: int) -> tuple[Array, Share, Share]:
-        u, share_across = along(_taps(h[:, blocks[i]], across, 0, blank), across, 0)
-        y, share_down = along(_taps(u, down, 2, blank), down, 2)
-        return y, share_across, share_down
-
-    ys, *shares = zip(*parallel_map(pool, len(blocks), idle_threads()), strict=True)
+def _pool(along: Along, blank: float, x: Array, windows: Windows) -> tuple[Array, Adjoint]:
+    h = to_wchn(x)
+    h_shape, parts = h.shape, cut(h.shape[1], h.size // BLOCK)
+    pooled = parallel_map(lambda i: _pool_part(along, blank, h[:, parts[i]], windows), len(parts), idle_threads())
+    y, pulls = pooled[0][0], [pull for _, pull in pooled]
+    if len(parts) > 1:
+        y = np.concatenate([y for y, _ in pooled], 1)
 
     def adjoint(dy: Array) -> Array:
-        dy, dx = to_wchn(dy), np.empty((width, channels, height, batch), dy.dtype)
-
-        def pull(i: int) -> None:
-            share_across, share_down = shares[0][i], shares[1][i]
-            part = dy[:, blocks[i]]
-            du = np.empty((across.out, part.shape[1], height, batch), dy.dtype)
-            _add_taps(part, down, 2, share_down, du)
-            _add_taps(du, across, 0, share_across, dx[:, blocks[i]])
-
-        parallel_map(pull, len(blocks), idle_threads())
+        dy, dx = to_wchn(dy), np.empty(h_shape, dy.dtype)
+        parallel_map(lambda i: pulls[i](dy[:, parts[i]], dx[:, parts[i]]), len(parts), idle_threads())
         return from_wchn(dx)
 
-    return from_wchn(ys[0] if len(ys) == 1 else np.concatenate(ys, 1)), adjoint
+    return from_wchn(y), adjoint
+
+
+def _pool_part(along: Along, blank: float, h: Array, windows: Windows) -> tuple[Array, Callable[[Array, Array], None]]:
+    """Pools some channels. The second result writes the cotangent of `h`."""
+    (down, across), height = windows, h.shape[2]
+    u, share_across = along(_taps(h, across, 0, blank), across, 0)
+    y, share_down = along(_taps(u, down, 2, blank), down, 2)
+
+    def pull(dy: Array, dx: Array) -> None:
+        du = np.empty((*dy.shape[:2], height, dy.shape[3]), dy.dtype)
+        _add_taps(dy, down, 2, share_down, du)
+        _add_taps(du, across, 0, share_across, dx)
+
+    return y, pull
 
 
 def _max_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Share]:

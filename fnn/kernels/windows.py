@@ -107,6 +107,7 @@ class Axis(NamedTuple):
         return slice(first, first + count), slice(start, start + count * self.stride, self.stride)
 
 
+@lru_cache(maxsize=1000)
 def cut(size: int, n: int) -> list[slice]:
     """Cuts a range of that size into `n` parts, or fewer if it is shorter."""
     n = max(1, min(n, size))
