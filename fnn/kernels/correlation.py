@@ -172,7 +172,8 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     span = (across.out - 1) * across.stride + across.taps
     length = down.out * batch
     line = 64 // x.itemsize
-    pitch = (-(-length // line) | 1) * line  # odd, so that the rows of a column spread over the cache
+    # An odd number of lines, so that the rows of a column spread over the cache:
+    pitch = (-(-length // line) | 1) * line if length > line else length
     memory = np.empty((groups, span, rows, pitch), x.dtype)
     padded = memory[..., :length].reshape(groups, span, rows, down.out, batch)
     copies, blanks = _plan(windows, span, channels)
