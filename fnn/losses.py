@@ -15,9 +15,11 @@ import numpy as np
 from fnn.checks.losses import LossError as LossError
 from fnn.checks.losses import check_labels, check_probabilities, check_targets
 from fnn.checks.values import MISSING, check_positive, check_real
-from fnn.kernels.reductions import accurate_mean, allow_underflow, wide_mean
+from fnn.kernels.reductions import accurate_mean, allow_underflow, wide_mean, wide_sum
 from fnn.op import Array
 from fnn.tree import widen
+
+MANY = 100  # from this number of classes, `cross_entropy` is faster without a transposed copy
 
 LossVjp: TypeAlias = Callable[[], Array]
 Loss: TypeAlias = Callable[[Array, Array], tuple[Any, LossVjp]]
@@ -51,18 +53,21 @@ def _loss(name: str, check: Callable[[str, Any, Any], tuple[Array, Array]]) -> C
 def cross_entropy(logits: Array, labels: Array) -> tuple[Any, LossVjp]:
     """The mean of -log softmax(logits)[label] over logits (batch, ..., classes) and integer labels (batch, ...)."""
     count, classes = labels.size, logits.shape[-1]
-    columns = np.ascontiguousarray(logits.reshape(count, classes).T)  # sums over classes then add long rows
-    at_label = labels.ravel() * count + np.arange(count)  # positions in the memory of (classes, batch)
-    shifted = columns - np.maximum.reduce(columns, 0)
+    flat, labels, example = logits.reshape(count, classes), labels.ravel(), np.arange(count)
+    if classes < MANY:  # sums over classes then add long rows
+        terms, axis, at_label = np.ascontiguousarray(flat.T), 0, labels * count + example
+    else:
+        terms, axis, at_label = np.ascontiguousarray(flat), 1, example * classes + labels
+    shifted = terms - np.maximum.reduce(terms, axis, keepdims=True)
     e = np.exp(shifted)
-    total = np.add.reduce(e, 0, float)  # in float64, because the logarithm of a number near 1 needs all its digits
-    value = np.add.reduce(np.log(total) - shifted.take(at_label)) / count
+    total = wide_sum(e, axis, True)  # in float64, because the logarithm of a number near 1 needs all its digits
+    value = np.add.reduce(np.log(total).ravel() - shifted.take(at_label)) / count
 
     def vjp() -> Array:
         d: Array = e / total.astype(e.dtype)
         d.reshape(-1)[at_label] -= 1
         d /= count
-        return d.T.reshape(logits.shape)
+        return (d.T if axis == 0 else d).reshape(logits.shape)
 
     return value, vjp
 

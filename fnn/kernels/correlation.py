@@ -14,14 +14,15 @@ from typing import TypeAlias
 import numpy as np
 
 from fnn.checks.arrays import Array
+from fnn.kernels.memory import as_items, from_wchn, to_wchn
 from fnn.kernels.memory import fast_order as fast_order
-from fnn.kernels.memory import from_wchn, to_wchn
 from fnn.kernels.products import batched_matmul_in_parts, sum_products
 from fnn.kernels.reductions import accurate_sum as accurate_sum
 from fnn.kernels.threads import idle_threads, parallel_map
 from fnn.kernels.threads import run_both as run_both
 from fnn.kernels.windows import Axis as Axis
 from fnn.kernels.windows import Windows as Windows
+from fnn.kernels.windows import cut
 
 Index: TypeAlias = tuple[slice, ...]
 Block: TypeAlias = tuple[slice, slice, slice, Windows]  # columns of windows, groups, columns of pixels
@@ -115,7 +116,7 @@ def _add_rows(
     y = y.reshape(across.out, groups, out // groups, *y.shape[2:])
     for tap, (to, results) in enumerate(places):
         if tap < disjoint:  # a copy is faster than a sum with zeros
-            _as_items(y)[..., to, :] = _as_items(terms)[:, :, tap, :, results]
+            as_items(y)[..., to, :] = as_items(terms)[:, :, tap, :, results]
         else:
             y[..., to, :] += terms[:, :, tap, :, results]
 
@@ -133,21 +134,15 @@ def _blocks(windows: Windows, groups: int, size: tuple[int, int]) -> list[Block]
     (down, across), (batch, channels), phases = windows, size, windows.across.undilated()
     numbers = across.out * min(across.stride, across.taps) * down.taps * channels * down.out * batch
     pieces, blocks = -(-numbers // (BLOCK * len(phases))), []
-    for some in _cut(groups, pieces):
+    for some in cut(groups, pieces):
         for columns, pixels, part in phases:
             shared = max(0, part.taps - part.stride)  # columns of pixels that two blocks copy
             most = part.out // max(1, 4 * shared // part.stride)
-            for piece in _cut(part.out, min(-(-pieces // groups), most)):
+            for piece in cut(part.out, min(-(-pieces // groups), most)):
                 start, stop = (columns.start + i * columns.step for i in (piece.start, piece.stop))
                 block = slice(start, stop, columns.step)
                 blocks.append((block, some, pixels, Windows(down, part.part(piece.start, piece.stop))))
     return blocks
-
-
-def _cut(size: int, n: int) -> list[slice]:
-    """Cuts a range of that size into `n` parts, or fewer if it is shorter."""
-    n = max(1, min(n, size))
-    return [slice(size * i // n, size * (i + 1) // n) for i in range(n)]
 
 
 def _split(x: Array, groups: int) -> Array:
@@ -183,7 +178,7 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
     copies, blanks = _plan(windows, span, channels)
     for place in blanks:
         padded[place] = 0
-    to, seen = (_as_items(padded), _as_items(x)) if down.stride > 1 else (padded, x)
+    to, seen = (as_items(padded), as_items(x)) if down.stride > 1 else (padded, x)
     for place, source in copies:
         to[place] = seen[source]
     if ones:
@@ -210,11 +205,6 @@ def _plan(windows: Windows, span: int, channels: int) -> tuple[list[tuple[Index,
         copies.append(((*place, rows), (every, columns_seen, every, rows_seen)))
         blanks += [(*place, above) for above in _outside(rows, down.out)]
     return copies, blanks
-
-
-def _as_items(x: Array) -> Array:
-    """Views the last axis of `x` as one item, because NumPy copies few numbers at a time slowly."""
-    return x.view(np.dtype((np.void, x.shape[-1] * x.itemsize))) if x.shape[-1] > 1 else x
 
 
 def _outside(inside: slice, size: int) -> list[slice]:

@@ -20,7 +20,8 @@ def keep(x: Array, mask: Array, out: Array | None = None) -> Array:
     return bits.view(x.dtype) if out is None else out
 
 
-def drop_kept(x: Array, kept: Array) -> None:
-    """Sets the numbers of `x` that `keep` has copied into `kept` to 0, in place."""
+def drop_kept(x: Array, kept: Array, out: Array) -> Array:
+    """Returns `out`, with the numbers of `x` that `keep` has not copied into `kept`, and 0 for the others."""
     integer = INTEGERS[x.itemsize]
-    np.bitwise_xor(x.view(integer), kept.view(integer), out=x.view(integer))
+    np.bitwise_xor(x.view(integer), kept.view(integer), out=out.view(integer))
+    return out

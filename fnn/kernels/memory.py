@@ -71,6 +71,11 @@ def from_wchn(memory: Array) -> Array:
     return memory.transpose(3, 1, 2, 0)
 
 
+def as_items(x: Array) -> Array:
+    """Views the last axis of `x` as one item, because NumPy copies few numbers at a time slowly."""
+    return x.view(np.dtype((np.void, x.shape[-1] * x.itemsize))) if x.shape[-1] > 1 else x
+
+
 def match_order(x: Array, like: Array) -> Array:
     """The matrix `x` in rows or in columns, as `like`."""
     return np.ascontiguousarray(x) if like.flags.c_contiguous else np.asfortranarray(x)

@@ -30,28 +30,32 @@ OFFSET = 3
 """If the squared mean is more than this many times the variance, the mean is subtracted first, for exact variances."""
 
 
-def normalise_channels(x: Array, w: Array, b: Array, axes: Ints, eps: float) -> tuple[Array, Adjoint]:
+def normalise_channels(
+    x: Array, w: Array, b: Array, axes: Ints, eps: float, statistics: tuple[Array, Array] | None = None
+) -> tuple[Array, Adjoint]:
     """Normalises `x` over `axes`. `w` and `b` have one number for each channel.
 
-    Neither z nor g, which are as large as `x`, is computed: y is a multiple of x plus a constant of the channel, and dx
-    one of x plus one of dy plus a constant.
+    With `statistics`, the mean and variance are these constants. Neither z nor g, which are as large as `x`, is
+    computed: y is a multiple of x plus a constant of the channel, and dx one of x plus one of dy plus a constant.
     """
     order, back = memory_order(x.shape, x.strides)
     axes = tuple(back[axis] for axis in axes)
-    x, w, b = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b))
-    base, offset, scale, slope = _standardise(x, axes, eps)
+    x, w, b, *constants = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b, *(statistics or ())))
+    base, offset, scale, slope = _use(x, constants, eps) if constants else _standardise(x, axes, eps)
     y = np.empty_like(base)
     map_blocks(_add_multiple, base, _repeat(w * scale, base), _repeat(b - offset * scale * w, base), y)
-    even = tuple(axis for axis in axes if w.shape[axis] == 1)
-    count = max(1, prod(x.shape[axis] for axis in axes))
 
     def pull(dy: Array, need_dx: bool) -> tuple[Array, Array, Array | None]:
         dy = np.ascontiguousarray(dy.transpose(order))
+        even = tuple(axis for axis in axes if w.shape[axis] == 1)
         sums, products = _sums(dy, base, even)
         products = (products - offset * sums) * scale
         dw, db = (_sum_to(s, w).transpose(back) for s in (products, sums))
         if not need_dx:
             return dw, db, None
+        if constants:
+            return dw, db, (dy * _repeat(w * slope, base)).transpose(back)
+        count = max(1, prod(base.shape[axis] for axis in axes))
         mean, mean_product = ((w * s).sum(axes, keepdims=True) / count for s in (sums, products))
         factor = slope * scale * mean_product
         dx = np.empty_like(base)
@@ -98,10 +102,24 @@ def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, A
         count = max(1, prod(x.shape[axis] for axis in axes))
         mean, square = (total / count for total in _sums(x, x, axes))
         var = square - mean * mean
-        if (mean * mean <= OFFSET * var).all() and var.max(initial=0) < np.inf:
+        if _is_near(mean, var) and var.max(initial=0) < np.inf:
             scale = 1 / np.sqrt(var + eps)
             return x, mean, scale, scale
         return _standardise_centred(x, axes, eps)
+
+
+def _use(x: Array, statistics: list[Array], eps: float) -> tuple[Array, Any, Array, Array]:
+    """`_standardise` with this mean and this variance."""
+    mean, var = (a.astype(float) for a in statistics)
+    scale = 1 / np.sqrt(var + eps)
+    if _is_near(mean, var):
+        return x, mean, scale, scale
+    return x - _repeat(mean, x), 0.0, scale, scale
+
+
+def _is_near(mean: Array, var: Array) -> bool:
+    """Whether the means are so near to zero that they need not be subtracted first."""
+    return bool((mean * mean <= OFFSET * var).all())
 
 
 def _standardise_centred(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, Array]:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
 
 from fnn.checks.arrays import Array
 from fnn.kernels.masks import drop_kept, keep
-from fnn.kernels.memory import from_wchn, to_wchn
-from fnn.kernels.reductions import accurate_mean
-from fnn.kernels.windows import Axis, Pair
+from fnn.kernels.memory import as_items, from_wchn, to_wchn
+from fnn.kernels.reductions import SMALL, accurate_mean
+from fnn.kernels.threads import idle_threads, parallel_map
+from fnn.kernels.windows import Axis, cut
 from fnn.kernels.windows import Windows as Windows
 
+Index: TypeAlias = tuple[slice, ...]
+Phase: TypeAlias = tuple[Index, Index, int, list[Index]]  # pixels, their places in the phase, its length, padding
 Adjoint: TypeAlias = Callable[[Array], Array]
 Share: TypeAlias = Callable[[Array, list[Array]], None]  # writes each tap's part of a cotangent to a list of arrays
 
+BLOCK = 1 << 20  # about so many pixels are pooled at a time, to save memory; fewer would take more time
+LONG_RUN = 32  # runs of memory of at least so many numbers are long
 MAX_FLOAT32_TERMS = 32  # more numbers than this are added in float64: their sum in float32 would not be exact to 1e-6
 
 
-def pool_max(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
+def pool_max(x: Array, windows: Windows) -> tuple[Array, Adjoint]:
     """The maximum of each window of `x` (N, C, H, W), and the map from the cotangent to that of `x`."""
-    return _pool(_max_along, -np.inf, x, windows, padding)
+    return _pool(_max_along, -np.inf, x, windows)
 
 
-def pool_mean(x: Array, windows: Windows, padding: Pair) -> tuple[Array, Adjoint]:
+def pool_mean(x: Array, windows: Windows) -> tuple[Array, Adjoint]:
     """The mean of each window of `x` (N, C, H, W) and its padding, and the map from the cotangent to that of `x`."""
-    return _pool(_mean_along, 0, x, windows, padding)
+    return _pool(_mean_along, 0, x, windows)
 
 
 def image_mean(x: Array) -> tuple[Array, Adjoint]:
@@ -43,50 +48,59 @@ def image_mean(x: Array) -> tuple[Array, Adjoint]:
 
 
 def _pool(
-    along: Callable[[Array, Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows, padding: Pair
+    along: Callable[[list[Array], Axis, int], tuple[Array, Share]], blank: float, x: Array, windows: Windows
 ) -> tuple[Array, Adjoint]:
-    (down, across), (top, left) = windows, padding
-    h = to_wchn(x)
-    if top or left:
-        h = np.pad(h, ((left, left), (0, 0), (top, top), (0, 0)), constant_values=blank)
-    u, share_across = along(h, across, 0)
-    y, share_down = along(u, down, 2)
-    h_shape, u_shape = h.shape, u.shape  # the arrays themselves need not stay in memory
+    (down, across), h = windows, to_wchn(x)
+    width, channels, height, batch = h.shape
+    blocks = cut(channels, -(-h.size // BLOCK))
+
+    def pool(i: int) -> tuple[Array, Share, Share]:
+        u, share_across = along(_taps(h[:, blocks[i]], across, 0, blank), across, 0)
+        y, share_down = along(_taps(u, down, 2, blank), down, 2)
+        return y, share_across, share_down
+
+    ys, *shares = zip(*parallel_map(pool, len(blocks), idle_threads()), strict=True)
 
     def adjoint(dy: Array) -> Array:
-        du = _add_taps(u_shape, to_wchn(dy), down, 2, share_down)
-        dx = _add_taps(h_shape, du, across, 0, share_across)
-        return from_wchn(dx[left : left + across.size, :, top : top + down.size])
+        dy, dx = to_wchn(dy), np.empty((width, channels, height, batch), dy.dtype)
 
-    return from_wchn(y), adjoint
+        def pull(i: int) -> None:
+            share_across, share_down = shares[0][i], shares[1][i]
+            part = dy[:, blocks[i]]
+            du = np.empty((across.out, part.shape[1], height, batch), dy.dtype)
+            _add_taps(part, down, 2, share_down, du)
+            _add_taps(du, across, 0, share_across, dx[:, blocks[i]])
+
+        parallel_map(pull, len(blocks), idle_threads())
+        return from_wchn(dx)
+
+    return from_wchn(ys[0] if len(ys) == 1 else np.concatenate(ys, 1)), adjoint
 
 
-def _max_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
-    """The maximum along `dim`. The first of equal maxima counts, and padding never does."""
-    first, *others = _taps(x, windows, dim)
-    y, is_larger = first, []
-    for t, tap in enumerate(others, 1):
+def _max_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Share]:
+    """The maximum of the taps. The first of equal maxima counts, and padding never does."""
+    y, is_larger = taps[0], []
+    for t, tap in enumerate(taps[1:], 1):
         is_larger.append(tap > y)  # the vjp keeps these masks, a byte for each number, and not the input
         window, rest = divmod(windows.low - t, windows.stride)
         if not rest and 0 <= window < windows.out:  # all taps of this window before this one are padding
-            is_larger[-1][(slice(None),) * dim + (window,)] = True
+            is_larger[-1][_at(dim, window, window + 1)] = True
         y = np.maximum(y, tap)
 
     def share(dy: Array, parts: list[Array]) -> None:
-        rest = dy.copy("K") if is_larger else dy
         for mask, part in zip(reversed(is_larger), reversed(parts[1:]), strict=True):
-            drop_kept(rest, keep(rest, mask, out=part))
-        parts[0][...] = rest
+            dy = drop_kept(dy, keep(dy, mask, out=part), out=parts[0])
+        if not is_larger:
+            parts[0][...] = dy
 
     return y, share
 
 
-def _mean_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
-    taps = _taps(x, windows, dim)
-    total = taps[0].astype(np.float64 if len(taps) > MAX_FLOAT32_TERMS else x.dtype)
+def _mean_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Share]:
+    total = np.multiply(taps[0], 1, dtype=np.float64 if len(taps) > MAX_FLOAT32_TERMS else None)  # as in `_copy`
     for tap in taps[1:]:
         total += tap
-    y = total.astype(x.dtype, copy=False)
+    y = total.astype(taps[0].dtype, copy=False)
     y /= windows.taps
 
     def share(dy: Array, parts: list[Array]) -> None:
@@ -96,28 +110,79 @@ def _mean_along(x: Array, windows: Axis, dim: int) -> tuple[Array, Share]:
     return y, share
 
 
-def _taps(x: Array, windows: Axis, dim: int) -> list[Array]:
-    """What each tap reads along `dim` of the padded `x`."""
-    return [x[place] for place in _places(windows, dim)]
+def _taps(x: Array, windows: Axis, dim: int, blank: float) -> list[Array]:
+    """What each tap of all windows along `dim` reads. Padding is `blank`."""
+    phases, is_copied = [], _has_short_runs(x, windows, dim)
+    plan, taps = _plan(windows, dim)
+    for pixels, inside, size, blanks in plan:
+        if blanks or is_copied:
+            phase = np.empty((*x.shape[:dim], size, *x.shape[dim + 1 :]), x.dtype)
+            for place in blanks:
+                phase[place] = blank
+            _copy(x, pixels, phase, inside)
+            phases.append(phase)
+        else:
+            phases.append(x[pixels])
+    if len(phases) == len(taps):  # one tap for each phase
+        return phases
+    return [phases[tap % windows.stride][place] for tap, place in enumerate(taps)]
+
+
+def _add_taps(dy: Array, windows: Axis, dim: int, share: Share, dx: Array) -> None:
+    """Writes the cotangent of the array that was pooled along `dim` to `dx`."""
+    (plan, taps), step, parts = _plan(windows, dim), windows.stride, []
+    reach = (windows.out - 1) * step + windows.taps - windows.low
+    if step > windows.taps or reach < windows.size:  # no tap reads some of the pixels
+        dx[...] = 0
+    is_copied = _has_short_runs(dx, windows, dim)
+    for tap in range(windows.taps):
+        pixels, _, size, blanks = plan[tap % step]
+        is_direct = size == windows.out and not blanks and not is_copied
+        parts.append(dx[pixels] if is_direct else np.empty_like(dy))
+    share(dy, parts)
+    for first, (pixels, inside, size, blanks) in enumerate(plan):
+        total, *others = parts[first::step]
+        if others:  # windows overlap
+            dtype = np.dtype(float) if len(others) >= MAX_FLOAT32_TERMS else dy.dtype
+            total = np.zeros((*dx.shape[:dim], size, *dx.shape[dim + 1 :]), dtype)
+            for place, part in zip(taps[first::step], parts[first::step], strict=True):
+                total[place] += part
+            total = total.astype(dy.dtype, copy=False)
+        if others or blanks or is_copied:
+            _copy(total, inside, dx, pixels)
 
 
 @lru_cache(maxsize=1000)
-def _places(windows: Axis, dim: int) -> list[tuple[slice, ...]]:
-    """Where each tap reads along `dim`. It is cached: to find it takes a tenth of the time to pool a single image."""
-    reach = (windows.out - 1) * windows.stride + 1
-    return [(slice(None),) * dim + (slice(t, t + reach, windows.stride),) for t in range(windows.taps)]
+def _plan(windows: Axis, dim: int) -> tuple[list[Phase], list[Index]]:
+    """The phases of the pixels along `dim`, and the part of its phase that each tap reads.
+
+    All pixels and padding that the first tap reads are the first phase, and so on. A tap beyond the stride reads the
+    phase of an earlier one, some pixels later.
+    """
+    at = partial(_at, dim)
+    phases = []
+    for first in range(min(windows.stride, windows.taps)):
+        size = windows.out + (windows.taps - 1 - first) // windows.stride
+        inside, pixels = windows._replace(out=size, taps=1, low=windows.low - first).reads(0)
+        beside = [at(*ends) for ends in ((0, inside.start), (inside.stop, size)) if ends[0] < ends[1]]
+        phases.append((at(pixels.start, pixels.stop, pixels.step), at(inside.start, inside.stop), size, beside))
+    starts = [tap // windows.stride for tap in range(windows.taps)]
+    return phases, [at(start, start + windows.out) for start in starts]
 
 
-def _add_taps(shape: tuple[int, ...], dy: Array, windows: Axis, dim: int, share: Share) -> Array:
-    """The cotangent of the array of that shape that was pooled along `dim`."""
-    if windows.stride < windows.taps:  # windows overlap, and their parts are added
-        parts = [np.empty_like(dy) for _ in range(windows.taps)]
-        share(dy, parts)
-        dx = np.zeros(shape, np.float64 if windows.taps > MAX_FLOAT32_TERMS * windows.stride else dy.dtype)
-        for tap, part in zip(_taps(dx, windows, dim), parts, strict=True):
-            tap += part
-        return dx.astype(dy.dtype, copy=False)
-    is_covered = windows.stride == windows.taps and windows.out * windows.stride == shape[dim]
-    dx = np.empty(shape, dy.dtype) if is_covered else np.zeros(shape, dy.dtype)
-    share(dy, _taps(dx, windows, dim))
-    return dx
+def _at(dim: int, start: int, stop: int, step: int = 1) -> Index:
+    """The index of a range along `dim`."""
+    return (*[slice(None)] * dim, slice(start, stop, step))
+
+
+def _has_short_runs(x: Array, windows: Axis, dim: int) -> bool:
+    """Whether to copy each phase, because NumPy works several times as fast on long runs of memory."""
+    return dim > 0 and windows.stride > 1 and x.shape[-1] < LONG_RUN and x.size > SMALL
+
+
+def _copy(x: Array, part: Index, y: Array, to: Index) -> None:
+    """Writes `x[part]` to `y[to]`."""
+    if len(part) > 1:  # short runs of memory
+        as_items(y)[to] = as_items(x)[part]
+    else:  # for some addresses, the copy of glibc takes ten times as long as a product on Zen 3
+        np.multiply(x[part], 1, out=y[to])

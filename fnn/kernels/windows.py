@@ -105,3 +105,9 @@ class Axis(NamedTuple):
         count = max(0, min(self.out, (self.size - 1 - offset) // self.stride + 1) - first)
         start = max(0, first * self.stride + offset)
         return slice(first, first + count), slice(start, start + count * self.stride, self.stride)
+
+
+def cut(size: int, n: int) -> list[slice]:
+    """Cuts a range of that size into `n` parts, or fewer if it is shorter."""
+    n = max(1, min(n, size))
+    return [slice(size * i // n, size * (i + 1) // n) for i in range(n)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import pi, sqrt
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from fnn.checks.arrays import check_no_params
 from fnn.checks.values import check_real
-from fnn.kernels.masks import keep
+from fnn.kernels.sigmoids import keep, multiply_by_sigmoid, one_plus_exp
 from fnn.op import Array, Op, OpError, Params, Vjp, operator
 
 Slope: TypeAlias = Callable[[], Array]
@@ -45,44 +45,24 @@ def tanh(x: Array) -> tuple[Array, Slope]:
     return y, lambda: 1 - y * y
 
 
-def _one_plus_exp(x: Array) -> Array:
-    """1 + exp(-x): the reciprocal of the logistic function. It may be infinity, and the function then 0."""
-    with np.errstate(over="ignore"):
-        return 1 + np.exp(-x)
-
-
 @elementwise
 def sigmoid(x: Array) -> tuple[Array, Slope]:
     """Logistic function: 1 / (1 + exp(-x))."""
-    y = 1 / _one_plus_exp(x)
+    y = 1 / one_plus_exp(x)
     return y, lambda: y * (1 - y)
-
-
-def _gate(x: Array, limit: float, v: Callable[[Array], Array], v_slope: Callable[[Array], Any]) -> tuple[Array, Slope]:
-    """The rule x * sigmoid(v(x)). Beyond the limits the sigmoid is 0 or 1: infinity times 0 would be nan."""
-    u = np.clip(x, -limit, limit)  # np.maximum with a number takes three times as long
-    d = _one_plus_exp(v(u))
-
-    def slope() -> Array:
-        t = u - u / d  # u * (1 - sigmoid)
-        t *= v_slope(u)
-        t += 1
-        return np.divide(t, d, t)
-
-    return np.clip(x, -limit, np.inf) / d, slope
 
 
 @elementwise
 def silu(x: Array) -> tuple[Array, Slope]:
     """Swish: x * sigmoid(x). Elfwing, Uchibe & Doya, 2018."""
-    return _gate(x, 1000, lambda u: u, lambda u: 1)
+    return multiply_by_sigmoid(x, 1000, lambda u: u, None)
 
 
 @elementwise
 def gelu(x: Array) -> tuple[Array, Slope]:
     """Tanh form of GELU: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2. Hendrycks & Gimpel, 2016."""
     scale, cubic = 2 * GELU_SCALE, 2 * GELU_SCALE * GELU_CUBIC  # (1 + tanh(v)) / 2 is sigmoid(2 * v)
-    return _gate(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
+    return multiply_by_sigmoid(x, 30, lambda u: u * (scale + cubic * u * u), lambda u: scale + 3 * cubic * u * u)
 
 
 @elementwise
@@ -95,8 +75,7 @@ def softplus(x: Array) -> tuple[Array, Slope]:
 
 def _relu(params: Params, x: Array) -> tuple[Array, Vjp]:
     check_no_params(params)
-    y = np.zeros_like(x)
-    np.maximum(x, y, out=y)  # half the time of np.maximum(x, 0), for which NumPy has no vector loop
+    y = np.clip(x, 0, np.inf)  # a third of the time of np.maximum(x, 0), for which NumPy has no vector loop
     return y, lambda dy, need_dx=True: ({}, keep(dy, y > 0))
 
 

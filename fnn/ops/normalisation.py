@@ -15,7 +15,7 @@ from fnn.checks.arrays import get_params, input_error
 from fnn.checks.errors import describe, describe_value
 from fnn.checks.values import check_int, check_positive
 from fnn.init import Initialiser, init_affine, ones, zeros
-from fnn.kernels.normalise import accurate_sum, normalise_channels, normalise_examples, wide_mean, wide_sum
+from fnn.kernels.normalise import normalise_channels, normalise_examples, wide_mean, wide_sum
 from fnn.op import Array, Op, OpError, Params, Shape, Vjp, operator
 from fnn.random import Key, Rng, as_key
 from fnn.tree import tree_map, widen
@@ -49,31 +49,21 @@ def batch_norm(eps: float = 1e-5, w_init: Initialiser = ones, b_init: Initialise
     def apply(params: Params, x: Array, key: Key | None) -> tuple[Array, Vjp]:
         arrays = _get_channels(params, x, "w", "b", "mean", "var")
         axes = (0, *range(2, x.ndim))
-        w, b, mean, var = (np.expand_dims(a, axes) for a in arrays)
-        no_gradients = {"mean": np.zeros_like(arrays[2]), "var": np.zeros_like(arrays[3])}
-        if key is None:
-            std = np.sqrt(var + eps)
-            centred = x - mean
-            y = centred * (w / std)
-            y += b
-
-            def vjp_predicting(dy: Array, need_dx: bool = True) -> tuple[Params, Array]:
-                dw = (wide_sum(dy, axes, times=centred) / std.ravel()).astype(w.dtype)
-                return {"w": dw, "b": accurate_sum(dy, axes), **no_gradients}, dy * (w / std)
-
-            return y, vjp_predicting
-
-        if observe := _observer.get():
+        w, b, mean, var = (a.reshape(1, -1, *(1 for _ in axes[1:])) for a in arrays)
+        statistics = (mean, var) if key is None else None
+        observe = _observer.get()
+        if key is not None and observe:
             observe(arrays[2], x, axes)
-        elif len(x) == 1:
+        elif key is not None and len(x) == 1:
             raise OpError(
                 "expected at least 2 examples in training, got 1, which has no variance; use a larger batch (in "
                 "microbatch and per_example: larger pieces), leave out a last batch of 1, or use group_norm"
             )
-        y, adjoint = normalise_channels(x, w, b, axes, eps)
+        y, adjoint = normalise_channels(x, w, b, axes, eps, statistics)
 
         def vjp(dy: Array, need_dx: bool = True) -> tuple[Params, Array | None]:
             dw, db, dx = adjoint(dy, need_dx)
+            no_gradients = {"mean": np.zeros_like(arrays[2]), "var": np.zeros_like(arrays[3])}
             return {"w": dw.ravel(), "b": db.ravel(), **no_gradients}, dx
 
         return y, vjp

@@ -39,7 +39,7 @@ def _pool(pool: Callable[..., Any], kernel_size: Sizes, stride: Sizes | None, pa
     def apply(params: Params, x: Array) -> tuple[Array, Vjp]:
         check_no_params(params)
         check_images(x)
-        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, (1, 1), margins), margins)
+        y, adjoint = pool(x, Windows.over(x.shape[2:], kernel, steps, (1, 1), margins))
         return y, lambda dy, need_dx=True: ({}, adjoint(dy))
 
     return Op(lambda key, shape: {}, apply)

@@ -17,7 +17,7 @@ def test_keep_and_drop_kept_split_numbers_by_mask(dtype: type, seed: int, transp
         x, mask = x.T, mask.T
     kept = keep(x, mask)
     np.testing.assert_array_equal(kept, np.where(mask, x, dtype(0)))
-    part, rest = np.empty_like(x), x.copy("K")
-    drop_kept(rest, keep(rest, mask, out=part))
+    part, rest = np.empty_like(x), np.empty_like(x)
+    drop_kept(x, keep(x, mask, out=part), out=rest)
     np.testing.assert_array_equal(part, kept)
     np.testing.assert_array_equal(rest, np.where(mask, dtype(0), x))
