@@ -96,6 +96,12 @@ def test_attention_refuses_bad_inputs(x: Array, message: str) -> None:
     assert str(caught.value) == f"attention: {message}"
 
 
+def test_attention_with_one_head_takes_any_number_of_features() -> None:
+    assert attention(1).output_shape(attention(1).init(0, (2, 5)), (2, 5)) == (2, 5)
+    with pytest.raises(OpError, match=r"^attention: expected shape \(time, features\), got \(5,\)$"):
+        attention(1).init(0, (5,))
+
+
 def test_attention_refuses_params_of_another_layer() -> None:
     op = attention(2)
     params = {**op.init(0, (5, 6)), "wk": np.zeros((6, 3), np.float32)}

@@ -111,6 +111,7 @@ def test_norm_layers_refuse_bad_hyper_parameters(make: Callable[[Any], Op], valu
     ("op", "shape", "message"),
     [
         (layer_norm(2), (3,), "layer_norm: expected a shape of at least 2 axes, got (3,)"),
+        (group_norm(1), (), "group_norm: expected shape (channels, ...), got ()"),
         (group_norm(2), (3, 4), "group_norm: expected shape (channels, ...) with a multiple of 2 channels, got (3, 4)"),
         (batch_norm(), (), "batch_norm: expected shape (channels, ...), got ()"),
     ],

@@ -37,10 +37,11 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
-    "calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators random serial "
+    "accuracy calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators serial "
     "shard transforms tree"
 )
-TESTS = ["tests/ops", "tests/optim", "tests/kernels", "tests/torch"]
+TESTS = ["tests/ops", "tests/optim", "tests/kernels", "tests/torch/test_ops.py"]
+TESTS += ["tests/torch/test_optim.py", "tests/torch/test_defaults.py"]
 TESTS += [f"tests/test_{name}.py" for name in NAMES.split()]
 OPTIONS = ["-x", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
