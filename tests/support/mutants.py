@@ -226,7 +226,7 @@ def _kill_by_import(args: argparse.Namespace, mutant: Mutant, text: str, tests: 
             return compile(text, str(ROOT / mutant.file), "exec", dont_inherit=True)
         return original(self, name)
 
-    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    SourceFileLoader.get_code = get_code  # type: ignore[assignment, method-assign]
     for name in [name for name in sys.modules if name.split(".")[0] in ("fnn", "tests")]:
         del sys.modules[name]
     files = list(dict.fromkeys(name.split("::")[0] for name in tests))
@@ -281,6 +281,7 @@ def run_mutants(plugin: _Plugin) -> None:
     if not (folder / "measure").exists():
         raise SystemExit((folder / "measure.txt").read_text()[-3000:])
     lines, seconds = pickle.loads((folder / "measure").read_bytes())
+    touching = {file: seconds.keys() & set().union(*lines[file].values()) for file in args.files}
     kills: defaultdict[str, Counter[str]] = defaultdict(Counter)
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     running: dict[int, tuple[Mutant, float, Path]] = {}
@@ -314,7 +315,7 @@ def run_mutants(plugin: _Plugin) -> None:
                 continue
             wait(args.workers - 1)
             found = {test for line in statement for test in lines[file].get(line, ())} & seconds.keys()
-            found = found or {test for tests in lines[file].values() for test in tests} & seconds.keys()
+            found = found or touching[file] | (seconds.keys() - set().union(*touching.values()))  # runs at the import
             stem, most, tests = Path(file).stem, args.budget, list[str]()
             for test in sorted(found, key=lambda test: (-kills[file][test], stem not in test, seconds[test])):
                 most -= seconds[test]
