@@ -36,13 +36,10 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).parents[2]
-NAMES = (
-    "accuracy calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators serial "
-    "shard transforms tree"
-)
+NAMES = "accuracy calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators"
 TESTS = ["tests/ops", "tests/optim", "tests/kernels", "tests/torch/test_ops.py"]
 TESTS += ["tests/torch/test_optim.py", "tests/torch/test_defaults.py"]
-TESTS += [f"tests/test_{name}.py" for name in NAMES.split()]
+TESTS += [f"tests/test_{name}.py" for name in f"{NAMES} serial shard transforms tree".split()]
 OPTIONS = ["-x", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
 BINARY = "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul LShift_RShift BitOr_BitAnd BitAnd_BitOr"
