@@ -128,3 +128,14 @@ def test_embedding_of_float16_rounds_its_gradient_once(dtype: Any) -> None:
     dparams, dx = vjp(dy)
     np.testing.assert_array_equal(dparams["w"][0], dy.sum(0, dtype=float).astype(np.float16))
     assert (dparams["w"].dtype, dx.dtype, dx.shape) == (np.float16, np.float16, (3000,))
+
+
+def test_serial_of_float16_rounds_the_output_of_each_part() -> None:
+    first, second, x = dense(8), dense(3), drawn(20, 6)
+    net = serial(first, second)
+    params = half(net.init(0, (6,)))
+    h, _ = first.apply(params["dense1"], x)
+    y, _ = second.apply(params["dense2"], h)
+    np.testing.assert_array_equal(net.apply(params, x)[0], y)
+    wide, _ = net.apply(tree_map(lambda a: a.astype(np.float32), params), x.astype(np.float32))
+    assert not np.array_equal(wide.astype(np.float16), y)

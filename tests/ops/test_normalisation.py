@@ -119,6 +119,12 @@ def test_norm_layers_tell_the_initialisers_that_each_number_has_one_input(make: 
     assert calls == [((4,), 1, 1)] * 2
 
 
+def test_group_norm_refuses_channels_that_groups_do_not_divide() -> None:
+    params = {"w": np.ones(3, np.float32), "b": np.ones(3, np.float32)}
+    with pytest.raises(OpError, match=r"^group_norm: expected a multiple of 2 channels, got 3$"):
+        group_norm(2).apply(params, np.ones((4, 3, 5), np.float32))
+
+
 def test_layer_norm_takes_as_many_axes_as_numpy() -> None:
     assert repr(layer_norm(64)) == "layer_norm(axes=64)"
 

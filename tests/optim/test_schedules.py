@@ -169,6 +169,8 @@ def test_as_schedule_refuses_bad_rates_and_names_the_step() -> None:
     ("schedule", "expected"),
     [
         (constant(0.1), "constant(0.1)"),
+        (linear(0.1, 0, 5), "linear(0.1, 0, 5)"),
+        (exponential(0.1, 1, 5), "exponential(0.1, 1, 5)"),
         (piecewise([3, np.int64(5)], [1, 2, 3]), "piecewise((3, 5), (1, 2, 3))"),  # type: ignore[list-item]
         (warmup(cosine(start=0.1, end=0, steps=5), 3, 0.01), "warmup(cosine(0.1, 0, 5), 3, start=0.01)"),
         (one_cycle(1, 9, div_factor=25), "one_cycle(1, 9)"),

@@ -37,8 +37,9 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).parents[2]
 NAMES = "accuracy calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators"
+DEFAULTS = "tests/torch/test_defaults.py"  # it tests defaults without a call
 TESTS = ["tests/ops", "tests/optim", "tests/kernels", "tests/torch/test_ops.py"]
-TESTS += ["tests/torch/test_optim.py", "tests/torch/test_defaults.py"]
+TESTS += ["tests/torch/test_optim.py", DEFAULTS]
 TESTS += [f"tests/test_{name}.py" for name in f"{NAMES} serial shard transforms tree".split()]
 OPTIONS = ["-x", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
@@ -235,13 +236,14 @@ def _kill_by_import(args: argparse.Namespace, mutant: Mutant, text: str, tests: 
 
 
 class _Again:
-    """Runs only the chosen tests, in their order."""
+    """Runs only the chosen tests, with all their parameters, because a mutant may change the names of these."""
 
     def __init__(self, chosen: list[str]) -> None:
-        self.rank, self.failed = {name: i for i, name in enumerate(chosen)}, ""
+        self.rank, self.failed = {name.split("[")[0]: -i for i, name in enumerate(reversed(chosen))}, ""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self.rank), key=lambda item: self.rank[item.nodeid])
+        chosen = [(self.rank[name], item) for item in items if (name := item.nodeid.split("[")[0]) in self.rank]
+        items[:] = [item for _, item in sorted(chosen, key=lambda pair: pair[0])]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed = report.nodeid if report.failed else self.failed
@@ -279,6 +281,7 @@ def run_mutants(plugin: _Plugin) -> None:
         raise SystemExit((folder / "measure.txt").read_text()[-3000:])
     lines, seconds = pickle.loads((folder / "measure").read_bytes())
     touching = {file: seconds.keys() & set().union(*lines[file].values()) for file in args.files}
+    near = {file: {test.split("::")[0] for test in touching[file]} | {DEFAULTS} for file in args.files}
     kills: defaultdict[str, Counter[str]] = defaultdict(Counter)
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     running: dict[int, tuple[Mutant, float, Path]] = {}
@@ -312,7 +315,8 @@ def run_mutants(plugin: _Plugin) -> None:
                 continue
             wait(args.workers - 1)
             found = {test for line in statement for test in lines[file].get(line, ())} & seconds.keys()
-            found = found or touching[file] | (seconds.keys() - set().union(*touching.values()))  # runs at the import
+            if not found or not mutant.after:  # it runs at the import
+                found = {test for test in seconds if test.split("::")[0] in near[file]}
             stem, most, tests = Path(file).stem, args.budget, list[str]()
             for test in sorted(found, key=lambda test: (-kills[file][test], stem not in test, seconds[test])):
                 most -= seconds[test]
