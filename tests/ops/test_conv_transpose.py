@@ -96,6 +96,11 @@ def test_conv_transpose_init_refuses_padding_that_leaves_nothing() -> None:
     assert str(caught.value) == "conv_transpose: expected at least one pixel of input and of output, got 3 and 0"
 
 
+def test_conv_transpose_init_refuses_images_without_pixels() -> None:
+    with pytest.raises(OpError, match=r"^conv_transpose: expected at least one pixel .* and of output, got 0 and 1$"):
+        conv_transpose(1, 2).init(0, (1, 0, 4))
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
