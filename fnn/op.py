@@ -142,7 +142,7 @@ class Op:
                 x = check_batch(x, self.integers, params)
             key = None if key is None else as_key(key, "key")
             arguments = (params, x, key) if self.takes_key else (params, x)
-            if x.dtype.itemsize > 2 or self.integers or self.is_composite:
+            if self.is_composite or (x.dtype.itemsize > 2 and not self.integers):
                 result = self._apply(*arguments)
             else:
                 result = apply_in_float32(self._apply, *arguments)

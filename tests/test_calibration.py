@@ -237,6 +237,14 @@ def test_uncalibrated_warning_comes_once_in_training_without_a_key(call: Callabl
     assert warned(lambda: call(net, params, np.arange(8) % 4)) == []
 
 
+def test_uncalibrated_warning_comes_for_an_op_that_no_constructor_made() -> None:
+    inner = block()
+    net = Op(inner.init, inner.apply, wraps=inner)
+    params = net.init(0, (4,))
+    assert warned(lambda: net.apply(params, X)) == told("batch_norm1")
+    assert warned(lambda: net.apply(params, X)) == []
+
+
 def test_uncalibrated_warning_as_an_error_comes_each_time() -> None:
     net = serial(block())
     params = net.init(0, (4,))

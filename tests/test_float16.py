@@ -12,6 +12,7 @@ from fnn import (
     conv,
     cross_entropy,
     dense,
+    embedding,
     huber,
     maxpool,
     microbatch,
@@ -118,3 +119,23 @@ def test_dense_refuses_float16_input_for_float32_params() -> None:
     net = dense(2)
     with pytest.raises(OpError, match="float16"):
         net.apply(net.init(0, (3,)), drawn(4, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64])
+def test_embedding_of_float16_rounds_its_gradient_once(dtype: Any) -> None:
+    op, symbols, dy = embedding(2, 64), np.zeros(3000, dtype), np.abs(drawn(3000, 64))
+    _, vjp = op.apply(half(op.init(0, ())), symbols)
+    dparams, dx = vjp(dy)
+    np.testing.assert_array_equal(dparams["w"][0], dy.sum(0, dtype=float).astype(np.float16))
+    assert (dparams["w"].dtype, dx.dtype, dx.shape) == (np.float16, np.float16, (3000,))
+
+
+def test_serial_of_float16_rounds_the_output_of_each_part() -> None:
+    first, second, x = dense(8), dense(3), drawn(20, 6)
+    net = serial(first, second)
+    params = half(net.init(0, (6,)))
+    h, _ = first.apply(params["dense1"], x)
+    y, _ = second.apply(params["dense2"], h)
+    np.testing.assert_array_equal(net.apply(params, x)[0], y)
+    wide, _ = net.apply(tree_map(lambda a: a.astype(np.float32), params), x.astype(np.float32))
+    assert not np.array_equal(wide.astype(np.float16), y)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+import fnn
 from fnn import LossError, cross_entropy, dense, mse, serial, value_and_grad
 from fnn.losses import MANY, Loss, binary_cross_entropy, huber, smoothed_cross_entropy
 from fnn.op import Array
@@ -25,6 +26,7 @@ def test_check_loss_of_mse(shape: tuple[int, ...], seed: int) -> None:
 
 
 @given(st.integers(1, 6), st.integers(1, 6) | st.integers(MANY - 1, MANY + 1), seeds)
+@example(3, MANY + 1, 0)
 def test_cross_entropy_equals_its_formula(batch: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.standard_normal((batch, classes)), rng.integers(0, classes, batch)
@@ -53,6 +55,26 @@ def test_cross_entropy_is_right_at_any_size(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint64])
 def test_cross_entropy_takes_labels_of_any_integer_dtype(dtype: type) -> None:
     assert cross_entropy(LOGITS, np.array([0, 3, 1], dtype))[0] == cross_entropy(LOGITS, np.array([0, 3, 1]))[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+def test_cross_entropy_takes_many_classes_and_examples(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    for count, classes in ((3, 200), (300, 3), (300, 200)):
+        logits, labels = rng.standard_normal((count, classes)), rng.integers(0, classes, count, dtype)
+        value, vjp = cross_entropy(logits, labels)
+        places = np.arange(count), labels.astype(int)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        np.testing.assert_allclose(value, -log_p[places].mean())
+        expected = np.exp(log_p)
+        expected[places] -= 1
+        np.testing.assert_allclose(vjp(), expected / count, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy, mse])
+def test_losses_have_the_name_and_the_docstring_of_their_formula(loss: Loss) -> None:
+    assert getattr(fnn.losses, loss.__name__) is loss
+    assert (loss.__doc__ or "").startswith("The mean of ")
 
 
 def test_losses_pass_nan_on() -> None:

@@ -93,6 +93,13 @@ def test_op_repr_of_a_long_net_has_a_line_for_each_part() -> None:
     assert lines[-3:] == ["    ),", "    dense(3),", ")"]
 
 
+@pytest.mark.parametrize("size", [100, 101])
+def test_op_repr_has_lines_of_at_most_100_characters(size: int) -> None:
+    code = "serial(" + "tanh, " * 13 + f"dense({10 ** (size - 94)}))"
+    assert len(code) == size
+    assert repr(serial(*[tanh] * 13, dense(10 ** (size - 94)))).startswith(code if size == 100 else "serial(\n")
+
+
 def test_op_has_kind_config_and_parts() -> None:
     op = conv(6, 3, padding=1)
     assert op.kind == "conv"
@@ -239,6 +246,43 @@ def test_op_vjp_refuses_a_cotangent_unlike_the_output(op: Op, params: Params, dy
 def test_op_error_is_a_value_error() -> None:
     assert issubclass(OpError, ValueError)
     assert str(OpError("alone")) == "alone"
+
+
+def test_op_takes_options_by_name_only_and_functions_also_by_name() -> None:
+    make: Any = Op
+    assert make(apply=scale, init=scaling.init, kind="named").kind == "named"
+    with pytest.raises(TypeError):
+        make(scaling.init, scale, "kind")
+
+
+def test_op_has_its_doc_or_that_of_the_class() -> None:
+    assert Op(scaling.init, scale, doc="Scales.").__doc__ == "Scales."
+    assert scaling.__doc__ == Op.__doc__
+
+
+@pytest.mark.parametrize("option", ["takes_key", "needs_key", "draws"])
+def test_op_takes_a_key_with_any_option_for_one(option: str) -> None:
+    options: dict[str, Any] = {option: True}
+    op = Op(scaling.init, scale, **options)
+    assert op.takes_key
+    assert op.draws
+    assert not scaling.takes_key
+
+
+WRONG_RESULTS: list[tuple[Any, str]] = [
+    (None, "(y, vjp), got a NoneType"),
+    ((X,), "(y, vjp), got a tuple"),
+    ((X, len, len), "(y, vjp), got a tuple"),
+    ([X, len], "(y, vjp), got a list"),
+    ((X, None), "(y, vjp) with a function, got a NoneType as vjp"),
+    (([1.0], len), "(y, vjp) with a plain array, got a list as y"),
+]
+
+
+@pytest.mark.parametrize(("result", "came"), WRONG_RESULTS)
+def test_op_apply_refuses_what_is_no_pair_of_an_array_and_a_function(result: Any, came: str) -> None:
+    op = Op(lambda key, shape: {}, lambda params, x: result, kind="mine")
+    assert refusal(op, {}, X) == f"mine: expected apply to return {came}"
 
 
 def test_op_apply_passes_no_key_without_takes_key() -> None:

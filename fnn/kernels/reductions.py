@@ -125,15 +125,15 @@ def exp_rows(x: Array) -> Array:
 def square_sum(x: Array) -> float:
     """Sums the squares of all numbers of `x`, also where a square overflows the dtype of `x`."""
     flat = np.ravel(x, "K")
-    if flat.dtype.itemsize == 4:
-        full = flat.size - flat.size % DOT
-        rows, rest = flat[:full].reshape(-1, DOT), flat[full:].astype(float)
-        with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
+        if flat.dtype.itemsize == 4:
+            full = flat.size - flat.size % DOT
+            rows, rest = flat[:full].reshape(-1, DOT), flat[full:].astype(float)
             total = float(np.add.reduce(np.matmul(rows[:, None], rows[:, :, None]), None, float)) + float(rest @ rest)
-        if isfinite(total):
-            return total
-    flat = flat.astype(float)
-    return float(flat @ flat)
+            if isfinite(total):
+                return total
+        flat = flat.astype(float)
+        return float(flat @ flat)
 
 
 def _sum_rows(x: Array) -> Array:

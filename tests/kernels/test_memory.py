@@ -88,6 +88,11 @@ def test_map_blocks_cuts_large_arrays_along_the_first_axis(length: int, blocks: 
     assert all(b is whole for _, b in parts)
 
 
+def test_map_blocks_cuts_arrays_of_two_rows() -> None:
+    x = np.ones((2, 2 * CACHED), np.float32)
+    assert map_blocks(lambda a, b: (a.shape, b.shape), x, x) == [((1, 2 * CACHED), (1, 2 * CACHED))] * 2
+
+
 def test_memory_order_is_from_the_outermost_axis_to_the_innermost() -> None:
     memory = np.empty((4, 3, 1, 5))
     order, back = memory_order(memory.transpose(3, 2, 0, 1).shape, memory.transpose(3, 2, 0, 1).strides)

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fnn import OpError
 from fnn.checks.images import check_pair
-from fnn.kernels.windows import Axis
+from fnn.kernels.windows import Axis, cut
 
 sizes, taps, strides, dilations = st.integers(1, 12), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)
 paddings = st.integers(0, 4) | st.sampled_from(["same", "valid"])
@@ -36,6 +36,7 @@ def reads(axis: Axis) -> set[tuple[int, int, int]]:
 
 
 @given(axes())
+@example(Axis.over(2, 2, 1, 8, 4))  # a tap reads only padding
 def test_windows_taps_read_their_pixels_and_nothing_outside(axis: Axis) -> None:
     found = set()
     for tap in range(axis.taps):
@@ -58,6 +59,7 @@ def test_phases_map_pixels_to_their_windows(axis: Axis) -> None:
 
 
 @given(axes())
+@example(Axis.over(20, 2, 2, 2, 0))
 def test_undilated_windows_read_the_same_pixels(axis: Axis) -> None:
     found = set()
     for windows, pixels, part in axis.undilated():
@@ -98,3 +100,15 @@ def test_check_pair_refuses_other_values(value: Any) -> None:
     with pytest.raises(OpError) as caught:
         check_pair("n", value, 1)
     assert str(caught.value) == f"n: expected an int or a pair of ints of at least 1, got {value!r}"
+
+
+@pytest.mark.parametrize(("size", "n"), [(7, 1), (7, 3), (8, 4), (3, 5), (0, 2)])
+def test_cut_makes_even_parts_of_a_range(size: int, n: int) -> None:
+    parts = cut(size, n)
+    assert [i for part in parts for i in range(1000)[part]] == list(range(size))
+    assert len(parts) == max(1, min(n, size))
+    assert max(part.stop - part.start for part in parts) <= -(-size // len(parts))
+
+
+def test_same_padding_is_never_negative() -> None:
+    assert Axis.over(5, 1, 3, 1, "same") == Axis(5, 2, 1, 3, 1, 0)

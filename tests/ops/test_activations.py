@@ -173,3 +173,11 @@ def test_softmax_without_classes_is_refused(op: Op, shape: tuple[int, ...]) -> N
     )
     with pytest.raises(OpError, match=f"softmax: ({message})"):
         op.apply({}, np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("op", [softmax, log_softmax], ids=repr)
+def test_softmax_takes_no_positions_but_not_no_classes(op: Op) -> None:
+    y, vjp = op.apply({}, np.zeros((2, 0, 3)))
+    assert (y.shape, vjp(y)[1].shape) == ((2, 0, 3), (2, 0, 3))
+    with pytest.raises(OpError, match=rf"^{op.kind}: expected at least one class, got \(2, 3, 0\)$"):
+        op.apply({}, np.zeros((2, 3, 0)))

@@ -96,6 +96,22 @@ def test_attention_refuses_bad_inputs(x: Array, message: str) -> None:
     assert str(caught.value) == f"attention: {message}"
 
 
+@pytest.mark.parametrize("causal", [None, False, True])
+def test_attention_reads_later_positions_unless_it_is_causal(causal: bool | None) -> None:
+    op = attention(2) if causal is None else attention(2, causal)
+    params = op.init(0, (5, 6))
+    changed = SEQUENCES.copy()
+    changed[:, -1] += 1
+    before, after = (op.apply(params, x)[0][:, 0] for x in (SEQUENCES, changed))
+    assert np.array_equal(before, after) == bool(causal)
+
+
+def test_attention_with_one_head_takes_any_number_of_features() -> None:
+    assert attention(1).output_shape(attention(1).init(0, (2, 5)), (2, 5)) == (2, 5)
+    with pytest.raises(OpError, match=r"^attention: expected shape \(time, features\), got \(5,\)$"):
+        attention(1).init(0, (5,))
+
+
 def test_attention_refuses_params_of_another_layer() -> None:
     op = attention(2)
     params = {**op.init(0, (5, 6)), "wk": np.zeros((6, 3), np.float32)}

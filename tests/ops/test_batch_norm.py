@@ -207,6 +207,19 @@ def test_calibrate_passes_its_key_to_random_operators() -> None:
     assert not np.allclose(twice, mean(0))  # two batches share no draws
 
 
+def test_calibrate_folds_the_number_of_the_batch_into_the_key_which_is_0_by_default() -> None:
+    keys: list[Key | None] = []
+
+    def apply(params: Params, x: Any, key: Key | None) -> tuple[Any, Vjp]:
+        keys.append(key)
+        return x, lambda dy, need_dx=True: ({}, dy)
+
+    net = Op(lambda key, shape: {}, apply, takes_key=True)
+    calibrate(net, {}, [ROWS, ROWS])
+    calibrate(net, {}, [ROWS], 7)
+    assert keys == [Key(0, (0,)), Key(0, (1,)), Key(7, (0,))]
+
+
 def test_calibrate_refuses_no_batches_and_empty_ones() -> None:
     op = batch_norm()
     params = op.init(0, (6, 5))

@@ -69,12 +69,16 @@ def test_conv_transpose_doubles_an_image() -> None:
         ),
         ({"groups": 2}, "out_channels: expected a multiple of groups=2, got 3"),
         ({"padding": -1}, "padding: expected an int or a pair of ints of at least 0, got -1"),
+        ({"kernel_size": 0}, "kernel_size: expected an int or a pair of ints of at least 1, got 0"),
+        ({"stride": 0}, "stride: expected an int or a pair of ints of at least 1, got 0"),
+        ({"dilation": 0}, "dilation: expected an int or a pair of ints of at least 1, got 0"),
+        ({"output_padding": -1}, "output_padding: expected an int or a pair of ints of at least 0, got -1"),
         ({"padding": "same"}, "padding: expected an int or a pair of ints of at least 0, got 'same'"),
     ],
 )
 def test_conv_transpose_refuses_bad_hyper_parameters(make: Any, message: str) -> None:
     with pytest.raises(OpError) as caught:
-        conv_transpose(3, 2, **make)
+        conv_transpose(**{"out_channels": 3, "kernel_size": 2, **make})
     assert str(caught.value) == f"conv_transpose: {message}"
 
 
@@ -90,6 +94,11 @@ def test_conv_transpose_init_refuses_padding_that_leaves_nothing() -> None:
     with pytest.raises(OpError) as caught:
         conv_transpose(1, 2, padding=2).init(0, (1, 3, 4))
     assert str(caught.value) == "conv_transpose: expected at least one pixel of input and of output, got 3 and 0"
+
+
+def test_conv_transpose_init_refuses_images_without_pixels() -> None:
+    with pytest.raises(OpError, match=r"^conv_transpose: expected at least one pixel .* and of output, got 0 and 1$"):
+        conv_transpose(1, 2).init(0, (1, 0, 4))
 
 
 @pytest.mark.parametrize(

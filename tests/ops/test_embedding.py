@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import (
+    Key,
     Op,
     OpError,
     dense,
@@ -32,6 +33,25 @@ from tests.support.strategies import seeds
 @given(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(0, 4), max_size=2).map(tuple), seeds)
 def test_check_op_of_embedding(n: int, features: int, shape: tuple[int, ...], seed: int) -> None:
     check_op(embedding(n, features), shape, seed, x=np.random.default_rng(seed).integers(0, n, (3, *shape)))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "expected"),
+    [
+        (lambda w_init: embedding(5, 3, w_init), (), ("w", (5, 3), 1, 3)),
+        (position_embedding, (7, 3), ("w", (7, 3), 1, 3)),
+    ],
+)
+def test_embeddings_tell_the_initialiser_that_each_symbol_is_one_input(
+    make: Any, shape: tuple[int, ...], expected: tuple[Any, ...]
+) -> None:
+    def w_init(key: Key, size: tuple[int, ...], *fans: int) -> Array:
+        calls.append((key.path[-1], size, *fans))
+        return np.zeros(size, np.float32)
+
+    calls: list[tuple[Any, ...]] = []
+    make(w_init).init(0, shape)
+    assert calls == [expected]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint64])

@@ -33,6 +33,7 @@ def test_global_avgpool_is_the_mean_and_splits_the_gradient(shape: tuple[int, ..
         ((3,), "expected shape (batch, channels, height, width), got (0, 3)"),
         ((3, 4), "expected shape (batch, channels, height, width), got (0, 3, 4); for one example use x[None]"),
         ((2, 0, 4), "expected at least one pixel, got 0 x 4"),
+        ((2, 4, 0), "expected at least one pixel, got 4 x 0"),
         ((1, 2, 3, 4), "expected shape (batch, channels, height, width), got (0, 1, 2, 3, 4)"),
     ],
 )

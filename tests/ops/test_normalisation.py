@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fnn import Op, OpError, batch_norm, group_norm, layer_norm, tree_map
+from fnn import Key, Op, OpError, batch_norm, group_norm, layer_norm, tree_map
 from fnn.kernels.threads import parallel_map
 from fnn.op import Array
 from fnn.testing import check_op
@@ -93,6 +93,7 @@ def test_norm_layers_stay_float32_with_numpy_eps(make: Callable[..., Op]) -> Non
     [
         (layer_norm, 0, "layer_norm: axes: expected an int of at least 1, got 0"),
         (layer_norm, (1,), "layer_norm: axes: expected an int of at least 1, got (1,)"),
+        (layer_norm, 65, "layer_norm: axes: expected an int of at most 64, got 65"),
         (layer_norm, 10**12, "layer_norm: axes: expected an int of at most 64, got 1000000000000"),
         (group_norm, 2.0, "group_norm: groups: expected an int of at least 1, got 2.0"),
         (batch_norm, 0, "batch_norm: eps: expected a finite number above 0, got 0"),
@@ -107,10 +108,32 @@ def test_norm_layers_refuse_bad_hyper_parameters(make: Callable[[Any], Op], valu
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("make", [batch_norm, layer_norm, partial(group_norm, 2)])
+def test_norm_layers_tell_the_initialisers_that_each_number_has_one_input(make: Any) -> None:
+    def record(key: Key, size: tuple[int, ...], *fans: int) -> Array:
+        calls.append((size, *fans))
+        return np.zeros(size, np.float32)
+
+    calls: list[tuple[Any, ...]] = []
+    make(w_init=record, b_init=record).init(0, (4,))
+    assert calls == [((4,), 1, 1)] * 2
+
+
+def test_group_norm_refuses_channels_that_groups_do_not_divide() -> None:
+    params = {"w": np.ones(3, np.float32), "b": np.ones(3, np.float32)}
+    with pytest.raises(OpError, match=r"^group_norm: expected a multiple of 2 channels, got 3$"):
+        group_norm(2).apply(params, np.ones((4, 3, 5), np.float32))
+
+
+def test_layer_norm_takes_as_many_axes_as_numpy() -> None:
+    assert repr(layer_norm(64)) == "layer_norm(axes=64)"
+
+
 @pytest.mark.parametrize(
     ("op", "shape", "message"),
     [
         (layer_norm(2), (3,), "layer_norm: expected a shape of at least 2 axes, got (3,)"),
+        (group_norm(1), (), "group_norm: expected shape (channels, ...), got ()"),
         (group_norm(2), (3, 4), "group_norm: expected shape (channels, ...) with a multiple of 2 channels, got (3, 4)"),
         (batch_norm(), (), "batch_norm: expected shape (channels, ...), got ()"),
     ],

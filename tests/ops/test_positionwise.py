@@ -21,6 +21,10 @@ def test_check_op_of_positionwise(op: Op, shape: tuple[int, ...], time: int, bat
     check_op(positionwise(op), (time, *shape), seed, batch=batch, exempt=slow_unless(seed))
 
 
+def test_positionwise_repr_is_its_call() -> None:
+    assert repr(positionwise(dense(3))) == "positionwise(dense(3))"
+
+
 @given(seeds, orders)
 def test_positionwise_applies_the_operator_at_each_position(seed: int, order: Any) -> None:
     op, rng = dense(4), np.random.default_rng(seed)

@@ -23,6 +23,7 @@ from fnn.optim import (
     rmsprop,
     sgd,
 )
+from fnn.optim.descent import descent
 from fnn.optim.schedules import cosine, one_cycle, warmup
 from fnn.tree import Tree, TreeError, tree_items, tree_leaves, tree_map
 
@@ -338,6 +339,21 @@ def test_optimizers_equal_their_formula_for_two_updates(optimizer: Optimizer, ex
         np.testing.assert_allclose(params["w"], there, rtol=1e-7)
 
 
+def test_descent_decays_the_gradient_or_nothing_by_default() -> None:
+    def double(grads: Tree, state: Any) -> tuple[Tree, Any]:
+        return tree_map(lambda g: 2 * g, grads), {}
+
+    p, g = np.array([3.0]), np.array([5.0])
+    for options, expected in (
+        ({}, 10.0),
+        ({"weight_decay": 0.5}, 13.0),
+        ({"weight_decay": 0.5, "decoupled": True}, 11.5),
+    ):
+        optimizer = descent(1.0, double, **options)  # type: ignore[arg-type]
+        moved, _ = optimizer.update(p, g, optimizer.init(p))
+        np.testing.assert_allclose(p - moved, expected)
+
+
 def test_adamw_decays_params_and_adam_decays_the_gradient() -> None:
     params, grads = {"w": np.full(3, 2.0)}, {"w": np.zeros(3)}
     decoupled, coupled = adamw(0.1, weight_decay=0.25), adam(0.1, weight_decay=0.25)
@@ -363,8 +379,9 @@ def test_clip_by_global_norm_keeps_the_direction(size: float, max_norm: float) -
     assert np.linalg.norm(clipped) <= max_norm
 
 
-def test_clip_by_global_norm_of_squares_that_overflow() -> None:
-    clipped = clipped_gradient({"a": np.array([3e30], np.float32), "b": np.array([4e30], np.float32)}, 5.0)
+@pytest.mark.parametrize(("unit", "dtype"), [(1e30, np.float32), (1e200, np.float64)])
+def test_clip_by_global_norm_of_squares_that_overflow(unit: float, dtype: type) -> None:
+    clipped = clipped_gradient({"a": np.array([3 * unit], dtype), "b": np.array([4 * unit], dtype)}, 5.0)
     np.testing.assert_allclose([clipped["a"][0], clipped["b"][0]], [3, 4], rtol=1e-6)
 
 
@@ -537,6 +554,19 @@ def test_optimizers_refuse_the_state_of_another_optimizer(make: Make, state: Any
     params = random_params()
     with pytest.raises(ValueError, match=f"^optimizer state: {message}"):
         make(0.1).update(params, params, state)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"dense1": {"w": [1.0]}}, "dense1/w: expected an array of floats, got a list; use np.array(w, np.float32)"),
+        ({"w": [1.0]}, "w: expected an array of floats, got a list; use np.array(w, np.float32)"),
+        ([1.0], "params: expected an array of floats, got a list; use np.array(params, np.float32)"),
+    ],
+)
+def test_optimizers_say_how_to_fix_params_by_name(params: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sgd(0.1).init(params)
 
 
 @pytest.mark.parametrize("make", [adam, lambda rate: sgd(rate, momentum=0.5), adagrad, rmsprop])

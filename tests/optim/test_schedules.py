@@ -85,6 +85,13 @@ def test_one_cycle_meets_its_start_its_peak_and_its_end(peak: float, steps: int,
     assert sorted(values[top + 1 :], reverse=True) == values[top + 1 :]
 
 
+@pytest.mark.parametrize(("rise", "top"), [(0.0, 1), (0.99, 9)])
+def test_one_cycle_has_a_step_before_and_after_its_peak(rise: float, top: int) -> None:
+    rates = [one_cycle(1.0, 10, rise)(step) for step in range(11)]
+    assert rates.index(max(rates)) == top
+    assert rates[top] == 1.0
+
+
 def test_one_cycle_uses_its_factors() -> None:
     schedule = one_cycle(1.0, 10, rise=0.5, div_factor=2, final_div_factor=4)
     assert (schedule(0), schedule(5), schedule(10)) == (0.5, 1.0, 0.125)
@@ -162,6 +169,8 @@ def test_as_schedule_refuses_bad_rates_and_names_the_step() -> None:
     ("schedule", "expected"),
     [
         (constant(0.1), "constant(0.1)"),
+        (linear(0.1, 0, 5), "linear(0.1, 0, 5)"),
+        (exponential(0.1, 1, 5), "exponential(0.1, 1, 5)"),
         (piecewise([3, np.int64(5)], [1, 2, 3]), "piecewise((3, 5), (1, 2, 3))"),  # type: ignore[list-item]
         (warmup(cosine(start=0.1, end=0, steps=5), 3, 0.01), "warmup(cosine(0.1, 0, 5), 3, start=0.01)"),
         (one_cycle(1, 9, div_factor=25), "one_cycle(1, 9)"),

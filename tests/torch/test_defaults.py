@@ -53,3 +53,16 @@ def test_torch_defaults_cover_every_constructor_with_defaults() -> None:
 def test_constructors_have_torch_defaults(name: str) -> None:
     theirs = defaults(getattr(torch.nn, PEERS[name]))
     assert own(name) == {key: theirs[RENAMED.get(key, key)] for key in own(name)}
+
+
+OPTIMIZERS = {"adagrad": "Adagrad", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_have_torch_defaults(name: str) -> None:
+    theirs = defaults(getattr(torch.optim, OPTIMIZERS[name]))
+    names = {"learning_rate": "lr", "decay": "alpha"}
+    expected = {**theirs, **dict(zip(("b1", "b2"), theirs.get("betas", ()), strict=False))}
+    ours = defaults(getattr(fnn, name))
+    assert "weight_decay" in ours
+    assert ours == {key: expected[names.get(key, key)] for key in ours}
