@@ -424,7 +424,7 @@ def test_cache_folder_follows_the_environment(
 
 def test_mnist_downloads_a_damaged_file_of_the_cache_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir(parents=True)
-    (cache / ".fnn-left").touch()
+    (cache / ".fnn-0123456789abcdef").touch()
     for name, content in PUBLISHED.items():
         (cache / name).write_bytes(content)
     (cache / "train-images-idx3-ubyte.gz").write_bytes(PUBLISHED["train-images-idx3-ubyte.gz"][:-9])
