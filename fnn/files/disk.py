@@ -46,19 +46,23 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))  # a symbolic link stays, and the file it points to is replaced
     temporary = target.with_name(f".fnn-{os.urandom(8).hex()}")
     remove_leftovers(target.parent)
+    file = None
     try:
-        with _open_locked(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            with suppress(FileNotFoundError):
-                temporary.chmod(target.stat().st_mode)  # keeps the access rights of the old file
-            if sys.platform == "win32":
-                file.close()  # Windows renames no open file; elsewhere the lock holds until the file has its name
-            os.replace(temporary, target)
+        file = _open_locked(temporary)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            temporary.chmod(target.stat().st_mode)  # keeps the access rights of the old file
+        if sys.platform == "win32":
+            file.close()  # Windows renames no open file; elsewhere the lock holds until the file has its name
+        os.replace(temporary, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # names `path`, not `temporary`
     finally:
+        with suppress(OSError):  # an error of closing comes too late to matter: the content is on the disk, or useless
+            if file:
+                file.close()
         with suppress(OSError):
             temporary.unlink()
     with suppress(OSError):  # writes the new name to the disk too, on systems that can sync a folder
