@@ -121,7 +121,7 @@ def test_another_process_keeps_a_temporary_file_until_it_has_its_name(
 def test_atomic_write_tries_again_if_another_process_removes_the_file_before_it_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_locked: bool
 ) -> None:
-    lock, removed = disk.lock, []
+    lock, removed = disk.lock, list[str]()
 
     def remove_first(file: Any) -> None:
         if not removed:

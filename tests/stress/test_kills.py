@@ -85,13 +85,27 @@ def run_train(folder: Path, data: Path) -> int:
         return train.main()
 
 
+def run_report(folder: Path) -> int:
+    """Draws the run in the folder without a layout, which takes most of the time and uses no file."""
+    from fnn.run import pictures
+
+    draw = pictures.to_png
+
+    def draw_fast(figure: Any) -> bytes:
+        figure.set_layout_engine("none")
+        return draw(figure)
+
+    with patch.object(pictures, "to_png", draw_fast):
+        return main(["report", str(folder / "run")])
+
+
 def run_download(folder: Path, sources: Sources) -> int:
     """Reads MNIST from a cache in the folder and the mirror, and prints its digest."""
-    mnist_files.MIRRORS = (sources.url,)
-    mnist_files.MD5 = {name[:-3]: hashlib.md5(body).hexdigest() for name, body in sources.published.items()}
+    checksums = {name[:-3]: hashlib.md5(body).hexdigest() for name, body in sources.published.items()}
     os.environ |= {"XDG_CACHE_HOME": str(folder), "no_proxy": "*"}
     os.environ.pop("FNN_DATA", None)
-    data = mnist()
+    with patch.object(mnist_files, "MIRRORS", (sources.url,)), patch.object(mnist_files, "MD5", checksums):
+        data = mnist()
     for array in (*data.train, *data.test):
         print(hashlib.sha256(array.tobytes()).hexdigest())
     return 0
@@ -126,7 +140,7 @@ def commands(sources: Sources) -> dict[str, Command]:
     }
     return saves | {
         "train": Command(lambda folder: None, lambda folder: run_train(folder, sources.data)),
-        "report": Command(copy_run, lambda folder: main(["report", str(folder / "run")])),
+        "report": Command(copy_run, run_report),
         "export": Command(copy_run, export),
         "export to a link": Command(link_model, export),
         "predict": Command(copy_run, lambda folder: main(["predict", str(folder / "run"), str(sources.picture)])),

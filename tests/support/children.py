@@ -24,7 +24,8 @@ class Child:
     def __init__(
         self, call: Callable[[], int], output: Path, folder: Path, last_event: int | None = 0, memory: int | None = None
     ) -> None:
-        self.output, self.status = output, None
+        self.output = output
+        self.status: int | None = None
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
