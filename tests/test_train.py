@@ -101,6 +101,19 @@ def test_train_gives_the_same_bits_twice_and_for_any_workers(run: Run, small_mni
     assert states[0] == states[1] == states[2]
 
 
+def test_train_resume_without_the_data_names_the_file_with_the_settings(run: Run, tmp_path: Path) -> None:
+    moved = write_small_mnist(tmp_path)
+    assert (
+        run("--data", moved, "--net", "dense(10)", "--lr", 0.1, "--epochs", 1, "--out", tmp_path / "a").returncode == 0
+    )
+    (moved / "t10k-labels-idx1-ubyte").unlink()
+    done = run("--resume", tmp_path / "a")
+    assert (done.returncode, done.stdout) == (1, "")
+    place = f"; the settings are in {tmp_path / 'a' / 'config.json'}; use --data to name another folder\n"
+    assert done.stderr.startswith(f"train.py: error: {moved}: expected MNIST's files, missing: t10k-labels-idx1-ubyte ")
+    assert done.stderr.endswith(place)
+
+
 @pytest.mark.slow
 def test_train_lr_too_high_stops_and_keeps_the_last_good_state(run: Run, small_mnist: Path, tmp_path: Path) -> None:
     done = run("--data", small_mnist, "--epochs", 9, "--lr", 1e9, "--out", tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from fnn import mpi
-from fnn.data import Dataset
+from fnn.data import DataError, Dataset
 from fnn.op import Op, Params, Shape
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status, make_log
@@ -57,7 +57,12 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
     folder = (out or resume) if comm.rank == 0 else None
     log = make_log(keep_going=folder is not None)
     with locked(folder, new=bool(out)) if folder else nullcontext():
-        images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
+        try:
+            images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
+        except DataError as error:
+            if resume and not args.data:
+                error.add_note(f"the settings are in {resume / CONFIG}; use --data to name another folder")
+            raise
         count = len(images.train.labels)
         if not resume and config["batch_size"] > count:
             raise RunError(f"batch size: expected at most {count}, the training images, got {config['batch_size']}")

@@ -66,9 +66,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
     Image.fromarray(255 - fnn.data.digits(1, 3).images[0]).resize((140, 140)).save(folder / "seven.png")
     published = {f"{name}.gz": gzip.compress((data / name).read_bytes()) for name in mnist_files.MD5}
     server, _ = make_mirror(published, pause=0.002)
+    server.timeout, parent = 1, os.getpid()
 
     def serve() -> int:
-        server.serve_forever()
+        while os.getppid() == parent:  # it also ends if the tests are killed
+            server.handle_request()
         return 0
 
     with server, child(serve, folder / "server.txt", folder):
