@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +113,21 @@ def test_train_resume_without_the_data_names_the_file_with_the_settings(run: Run
     place = f"; the settings are in {tmp_path / 'a' / 'config.json'}; use --data to name another folder\n"
     assert done.stderr.startswith(f"train.py: error: {moved}: expected MNIST's files, missing: t10k-labels-idx1-ubyte ")
     assert done.stderr.endswith(place)
+
+
+@pytest.mark.parametrize("recipe", train.RECIPES)
+def test_train_every_recipe_trains_a_net_of_one_layer(run: Run, small_mnist: Path, recipe: str) -> None:
+    done = run("--data", small_mnist, "--recipe", recipe, "--net", "dense(10)", "--lr", 1e-3, "--epochs", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_train_names_the_settings_if_the_optimizer_or_the_memory_does_not_fit(run: Run, small_mnist: Path) -> None:
+    done = run("--data", small_mnist, "--recipe", "best", "--net", "serial()", "--lr", 1e-3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "train.py: error: settings: where: expected True for one path or more, got none of []\n"
+    done = run("--data", small_mnist, "--net", "dense(10000000000000)", "--lr", 1e-3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"train\.py: error: settings: Unable to allocate .*\n", done.stderr)
 
 
 @pytest.mark.slow
@@ -337,21 +353,19 @@ def test_train_prints_no_traceback_for_ctrl_c_during_its_imports(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_sigint")
-@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_train_stops_in_one_line_for_a_signal_while_it_reads_data(
-    environment: dict[str, str], tmp_path: Path, number: int
-) -> None:
-    for part in ("train", "t10k"):
-        for kind in ("images-idx3", "labels-idx1"):
-            os.mkfifo(tmp_path / f"{part}-{kind}-ubyte")
-    command, pipe = [sys.executable, str(PROGRAM), "--data", str(tmp_path)], subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
-        feed = os.open(tmp_path / "train-images-idx3-ubyte", os.O_WRONLY)  # waits for the program to open it
-        program.send_signal(number)
-        assert program.communicate(timeout=60) == ("stopped\n", "")
-        os.close(feed)
-    assert program.returncode == 128 + number
+def test_train_stops_in_one_line_for_a_signal_while_it_waits_for_data(environment: dict[str, str], number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variables = environment | {"https_proxy": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        command, pipe = [sys.executable, str(PROGRAM)], subprocess.PIPE
+        with (
+            subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True) as program,
+            silent.accept()[0],  # the program waits for an answer
+        ):
+            program.send_signal(number)
+            assert program.communicate(timeout=60) == ("stopped\n", "")
+        assert program.returncode == 128 + number
 
 
 @pytest.mark.slow

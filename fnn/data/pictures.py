@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fnn.checks.errors import escape
 from fnn.data.mnist_files import DataError
+from fnn.files.disk import check_regular
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of Pillow for which it calls no other program: it would run Ghostscript for others."""
@@ -43,7 +44,7 @@ def _read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(f"{path}: the package Pillow is missing; run pip install '.[images]'") from error
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with open(check_regular(path, DataError), "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd files that Pillow can read
         try:
             image: Any = Image.open(file, formats=FORMATS)

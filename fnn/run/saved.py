@@ -39,7 +39,7 @@ def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | Non
     try:
         net = parse_net(config["net"], operators)
         like = net.init(0, tuple(config["shape"]))
-    except OpError as error:
+    except (MemoryError, OpError) as error:
         raise RunError(f"{folder / CONFIG}: {error}") from error
     return SavedRun(net, load_params(find_params(folder), like), config)
 

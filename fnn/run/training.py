@@ -70,11 +70,12 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
             config = add_data(config, images, folder)
         try:
             task = build_task(config, images)
-        except ValueError as error:
+            state = start(task)
+        except (MemoryError, ValueError) as error:
             raise RunError(f"{resume / CONFIG if resume else 'settings'}: {error}") from error
         table = (task.net, tuple(config["shape"]))
         task = spread_task(task, args.workers)
-        state = read_state(resume, task) if resume else start(task)
+        state = read_state(resume, task) if resume else state
         if resume and state["epoch"] > 1 and not any((resume / name).exists() for name in (PARAMS, OLD_PARAMS)):
             log(f"{resume / PARAMS}: lost; the end of the next epoch writes it again")
             state |= {"best": -1.0}

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,14 @@ def test_read_picture_refuses_more_pixels_than_fit_into_the_memory(
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(DataError, match=r"a\.png: expected an image that fits into the memory$"):
         read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_read_picture_refuses_pipes_and_folders(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(DataError, match=rf"^{path}: expected a regular file, got a folder or a device$"):
+            read_picture(path)
 
 
 def test_read_picture_calls_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.stress, pytest.mark.skipif(not hasattr(os, "fork"), re
 
 KILLS = 2  # in a row, before the command runs to its end
 FLAGS = ["--net", "serial(dense(16), tanh, dense(10))", "--lr", "0.1", "--epochs", "3", "--batch-size", "50"]
-LIMIT = 120.0  # seconds for a command that is not killed
+LIMIT = 600.0  # seconds for a command that is not killed
 
 
 class Command(NamedTuple):
