@@ -16,6 +16,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+pytest.importorskip("fcntl")  # not on Windows
+
 import fnn
 import train
 from fnn.__main__ import main

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fcntl")  # not on Windows
+
 import fnn
 from fnn import run
 from fnn.files.checkpoint import CheckpointError

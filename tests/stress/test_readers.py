@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fcntl")  # not on Windows
 pytest.importorskip("safetensors")
 pytest.importorskip("PIL.Image")
 
