@@ -369,6 +369,22 @@ def test_train_stops_in_one_line_for_a_signal_while_it_waits_for_data(environmen
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_train_and_report_work_in_a_service_without_streams(small_mnist: Path, tmp_path: Path, closed: str) -> None:
+    pytest.importorskip("matplotlib")
+    python, run = shlex.quote(sys.executable), shlex.quote(str(tmp_path / "run"))
+    flags = f"--net 'dense(10)' --lr 0.1 --epochs 1 --data {shlex.quote(str(small_mnist))} --out {run}"
+    for command in (f"{shlex.quote(str(PROGRAM))} {flags}", f"-m fnn report {run}"):
+        done = subprocess.run(f"{python} {command} {closed}", shell=True, env=programs.environment(), timeout=300)
+        assert done.returncode == 0
+    pictures = ["confusion.png", "curves.png", "filters.png", "mistakes.png"]
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(
+        [*pictures, "config.json", "lock", "metrics.jsonl", "params.pkl", "state.pkl"]
+    )
+
+
+@pytest.mark.slow
 def test_train_refuses_a_folder_in_use(
     run: Run, start_training: Callable[..., "subprocess.Popen[str]"], small_mnist: Path, tmp_path: Path
 ) -> None:

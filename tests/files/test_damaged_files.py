@@ -21,6 +21,7 @@ import pytest
 
 from fnn.files.checkpoint import CheckpointError, load, save
 from tests.support.damage import SMALL, SUFFIXES, change_bytes, outcome
+from tests.support.memory import peak_of_load
 from tests.support.programs import python
 from tests.support.trees import assert_memory_below, assert_same
 
@@ -447,20 +448,6 @@ def test_load_uses_at_most_five_times_the_size_of_a_large_file(tmp_path: Path, s
     assert_memory_below(lambda: load(path, like), path.stat().st_size, 5)
 
 
-PEAK = """
-import sys
-from fnn import load
-import pickletools, zipfile, safetensors.numpy
-
-def kilobytes():
-    with open("/proc/self/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
-
-before, _ = kilobytes(), load(sys.argv[1])
-print(kilobytes() - before)
-"""
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc/self/status")
 @pytest.mark.parametrize("count", [1, 20])
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -468,9 +455,7 @@ def test_load_needs_little_more_memory_than_the_arrays(tmp_path: Path, suffix: s
     w = np.random.default_rng(0).random((64 << 20) // 4 // count, np.float32)
     path = tmp_path / f"params{suffix}"
     save(path, {f"w{i}": w + i for i in range(count)})
-    done = python("-c", PEAK, path)
-    assert done.stderr == ""
-    assert int(done.stdout) < 1.2 * (64 << 10)
+    assert peak_of_load(path) < 1.2 * (64 << 20)
 
 
 def test_load_reads_a_shared_array_once(tmp_path: Path) -> None:
