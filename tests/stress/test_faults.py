@@ -3,6 +3,8 @@
 import os
 import random
 from collections import Counter
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ pytest.importorskip("fcntl")  # not on Windows
 import fnn
 from fnn import run
 from fnn.files.checkpoint import CheckpointError
+from tests.support.children import child
 from tests.support.damage import SMALL, SUFFIXES
 from tests.support.disk_faults import ERRORS, faults
 from tests.support.runs import bits, make_task, metrics_without_times, no_log
@@ -64,6 +67,25 @@ def test_save_with_a_fault_at_each_call_leaves_the_old_or_the_new_file(
             fnn.save(path, NEW)  # the temporary file could not be removed before
         assert os.listdir(tmp_path) == [path.name], state.failed
         counts[result] += 1
+
+
+def test_saves_of_several_processes_into_one_folder_keep_the_temporary_files_of_the_others(
+    tmp_path: Path, trials: int, counts: Counter[str]
+) -> None:
+    def save_often(name: str) -> int:
+        for number in range(20 * trials):
+            fnn.save(tmp_path / name, {"w": number})
+        return 0
+
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(child(partial(save_often, name), tmp_path / f"{name}.txt", tmp_path))
+            for name in ("a.pkl", "b.pkl", "same.pkl", "same.pkl")
+        ]
+        assert [process.wait(60 + 10 * trials) for process in processes] == [0] * len(processes)
+    counts["saves"] += 20 * trials * len(processes)
+    assert sorted(path.name for path in tmp_path.glob("*.pkl")) == ["a.pkl", "b.pkl", "same.pkl"]
+    assert not list(tmp_path.glob(".fnn-*"))
 
 
 def train_in(folder: Path) -> run.State:

@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("PIL.Image")
 
 from tests.support.children import child
-from tests.support.mutations import READERS, count_outcomes
+from tests.support.readers import READERS, count_outcomes
 
 pytestmark = [pytest.mark.stress, pytest.mark.skipif(sys.platform != "linux", reason="needs fork and RLIMIT_AS")]
 
