@@ -69,7 +69,7 @@ def build_optimizer(config: run.Config, steps_per_epoch: int) -> tuple[fnn.Optim
     if config["optimizer"] == "sgd":
         return fnn.sgd(rate, momentum, nesterov=momentum > 0, weight_decay=decay), rate
     decayed, others = fnn.adamw(rate, momentum, weight_decay=decay), fnn.adam(rate, momentum)
-    return fnn.masked(decayed, lambda path: path.endswith("/w"), others), rate  # biases do not decay
+    return fnn.masked(decayed, lambda path: path.split("/")[-1] == "w", others), rate  # biases do not decay
 
 
 def make_step(net: fnn.Op, loss: fnn.losses.Loss, optimizer: fnn.Optimizer) -> run.Step:

@@ -10,6 +10,7 @@ from threading import Thread
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks.errors import describe_value
 from fnn.data import DataError, Dataset, Examples, read_picture
 from fnn.inspection.text import parse_net
 from fnn.kernels.process import limited_blas
@@ -28,7 +29,7 @@ from fnn.run import (
 )
 from fnn.run.exits import describe, make_log
 from fnn.run.flags import integer, nonempty, path
-from fnn.run.folder import describe_missing
+from fnn.run.folder import CONFIG, describe_missing
 from fnn.run.report import log_probabilities, report
 from fnn.run.saved import load_params
 from fnn.run.settings import NETS_BY_NAME
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_eval(args: argparse.Namespace) -> None:
     """Prints the accuracy on the test images."""
     run = read_run(args)
-    data = read_images(run, args.data)
+    data = read_images(args, run)
     correct = int(np.count_nonzero(log_probabilities(run.net, run.params, data.test).argmax(1) == data.test.labels))
     log(f"data: {data.source}: {len(data.test.labels)} test images")
     log(format_accuracy(correct / len(data.test.labels), len(data.test.labels)))
@@ -57,7 +58,7 @@ def run_eval(args: argparse.Namespace) -> None:
 def run_report(args: argparse.Namespace) -> None:
     """Draws the pictures of a run into its folder."""
     run = read_run(args)
-    data = read_images(run, args.data)
+    data = read_images(args, run)
     add_data(run.config, data, args.source)  # other data would replace the pictures of this run by wrong ones
     for picture in report(args.source, run.net, data.test):
         log(f"wrote: {picture}")
@@ -76,7 +77,7 @@ def run_export(args: argparse.Namespace) -> None:
 def run_predict(args: argparse.Namespace) -> None:
     """Prints class and probability of each image."""
     run = read_run(args)
-    check_input(run)
+    check_input(args, run)
     images = np.stack([read_picture(path) for path in args.images])
     for image, row in zip(args.images, classify(args, run, images), strict=True):
         log(f"{image}: {run.config['classes'][row.argmax()]} ({np.exp(row.max()):.1%})")
@@ -112,11 +113,11 @@ def run_draw(args: argparse.Namespace) -> None:
     from fnn.page import PageServer, Pupil
 
     run = read_run(args)
-    check_input(run)
+    check_input(args, run)
     classes, data = run.config["classes"], None
     classify(args, run, np.zeros((1, *run.shape[1:]), np.uint8))  # raises the errors that every answer would have
     try:
-        data = read_images(run, args.data)
+        data = read_images(args, run)
         if (most := data.train.labels.max()) >= len(classes):
             raise DataError(f"{data.source}: expected labels below {len(classes)}, got {most}")
     except (DataError, OSError) as error:
@@ -156,23 +157,26 @@ def read_run(args: argparse.Namespace) -> SavedRun:
     return SavedRun(net, load_params(source, params) if source else params, IMAGES)
 
 
-def read_images(run: SavedRun, source: str | None) -> Dataset:
+def read_images(args: argparse.Namespace, run: SavedRun) -> Dataset:
     """Returns the data of a run, or those of `--data`."""
-    check_input(run)
+    check_input(args, run)
     try:
         return read_data(
-            source or run.config.get("data"), run.config.get("limit"), log, run.config.get("validation", 0)
+            args.data or run.config.get("data"), run.config.get("limit"), log, run.config.get("validation", 0)
         )
     except DataError as error:
+        if args.source.is_dir() and not args.data:
+            error.add_note(f"the settings are in {args.source / CONFIG}")
         error.add_note("use --data to name the folder of MNIST")
         raise
 
 
-def check_input(run: SavedRun) -> None:
+def check_input(args: argparse.Namespace, run: SavedRun) -> None:
     """Raises RunError unless the net takes images like MNIST's, scaled as by `as_float`."""
     for name in ("shape", "scaling"):
         if run.config[name] != IMAGES[name]:
-            raise RunError(f"{name}: expected {IMAGES[name]} for this command, got {run.config[name]}")
+            expected = f"{name}: expected {IMAGES[name]} for this command"
+            raise RunError(f"{args.source / CONFIG}: {expected}, got {describe_value(run.config[name])}")
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, str]] = {

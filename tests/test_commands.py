@@ -90,7 +90,8 @@ def test_eval_without_the_data_says_how_to_name_it(call: Call, small_mnist: Path
     shutil.rmtree(moved)
     status, out, err = call("eval", folder)
     assert (status, out) == (1, "")
-    assert re.fullmatch(rf"fnn eval: error: {re.escape(str(moved))}: .*; use --data to name the folder of MNIST\n", err)
+    place = f"the settings are in {folder / 'config.json'}; use --data to name the folder of MNIST"
+    assert re.fullmatch(rf"fnn eval: error: {re.escape(str(moved))}: .*; {re.escape(place)}\n", err)
     assert call("eval", folder, "--data", small_mnist)[0] == 0
 
 
@@ -169,10 +170,8 @@ def test_predict_prints_the_names_of_the_classes(call: Call, a_run: Path, tmp_pa
     (folder / "config.json").write_text(json.dumps(config | {"classes": ["a"]}))
     assert "expected a score for each of 1 classes, got 10" in call("predict", folder, *paths)[2]
     (folder / "config.json").write_text(json.dumps(config | {"scaling": {"divide_by": 255, "subtract": 0}}))
-    assert (
-        "scaling: expected {'divide_by': 127.5, 'subtract': 1.0} for this command, got"
-        in call("predict", folder, *paths)[2]
-    )
+    expected = "config.json: scaling: expected {'divide_by': 127.5, 'subtract': 1.0} for this command, got"
+    assert f"{folder}/{expected}" in call("predict", folder, *paths)[2]
 
 
 def test_summary_shows_the_net_of_a_run_or_a_text(call: Call, a_run: Path) -> None:

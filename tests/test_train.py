@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,34 @@ def test_train_gives_the_same_bits_twice_and_for_any_workers(run: Run, small_mni
         assert run(*flags, "--out", tmp_path / name, "--workers", workers).returncode == 0
     states = [bits(fnn.load(tmp_path / name / "state.pkl")) for name in "abc"]
     assert states[0] == states[1] == states[2]
+
+
+def test_train_resume_without_the_data_names_the_file_with_the_settings(run: Run, tmp_path: Path) -> None:
+    moved = write_small_mnist(tmp_path)
+    assert (
+        run("--data", moved, "--net", "dense(10)", "--lr", 0.1, "--epochs", 1, "--out", tmp_path / "a").returncode == 0
+    )
+    (moved / "t10k-labels-idx1-ubyte").unlink()
+    done = run("--resume", tmp_path / "a")
+    assert (done.returncode, done.stdout) == (1, "")
+    place = f"; the settings are in {tmp_path / 'a' / 'config.json'}; use --data to name another folder\n"
+    assert done.stderr.startswith(f"train.py: error: {moved}: expected MNIST's files, missing: t10k-labels-idx1-ubyte ")
+    assert done.stderr.endswith(place)
+
+
+@pytest.mark.parametrize("recipe", train.RECIPES)
+def test_train_every_recipe_trains_a_net_of_one_layer(run: Run, small_mnist: Path, recipe: str) -> None:
+    done = run("--data", small_mnist, "--recipe", recipe, "--net", "dense(10)", "--lr", 1e-3, "--epochs", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_train_names_the_settings_if_the_optimizer_or_the_memory_does_not_fit(run: Run, small_mnist: Path) -> None:
+    done = run("--data", small_mnist, "--recipe", "best", "--net", "serial()", "--lr", 1e-3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "train.py: error: settings: where: expected True for one path or more, got none of []\n"
+    done = run("--data", small_mnist, "--net", "dense(10000000000000)", "--lr", 1e-3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"train\.py: error: settings: Unable to allocate .*\n", done.stderr)
 
 
 @pytest.mark.slow
@@ -324,21 +353,35 @@ def test_train_prints_no_traceback_for_ctrl_c_during_its_imports(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_sigint")
-@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_train_stops_in_one_line_for_a_signal_while_it_reads_data(
-    environment: dict[str, str], tmp_path: Path, number: int
-) -> None:
-    for part in ("train", "t10k"):
-        for kind in ("images-idx3", "labels-idx1"):
-            os.mkfifo(tmp_path / f"{part}-{kind}-ubyte")
-    command, pipe = [sys.executable, str(PROGRAM), "--data", str(tmp_path)], subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as program:
-        feed = os.open(tmp_path / "train-images-idx3-ubyte", os.O_WRONLY)  # waits for the program to open it
-        program.send_signal(number)
-        assert program.communicate(timeout=60) == ("stopped\n", "")
-        os.close(feed)
-    assert program.returncode == 128 + number
+def test_train_stops_in_one_line_for_a_signal_while_it_waits_for_data(environment: dict[str, str], number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variables = environment | {"https_proxy": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        command, pipe = [sys.executable, str(PROGRAM)], subprocess.PIPE
+        with (
+            subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True) as program,
+            silent.accept()[0],  # the program waits for an answer
+        ):
+            program.send_signal(number)
+            assert program.communicate(timeout=60) == ("stopped\n", "")
+        assert program.returncode == 128 + number
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_train_and_report_work_in_a_service_without_streams(small_mnist: Path, tmp_path: Path, closed: str) -> None:
+    pytest.importorskip("matplotlib")
+    python, run = shlex.quote(sys.executable), shlex.quote(str(tmp_path / "run"))
+    flags = f"--net 'dense(10)' --lr 0.1 --epochs 1 --data {shlex.quote(str(small_mnist))} --out {run}"
+    for command in (f"{shlex.quote(str(PROGRAM))} {flags}", f"-m fnn report {run}"):
+        done = subprocess.run(f"{python} {command} {closed}", shell=True, env=programs.environment(), timeout=300)
+        assert done.returncode == 0
+    pictures = ["confusion.png", "curves.png", "filters.png", "mistakes.png"]
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(
+        [*pictures, "config.json", "lock", "metrics.jsonl", "params.pkl", "state.pkl"]
+    )
 
 
 @pytest.mark.slow

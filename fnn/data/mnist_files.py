@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fnn.checks.errors import escape
 from fnn.data.examples import Dataset, Examples
 from fnn.files.allowed import limit_inflated
-from fnn.files.disk import atomic_write, remove_leftovers
+from fnn.files.disk import atomic_write, check_regular
 
 # Where MNIST is downloaded from: the first mirror that works.
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
@@ -105,7 +105,6 @@ def _find_files(folder: Path, download: bool) -> dict[str, Path]:
 def _fetch(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Downloads these files into the cache, in place of others with the same content; returns their paths by name."""
     try:
-        remove_leftovers(folder)
         paths = {name: folder / f"{name}.gz" for name in names}
         for name, path in paths.items():
             with atomic_write(path) as file:  # before the download, which is useless if the folder is read-only
@@ -193,7 +192,7 @@ def _read_idx(path: Path, *sides: int) -> NDArray[np.uint8]:
 
     axes, start = 1 + len(sides), 4 * (2 + len(sides))
     try:
-        with open(path, "rb") as file:
+        with open(check_regular(path, DataError), "rb") as file:  # a pipe may never end
             is_gzip = file.read(2) == b"\x1f\x8b"  # whatever the name is
         with gzip.open(path) if is_gzip else open(path, "rb") as file:
             header = file.read(start)

@@ -1,13 +1,20 @@
 """Any image of a digit as an image like those of MNIST: from a file, which needs Pillow (extra `images`), or drawn."""
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fnn.checks.errors import escape
 from fnn.data.mnist_files import DataError
+from fnn.files.disk import check_regular
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of Pillow for which it calls no other program: it would run Ghostscript for others."""
+
+MAX_PIXELS = 1 << 26  # of an image, which Pillow needs 16 bytes each for
 SIZE, BOX = 28, 20  # of MNIST's images, and of the square into which each digit was scaled
 MIN_CONTRAST = 32  # between the digit and its background, in grey levels
 
@@ -37,15 +44,21 @@ def _read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(f"{path}: the package Pillow is missing; run pip install '.[images]'") from error
-    with open(path, "rb") as file:
+    with open(check_regular(path, DataError), "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd files that Pillow can read
         try:
-            image = ImageOps.exif_transpose(Image.open(file))
+            image: Any = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits
                 return np.asarray(image).astype(np.float32) / np.float32(257)
             white = Image.new("RGBA", image.size, "white")
             return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("L")).astype(np.float32)
-        except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: expected an image that Pillow can read: {error}") from error
+        except MemoryError:
+            raise DataError(f"{path}: expected an image that fits into the memory") from None
+        except Exception as error:  # Pillow raises errors of any kind for damaged files
+            raise DataError(f"{path}: expected an image that Pillow can read: {escape(str(error)[:200])}") from error
 
 
 def fit_digit(levels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

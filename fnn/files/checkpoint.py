@@ -24,7 +24,8 @@ def save(path: str | os.PathLike[str], tree: Tree) -> None:
     A tree is nested dicts with string keys; its leaves are NumPy arrays and scalars of numbers and Python's int, float,
     bool, str and None. The suffix selects the format; all of them have a checksum.
 
-    `.pkl` or none: a pickle of any tree. It keeps the memory order of the axes, but not gaps between elements.
+    `.pkl` or none: a pickle of any tree. It keeps the memory order of the axes, but not gaps between elements. Python's
+    `pickle` can read it too, but needs NumPy 2.3 for arrays in neither C nor Fortran order.
     `.npz`: numbers only (ints of at most 64 bits) by path, such as `conv1/w`, for `np.load`; in C or Fortran order.
     Scalars become arrays and dicts without leaves are dropped. `load` restores these and memory orders from a template.
     `.safetensors`: the same in C order, without complex numbers and longdouble. Needs the extra `safetensors`.

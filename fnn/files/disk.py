@@ -1,6 +1,7 @@
 """Atomic writes: after a crash, a full disk or a signal, a file has its old or its new content, never a mix."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from fnn.checks.errors import describe
+
+TEMPORARY = re.compile(r"\.fnn-[0-9a-f]{16}")  # the names of temporary files
 
 if sys.platform == "win32":
     import msvcrt
@@ -36,22 +39,30 @@ def check_regular(path: str | os.PathLike[str], error: Callable[[str], ValueErro
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a new file that replaces `path` at the end of the block. After an error the old file is unchanged."""
+    """Opens a new file that replaces `path` at the end of the block. After an error the old file is unchanged.
+
+    Also removes what killed processes left in the folder, so temporary files cannot pile up.
+    """
     target = Path(os.path.realpath(path))  # a symbolic link stays, and the file it points to is replaced
     temporary = target.with_name(f".fnn-{os.urandom(8).hex()}")
+    remove_leftovers(target.parent)
+    file = None
     try:
-        with open(temporary, "xb") as file:
-            with suppress(OSError):  # some file systems have no locks
-                lock(file)  # the file is in use: `remove_leftovers` keeps it
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        file = _open_locked(temporary)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         with suppress(FileNotFoundError):
             temporary.chmod(target.stat().st_mode)  # keeps the access rights of the old file
+        if sys.platform == "win32":
+            file.close()  # Windows renames no open file; elsewhere the lock holds until the file has its name
         os.replace(temporary, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # names `path`, not `temporary`
     finally:
+        with suppress(OSError):  # an error of closing comes too late to matter: the content is on the disk, or useless
+            if file:
+                file.close()
         with suppress(OSError):
             temporary.unlink()
     with suppress(OSError):  # writes the new name to the disk too, on systems that can sync a folder
@@ -62,10 +73,28 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.close(descriptor)
 
 
+def _open_locked(path: Path) -> BinaryIO:
+    """Opens a new file for writing. It is locked, so that `remove_leftovers` of another process keeps it."""
+    while True:
+        file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
+        try:
+            lock(file)
+            if path.exists():
+                return file
+        except BlockingIOError:
+            pass  # another process removes the file, which was not locked yet
+        except OSError:
+            return file  # some file systems have no locks; `remove_leftovers` then removes nothing
+        file.close()
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of killed processes from the folder."""
-    for path in folder.glob(".fnn-*"):
-        if path.is_file():
-            with suppress(OSError), open(path, "rb") as file:
-                lock(file)  # fails while a process writes the file
-                path.unlink()
+    """Removes the temporary files of killed processes from the folder, as far as possible."""
+    with suppress(OSError):
+        for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
+            path = folder / name
+            with suppress(OSError):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        lock(file)  # fails while a process writes the file
+                        path.unlink()

@@ -52,7 +52,10 @@ def decode(file: BinaryIO, size: int) -> Tree:
 
 
 class _Pickler(pickle.Pickler):
-    """Keeps the memory order of the axes. NumPy's own pickles keep it for dense arrays, before 2.3 only for some."""
+    """Keeps the memory order of the axes. NumPy's own pickles keep it for dense arrays, before 2.3 only for some.
+
+    With other memory orders than C and Fortran, the pickle is like those of NumPy 2.3, which earlier ones cannot read.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is not np.ndarray or obj.flags.forc:

@@ -82,6 +82,8 @@ def describe(error: Exception) -> str:
     """Returns the message of the error. That of the operating system is without its number: `file: reason`."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return str(error) or "not enough memory"  # Python's own has no text
     return str(error)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fnn.data import Examples, as_float
-from fnn.files.disk import atomic_write, remove_leftovers
+from fnn.files.disk import atomic_write
 from fnn.op import Array, Op, Params
 from fnn.ops.softmaxes import log_softmax
 from fnn.run.folder import CURVES as CURVES
@@ -32,7 +32,6 @@ def report(folder: Path, net: Op, test: Examples) -> list[Path]:
         raise RunError(f"{folder}: a report needs matplotlib: pip install '.[plot]'") from error
     curves = read_curves(folder)
     check_links(folder, PICTURES)
-    remove_leftovers(folder)
     params = load_params(find_params(folder), like=net.init(0, (1, *test.images.shape[1:])))
     scores = log_probabilities(net, params, test)
     figures = [

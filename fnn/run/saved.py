@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fnn.files.checkpoint import CheckpointError, load
-from fnn.files.disk import remove_leftovers
 from fnn.inspection.text import parse_net
 from fnn.onnx import export
 from fnn.op import Op, OpError, Params, Shape
@@ -40,7 +39,7 @@ def load_run(folder: Path, operators: Mapping[str, Op | Callable[..., Op]] | Non
     try:
         net = parse_net(config["net"], operators)
         like = net.init(0, tuple(config["shape"]))
-    except OpError as error:
+    except (MemoryError, OpError) as error:
         raise RunError(f"{folder / CONFIG}: {error}") from error
     return SavedRun(net, load_params(find_params(folder), like), config)
 
@@ -63,7 +62,6 @@ def export_run(run: SavedRun, path: Path) -> str:
     levels = f"grey levels from 0 (background) to 255; do not scale them, the model computes {format_scaling(scaling)}"
     line = f'"pixels", float32 (batch, {shape}): {levels}'
     metadata = {"input": line, "classes": json.dumps(run.config["classes"]), "net": format_net(run.net)}
-    remove_leftovers(path.parent)
     export(run.net, run.params, run.shape, path, scaling=scaling, metadata=metadata)
     return f"wrote: {path}; its input is {line}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from fnn import mpi
-from fnn.data import Dataset
+from fnn.data import DataError, Dataset
 from fnn.op import Op, Params, Shape
 from fnn.run.data import add_data, read_data
 from fnn.run.exits import catch_signals, exit_status, make_log
@@ -57,7 +57,12 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
     folder = (out or resume) if comm.rank == 0 else None
     log = make_log(keep_going=folder is not None)
     with locked(folder, new=bool(out)) if folder else nullcontext():
-        images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
+        try:
+            images = read_data(args.data or config["data"], config["limit"], log, config["validation"])
+        except DataError as error:
+            if resume and not args.data:
+                error.add_note(f"the settings are in {resume / CONFIG}; use --data to name another folder")
+            raise
         count = len(images.train.labels)
         if not resume and config["batch_size"] > count:
             raise RunError(f"batch size: expected at most {count}, the training images, got {config['batch_size']}")
@@ -65,11 +70,12 @@ def run_task(build_task: BuildTask, config: Config, args: Namespace) -> int:
             config = add_data(config, images, folder)
         try:
             task = build_task(config, images)
-        except ValueError as error:
+            state = start(task)
+        except (MemoryError, ValueError) as error:
             raise RunError(f"{resume / CONFIG if resume else 'settings'}: {error}") from error
         table = (task.net, tuple(config["shape"]))
         task = spread_task(task, args.workers)
-        state = read_state(resume, task) if resume else start(task)
+        state = read_state(resume, task) if resume else state
         if resume and state["epoch"] > 1 and not any((resume / name).exists() for name in (PARAMS, OLD_PARAMS)):
             log(f"{resume / PARAMS}: lost; the end of the next epoch writes it again")
             state |= {"best": -1.0}

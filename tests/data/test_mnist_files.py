@@ -6,9 +6,8 @@ import struct
 import time
 import tracemalloc
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from fnn.data import DataError, MissingDataError, mnist
 from fnn.data import mnist_files as module
 from fnn.data.mnist_files import read_examples
+from tests.support.mirrors import make_mirror, url_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
 LABELS = np.arange(30, dtype=np.uint8) % 10
@@ -154,7 +154,7 @@ def test_read_examples_refuses_labels_above_nine(images: Path, labels: Path) -> 
 
 
 def test_read_examples_names_a_folder_in_place_of_a_file(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"directory|denied") as caught:
+    with pytest.raises(DataError, match=r"expected a regular file, got a folder") as caught:
         read_examples(images, tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -264,33 +264,28 @@ def test_mnist_names_a_damaged_file(tmp_path: Path) -> None:
         mnist(tmp_path / "here")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_mnist_refuses_pipes_and_folders(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = write_files(tmp_path / "here") / "t10k-labels-idx1-ubyte"
+    path.unlink()
+    make(path)
+    with pytest.raises(DataError, match=rf"^{path}: expected a regular file, got a folder or a device$"):
+        mnist(tmp_path / "here")
+
+
 # Mirrors
 
 
 @contextmanager
 def mirror(files: dict[str, bytes], cut: bool = False) -> Iterator[tuple[str, list[str]]]:
     """Serves `files` on this machine, or only half of each if `cut`; yields the URL and the list of requests."""
-    requests: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.removeprefix("/mnist/")
-            requests.append(name)
-            if name not in files:
-                return self.send_error(404)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(files[name])))
-            self.end_headers()
-            self.wfile.write(files[name][: len(files[name]) // 2] if cut else files[name])
-            return None
-
-        def log_message(self, *_: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    server, requests = make_mirror(files, cut)
+    with server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/mnist/", requests
+            yield url_of(server), requests
         finally:
             server.shutdown()
             thread.join()
@@ -424,7 +419,7 @@ def test_cache_folder_follows_the_environment(
 
 def test_mnist_downloads_a_damaged_file_of_the_cache_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir(parents=True)
-    (cache / ".fnn-left").touch()
+    (cache / ".fnn-0123456789abcdef").touch()
     for name, content in PUBLISHED.items():
         (cache / name).write_bytes(content)
     (cache / "train-images-idx3-ubyte.gz").write_bytes(PUBLISHED["train-images-idx3-ubyte.gz"][:-9])

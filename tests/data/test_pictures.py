@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,4 +129,47 @@ def test_read_picture_without_pillow_names_the_extra(tmp_path: Path, monkeypatch
     path = save(DIGITS[0], tmp_path / "a.png")
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match=r"the package Pillow is missing; run pip install '\.\[images\]'$"):
+        read_picture(path)
+
+
+def test_read_picture_refuses_more_pixels_than_fit_into_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "a.png")  # 12 KB
+    with pytest.raises(DataError, match=r"a\.png: .*: it has 9000 x 9000 pixels, more than 67108864$"):
+        read_picture(tmp_path / "a.png")
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=r"a\.png: expected an image that fits into the memory$"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_read_picture_refuses_pipes_and_folders(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(DataError, match=rf"^{path}: expected a regular file, got a folder or a device$"):
+            read_picture(path)
+
+
+def test_read_picture_calls_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(DIGITS[0], tmp_path / "a.eps")
+    monkeypatch.setattr("subprocess.Popen", None)  # Pillow would run Ghostscript
+    with pytest.raises(DataError, match=r"a\.eps: expected an image that Pillow can read: cannot identify"):
+        read_picture(tmp_path / "a.eps")
+
+
+@pytest.mark.parametrize("error", [IndexError("no"), TypeError(), AttributeError("a\nb")])
+def test_read_picture_names_the_file_for_any_error_of_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    path = save(DIGITS[0], tmp_path / "a.png")
+    monkeypatch.setattr(Image, "alpha_composite", fail)
+    with pytest.raises(DataError, match=r"a\.png: expected an image that Pillow can read: [^\n]*$"):
         read_picture(path)

@@ -20,15 +20,12 @@ import numpy as np
 import pytest
 
 from fnn.files.checkpoint import CheckpointError, load, save
+from tests.support.damage import SMALL, SUFFIXES, change_bytes, outcome
+from tests.support.memory import peak_of_load
 from tests.support.programs import python
-from tests.support.trees import EXAMPLE_TREE, assert_memory_below, assert_same, read_only
+from tests.support.trees import assert_memory_below, assert_same
 
 pytest.importorskip("safetensors")
-
-SUFFIXES = (".pkl", ".npz", ".safetensors")
-SMALL = {name: leaf for name, leaf in EXAMPLE_TREE.items() if name != "name"} | {
-    "é": {"x": read_only(np.arange(3, dtype=np.uint8))}
-}
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -37,46 +34,6 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("damage") / f"params{request.param}"
     save(path, SMALL)
     return path
-
-
-def outcome(path: Path, content: bytes, like: Any, expected: Any) -> str:
-    """Loads a file with this content: "refused" if the error names the file, "read" if it has `expected`."""
-    damaged = path.with_stem("damaged")
-    damaged.write_bytes(content)
-    try:
-        loaded = load(damaged, like)
-    except CheckpointError as error:
-        message = str(error)
-    else:
-        assert_same(loaded, expected)
-        return "read"
-    assert message.startswith(f"{damaged}: ")
-    assert len(message) < 2000
-    return "refused"
-
-
-def change_bytes(original: bytes, rng: random.Random) -> bytes:
-    """Returns the content, truncated or with some bits or bytes changed, removed or inserted."""
-    content, at = bytearray(original), rng.randrange(len(original))
-    n = rng.randrange(1, 40)
-    kind = rng.choice(["bit", "bit", "byte", "run", "end", "lost", "twice", "numbers"])
-    if kind == "bit":
-        content[at] ^= 1 << rng.randrange(8)
-    elif kind == "byte":
-        content[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
-    elif kind == "run":
-        content[at : at + n] = rng.randbytes(len(content[at : at + n]))
-    elif kind == "end":
-        del content[at:]
-    elif kind == "lost":
-        del content[at : at + n]
-    elif kind == "twice":
-        start = rng.randrange(len(original))
-        content[at:at] = original[start : start + n]
-    else:
-        size = rng.choice([2, 4, 8])
-        content[at : at + size] = rng.choice([0, 1, 1 << 14, (1 << 8 * size) - 1]).to_bytes(size, "little")
-    return bytes(content)
 
 
 @pytest.mark.slow
@@ -491,20 +448,6 @@ def test_load_uses_at_most_five_times_the_size_of_a_large_file(tmp_path: Path, s
     assert_memory_below(lambda: load(path, like), path.stat().st_size, 5)
 
 
-PEAK = """
-import sys
-from fnn import load
-import pickletools, zipfile, safetensors.numpy
-
-def kilobytes():
-    with open("/proc/self/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
-
-before, _ = kilobytes(), load(sys.argv[1])
-print(kilobytes() - before)
-"""
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc/self/status")
 @pytest.mark.parametrize("count", [1, 20])
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -512,9 +455,7 @@ def test_load_needs_little_more_memory_than_the_arrays(tmp_path: Path, suffix: s
     w = np.random.default_rng(0).random((64 << 20) // 4 // count, np.float32)
     path = tmp_path / f"params{suffix}"
     save(path, {f"w{i}": w + i for i in range(count)})
-    done = python("-c", PEAK, path)
-    assert done.stderr == ""
-    assert int(done.stdout) < 1.2 * (64 << 10)
+    assert peak_of_load(path) < 1.2 * (64 << 20)
 
 
 def test_load_reads_a_shared_array_once(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ import re
 import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fnn.files import disk
 from fnn.files.disk import atomic_write, check_regular, remove_leftovers
 from tests.support import programs
 
@@ -62,17 +64,19 @@ def test_remove_leftovers_keeps_folders_and_what_a_process_writes(tmp_path: Path
     outside.touch()
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / ".fnn-folder").mkdir()
-    os.mkfifo(folder / ".fnn-pipe")
-    (folder / ".fnn-dangling").symlink_to("nowhere")
-    (folder / ".fnn-left").write_bytes(b"half")
-    (folder / ".fnn-link").symlink_to(outside)
+    folders_and_links = [".fnn-0000000000000000", ".fnn-1111111111111111", ".fnn-2222222222222222"]
+    (folder / folders_and_links[0]).mkdir()
+    os.mkfifo(folder / folders_and_links[1])
+    (folder / folders_and_links[2]).symlink_to("nowhere")
+    (folder / ".fnn-mine").write_bytes(b"not a name that atomic_write chooses")
+    (folder / ".fnn-0123456789abcdef").write_bytes(b"half")
+    (folder / ".fnn-0123456789abcdee").symlink_to(outside)
     with atomic_write(folder / "new") as file:
         file.write(b"new")
         remove_leftovers(folder)
-        (temporary,) = (path for path in folder.glob(".fnn-????????????????"))
-    assert temporary.name not in os.listdir(folder)
-    assert sorted(os.listdir(folder)) == [".fnn-dangling", ".fnn-folder", ".fnn-pipe", "new"]
+        assert os.path.exists(file.name)
+    assert not os.path.exists(file.name)
+    assert sorted(os.listdir(folder)) == [*folders_and_links, ".fnn-mine", "new"]
     assert outside.exists()
 
 
@@ -84,3 +88,51 @@ def test_the_temporary_file_of_a_killed_process_is_removed(tmp_path: Path) -> No
     assert len(os.listdir(tmp_path)) == 1
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_atomic_write_removes_what_killed_processes_left_also_beside_the_target_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+    left = tmp_path / "there" / ".fnn-0123456789abcdef"
+    left.write_bytes(b"half")
+    write(tmp_path / "link", b"new")
+    assert os.listdir(tmp_path / "there") == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+@pytest.mark.parametrize("moment", ["fsync", "chmod", "replace"])
+def test_another_process_keeps_a_temporary_file_until_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    write(tmp_path / "file", b"old")
+    before = getattr(os, moment)
+
+    def remove_first(*args: Any, **kwargs: Any) -> Any:
+        remove_leftovers(tmp_path)
+        return before(*args, **kwargs)
+
+    monkeypatch.setattr(os, moment, remove_first)
+    write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_atomic_write_tries_again_if_another_process_removes_the_file_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    lock, removed = disk.lock, list[str]()
+
+    def remove_first(file: Any) -> None:
+        if not removed:
+            removed.append(file.name)
+            os.unlink(file.name)
+            if is_locked:
+                raise BlockingIOError
+        lock(file)
+
+    monkeypatch.setattr(disk, "lock", remove_first)
+    write(tmp_path / "file", b"new")
+    assert len(removed) == 1
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fnn.kernels.threads import MIN_SHARED_MACS, idle_threads, parallel_map, run_both, without_helpers
+from tests.support.exits import WORKERS
 from tests.support.programs import python
 
 
@@ -174,18 +175,7 @@ time.sleep(0.1)
 
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.01])
 def test_python_ends_while_a_daemon_thread_uses_new_numbers_of_workers(delay: float) -> None:
-    code = f"""
-import threading, time
-from fnn.kernels.threads import parallel_map
-def forever():
-    workers = 2
-    while True:
-        assert parallel_map(lambda i: i, workers, workers) == list(range(workers))
-        workers = workers % 50 + 1
-threading.Thread(target=forever, daemon=True).start()
-time.sleep({delay})
-"""
-    assert in_python(code) == ""
+    assert in_python(WORKERS.format(delay=delay)) == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

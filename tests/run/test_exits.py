@@ -72,10 +72,14 @@ def test_exit_status_prints_errors_in_one_line(capsys: pytest.CaptureFixture[str
         error.add_note("what to do")
         raise error
 
+    def fill_memory() -> int:
+        raise MemoryError
+
     def stop() -> int:
         send(signal.SIGTERM)
         return 0
 
+    assert (exit_status("x.py", fill_memory), capsys.readouterr()) == (1, ("", "x.py: error: not enough memory\n"))
     assert (exit_status("x.py", lambda: 7), capsys.readouterr()) == (7, ("", ""))
     assert (exit_status("x.py", fail), capsys.readouterr()) == (
         1,

@@ -335,6 +335,7 @@ def test_nets_by_name_are_those_of_train() -> None:
         ({"net": "dense(10"}, r"config\.json: net: expected .*, got the end of the text \(line 1, column 9\)$"),
         ({"net": "__import__('os')"}, r"config\.json: net: expected the name of an operator "),
         ({"net": "conv(1, 99)"}, r"config\.json: conv: expected "),
+        ({"net": "dense(10000000000000)"}, r"config\.json: Unable to allocate "),
         ({"shape": [28]}, r"params\.pkl: does not match"),
     ],
 )

@@ -421,7 +421,7 @@ def test_report_writes_through_no_links_and_removes_leftovers(tmp_path: Path, na
         report(folder, NET, TEST)
     assert (tmp_path / "precious").read_text() == "precious"
     (folder / name).unlink()
-    (folder / ".fnn-left").touch()
+    (folder / ".fnn-0123456789abcdef").touch()
     report(folder, NET, TEST)
     assert not list(folder.glob(".fnn-*"))
 
