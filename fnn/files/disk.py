@@ -97,4 +97,6 @@ def remove_leftovers(folder: Path) -> None:
                 if path.is_file():
                     with open(path, "rb") as file:
                         lock(file)  # fails while a process writes the file
-                        path.unlink()
+                        with suppress(PermissionError):
+                            path.unlink()
+                    path.unlink(missing_ok=True)  # on Windows, which removes no open file
