@@ -297,7 +297,7 @@ def code_forbidden() -> Iterator[None]:
         gc.enable()
 
 
-def check_text(text: str, seconds: float = 0.1, memory: int = 1 << 20) -> bool:
+def check_text(text: str, seconds: float = 0.3, memory: int = 1 << 20) -> bool:
     """Whether the text gives an operator. Checks that it gives a clear error otherwise, and the time and memory."""
     start = time.thread_time()
     op = parse_or_explain(text)
