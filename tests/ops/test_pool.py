@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from fnn import OpError, avgpool, maxpool
 from fnn.kernels import pooling
-from fnn.op import Array
+from fnn.op import Array, Op
 from tests.support.strategies import Example, both, numbers, poolings, seeds
+
+new_array = np.empty
+
+
+def full_of_rubbish(shape: Any, dtype: Any = float, *args: Any, **kwargs: Any) -> Array:
+    """What `np.empty` may return: memory with numbers of earlier arrays."""
+    array: Array = new_array(shape, dtype, *args, **kwargs)
+    array.fill(np.nan if array.dtype.kind == "f" else 77)
+    return array
 
 
 def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:
@@ -41,6 +50,7 @@ def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "empty", full_of_rubbish)
         if as_if_large:
             patch.setattr(pooling, "SMALL", 0)
             patch.setattr(pooling, "BLOCK", 1)
@@ -89,6 +99,47 @@ def test_maxpool_never_chooses_padding() -> None:
     y, vjp = maxpool(3, stride=1, padding=1).apply({}, np.full((1, 1, 2, 2), -7.0))
     assert y[0, 0].tolist() == [[-7, -7], [-7, -7]]
     assert vjp(np.ones_like(y))[1].sum() == 4
+
+
+@given(poolings(maxpool), seeds)
+def test_maxpool_treats_minus_infinity_as_any_small_number(example: Example, seed: int) -> None:
+    op, shape = example
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 3, (2, *shape)).astype(np.float64)
+    infinite = np.where(x == 0, -np.inf, x)
+    (y, vjp), (infinite_y, infinite_vjp) = op.apply({}, x), op.apply({}, infinite)
+    dy = rng.standard_normal(y.shape)
+    np.testing.assert_array_equal(infinite_y, np.where(y == 0, -np.inf, y))
+    np.testing.assert_array_equal(infinite_vjp(dy)[1], vjp(dy)[1])
+
+
+@pytest.mark.parametrize("op", [maxpool(2), avgpool(2, padding=1), maxpool(3, 1)])
+def test_pools_of_many_channels_in_blocks_pool_each_channel_alone(monkeypatch: pytest.MonkeyPatch, op: Op) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 11, 4, 4))
+    monkeypatch.setattr(pooling, "BLOCK", x.size // 6)
+    y, vjp = op.apply({}, x)
+    dy = rng.standard_normal(y.shape)
+    dx = vjp(dy)[1]
+    for channel in np.split(np.arange(11), 11):
+        alone, alone_vjp = op.apply({}, x[:, channel])
+        np.testing.assert_array_equal(y[:, channel], alone)
+        np.testing.assert_array_equal(dx[:, channel], alone_vjp(dy[:, channel])[1])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_avgpool_of_long_windows_is_exact(axis: int) -> None:
+    kernel = (500, 1) if axis == 0 else (1, 500)
+    x = np.random.default_rng(0).uniform(1, 2, (1, 2, 999, 3)).astype(np.float32)
+    x = x if axis == 0 else x.swapaxes(2, 3)
+    op = avgpool(kernel, 1)
+    (y, vjp), (exact, exact_vjp) = op.apply({}, x), op.apply({}, x.astype(np.float64))
+    dy = 1 + y
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, exact, rtol=1e-7)
+    dx = vjp(dy)[1]
+    assert dx.dtype == np.float32
+    np.testing.assert_allclose(dx, exact_vjp(dy.astype(np.float64))[1], rtol=2e-7)
 
 
 def test_pools_take_infinities() -> None:
