@@ -42,11 +42,7 @@ def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, A
     return y, dx[:, :, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
 
 
-@given(poolings(), seeds, st.booleans(), st.booleans())
-def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
-    example: Example, seed: int, ties: bool, as_if_large: bool
-) -> None:
-    op, shape = example
+def expect_definition(op: Op, shape: tuple[int, ...], seed: int, ties: bool, as_if_large: bool) -> None:
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
     with pytest.MonkeyPatch.context() as patch:
@@ -60,6 +56,24 @@ def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
     wanted, wanted_dx = by_definition(x, dy, op.kind, op.config)
     np.testing.assert_allclose(y, wanted, atol=1e-12)
     np.testing.assert_allclose(dx, wanted_dx, atol=1e-12)
+
+
+@given(poolings(), seeds, st.booleans(), st.booleans())
+def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
+    example: Example, seed: int, ties: bool, as_if_large: bool
+) -> None:
+    expect_definition(*example, seed, ties, as_if_large)
+
+
+@pytest.mark.parametrize("as_if_large", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 3, (4, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (2, 1), (2, 2), (3, 5), (4, 2)])
+def test_pools_of_each_kernel_and_stride_equal_their_definition(kernel: Any, stride: Any, as_if_large: bool) -> None:
+    for make, padded, size in product([maxpool, avgpool], [False, True], [(5, 6), (8, 5), (2, 3)]):
+        padding = tuple(k // 2 for k in kernel) if padded else (0, 0)
+        if all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)):
+            expect_definition(make(kernel, stride, padding), (2, *size), 0, False, as_if_large)
+            expect_definition(make(kernel, stride, padding), (3, *size), 1, True, as_if_large)
 
 
 def test_maxpool_gradient_of_a_constant_image_goes_to_the_first_pixel() -> None:
@@ -101,11 +115,12 @@ def test_maxpool_never_chooses_padding() -> None:
     assert vjp(np.ones_like(y))[1].sum() == 4
 
 
-@given(poolings(maxpool), seeds)
-def test_maxpool_treats_minus_infinity_as_any_small_number(example: Example, seed: int) -> None:
-    op, shape = example
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 3, (2, *shape)).astype(np.float64)
+@pytest.mark.parametrize(("kernel", "padding"), [(2, 1), (3, 1), (5, 2), ((1, 4), (0, 2)), ((4, 1), (2, 0)), (3, 0)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_maxpool_treats_minus_infinity_as_any_small_number(kernel: Any, stride: int, padding: Any) -> None:
+    op = maxpool(kernel, stride, padding)
+    rng = np.random.default_rng(0)
+    x = rng.choice([0.0, 1.0, 2.0], (5, 2, 5, 6), p=[0.8, 0.1, 0.1])
     infinite = np.where(x == 0, -np.inf, x)
     (y, vjp), (infinite_y, infinite_vjp) = op.apply({}, x), op.apply({}, infinite)
     dy = rng.standard_normal(y.shape)
