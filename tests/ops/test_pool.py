@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from fnn import OpError, avgpool, maxpool
 from fnn.kernels import pooling
 from fnn.op import Array, Op
+from tests.support.memory import rubbish_in_new_arrays
 from tests.support.strategies import Example, both, numbers, poolings, seeds
-
-new_array = np.empty
-
-
-def full_of_rubbish(shape: Any, dtype: Any = float, *args: Any, **kwargs: Any) -> Array:
-    """What `np.empty` may return: memory with numbers of earlier arrays."""
-    array: Array = new_array(shape, dtype, *args, **kwargs)
-    array.fill(np.nan if array.dtype.kind == "f" else 77)
-    return array
 
 
 def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, Array]:
@@ -45,8 +37,7 @@ def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, A
 def expect_definition(op: Op, shape: tuple[int, ...], seed: int, ties: bool, as_if_large: bool) -> None:
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(np, "empty", full_of_rubbish)
+    with pytest.MonkeyPatch.context() as patch, rubbish_in_new_arrays():
         if as_if_large:
             patch.setattr(pooling, "SMALL", 0)
             patch.setattr(pooling, "BLOCK", 1)
