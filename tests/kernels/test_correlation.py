@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fnn import conv, conv_transpose
 from fnn.kernels import correlation, products
 from fnn.kernels.threads import parallel_map
+from fnn.kernels.windows import Axis, Windows
 from fnn.op import Array, Shape
 from fnn.testing.case import ORDERS
 from tests.support.memory import rubbish_in_new_arrays
@@ -153,3 +154,36 @@ def test_conv_transpose_equals_loops(
     np.testing.assert_allclose(found, dx, atol=1e-11)
     np.testing.assert_allclose(grads["w"], dw, atol=1e-11)
     np.testing.assert_allclose(found_dx, y, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("groups", "pieces", "wanted"),
+    [
+        (1, 1, [(1, 64)]),
+        (1, 5, [(1, 12), (1, 13), (1, 13), (1, 13), (1, 13)]),
+        (1, 64, [(1, 1)] * 64),
+        (8, 4, [(2, 64)] * 4),
+        (8, 16, [(1, 32)] * 16),
+        (8, 12, [(1, 32)] * 16),
+    ],
+)
+@pytest.mark.parametrize(("taps", "stride"), [((1, 1), (1, 1)), ((3, 2), (1, 2)), ((2, 2), (3, 3)), ((1, 3), (1, 2))])
+def test_blocks_are_as_large_as_fits(
+    groups: int, pieces: int, wanted: list[tuple[int, int]], taps: Any, stride: Any
+) -> None:
+    windows = Windows(*(Axis.over(63 * s + t, t, s, 1, 0) for t, s in zip(taps, stride, strict=True)))
+    total = 64 * min(taps[1], stride[1]) * taps[0] * 8 * 64 * 2  # eight channels, two images
+    with small_blocks(-(-total // pieces), False):
+        blocks = correlation._blocks(windows, groups, (2, 8))
+    found = [(some.stop - some.start, part.across.out) for _, some, _, part in blocks]
+    if taps[1] <= stride[1]:
+        assert sorted(found) == wanted
+    assert sum(some * columns for some, columns in found) == 64 * groups
+
+
+@pytest.mark.parametrize("taps", [2, 3, 5])
+def test_blocks_copy_few_pixels_twice(taps: int) -> None:
+    windows = Windows(Axis.over(4, 3, 1, 1, 0), Axis.over(200, taps, 1, 1, 0))
+    with small_blocks(1, False):
+        blocks = correlation._blocks(windows, 1, (2, 8))
+    assert 1.15 * 200 < sum(part.across.out + taps - 1 for _, _, _, part in blocks) <= 1.25 * 200
