@@ -5,6 +5,7 @@ import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,14 @@ def test_run_both_runs_long_work_at_the_same_time() -> None:
     assert with_idle_thread(lambda: run_both(lambda: wait(1), lambda: wait(2), MIN_SHARED_MACS)) == (1, 2)
 
 
-@pytest.mark.parametrize(("macs", "idle"), [(MIN_SHARED_MACS, 2), (MIN_SHARED_MACS - 1, 5)])
-def test_run_both_halves_idle_threads_if_it_shares_work(macs: int, idle: int) -> None:
+@pytest.mark.parametrize(
+    ("macs", "workers", "idle"), [(MIN_SHARED_MACS, 5, 2), (MIN_SHARED_MACS - 1, 5, 5), (MIN_SHARED_MACS, 1, 1)]
+)
+def test_run_both_halves_idle_threads_if_it_shares_work(macs: int, workers: int, idle: int) -> None:
     def seen() -> tuple[int, int, int]:
         return *run_both(idle_threads, idle_threads, macs), idle_threads()
 
-    assert parallel_map(lambda i: seen(), 1, 5) == [(idle, idle, 5)]
+    assert parallel_map(lambda i: seen(), 1, workers) == [(idle, idle, workers)]
 
 
 def test_run_both_restores_idle_threads_after_an_error() -> None:
@@ -153,7 +156,7 @@ def test_at_the_end_of_python_the_caller_does_all_work(monkeypatch: pytest.Monke
 
 
 def test_cores_are_those_of_the_process_or_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {0, 2, 5}}.get, raising=False)  # 0: this process
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -274,3 +277,28 @@ else:
     sys.exit(7)  # as every program, with what it does at its end
 """
     assert in_python(code) == "both\n"
+
+
+def loaded_again() -> Any:
+    spec = find_spec("fnn.kernels.threads")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_child_process_has_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **calls: registered.append(calls), raising=False)
+    module = loaded_again()
+    before = module._executor()
+    assert module._executor() is before
+    [calls] = registered
+    calls["after_in_child"]()
+    assert module._executor() is not before
+
+
+def test_threads_need_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    assert loaded_again().parallel_map(lambda i: i, 3, 2) == [0, 1, 2]
