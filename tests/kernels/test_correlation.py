@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn import conv, conv_transpose
 from fnn.kernels import correlation, products
+from fnn.kernels.threads import parallel_map
+from fnn.kernels.windows import Axis, Windows
 from fnn.op import Array, Shape
 from fnn.testing.case import ORDERS
+from tests.support.rubbish import rubbish_in_new_arrays
 from tests.support.strategies import both, seeds, sizes
 
 Case = tuple[dict[str, Any], Shape, int]
@@ -85,20 +89,42 @@ def frozen(x: Array, order: Any) -> Array:
 orders = st.sampled_from(list(ORDERS.values()))
 
 
-@given(cases(), orders, orders, st.sampled_from([1, 60, 500, 1 << 19]), st.booleans(), seeds)
-def test_conv_equals_loops(case: Case, order: Any, other: Any, numbers: int, has_avx512: bool, seed: int) -> None:
+def expect_loops(
+    case: Case, order: Any, other: Any, numbers: int, has_avx512: bool, seed: int, workers: int = 1
+) -> None:
+    """Compares a convolution by `workers` threads with loops."""
     config, shape, batch = case
     op, rng = conv(**config), np.random.default_rng(seed)
     w, x = rng.standard_normal(op.init(0, shape)["w"].shape), rng.standard_normal((batch, *shape))
     b, dy = rng.standard_normal(len(w)), rng.standard_normal(by_loops(x, w, None, config)[0].shape)
     y, dw, dx = by_loops(x, w, dy, config)
-    with small_blocks(numbers, has_avx512):
+
+    def results() -> tuple[Array, dict[str, Array], Array]:
         found, vjp = op.apply({"w": frozen(w, order), "b": b}, frozen(x, order))
-        grads, found_dx = vjp(frozen(dy, other))
+        return found, *vjp(frozen(dy, other))
+
+    with small_blocks(numbers, has_avx512), rubbish_in_new_arrays():
+        [(found, grads, found_dx)] = parallel_map(lambda i: results(), 1, workers)
     np.testing.assert_allclose(found, y + b[:, None, None], atol=1e-11)
     np.testing.assert_allclose(grads["w"], dw, atol=1e-11)
     np.testing.assert_allclose(grads["b"], dy.sum((0, 2, 3)), atol=1e-11)
     np.testing.assert_allclose(found_dx, dx, atol=1e-11)
+
+
+@given(cases(), orders, orders, st.sampled_from([1, 60, 500, 1 << 19]), st.booleans(), seeds)
+def test_conv_equals_loops(case: Case, order: Any, other: Any, numbers: int, has_avx512: bool, seed: int) -> None:
+    expect_loops(case, order, other, numbers, has_avx512, seed)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (1, 2), (2, 1), 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, (1, 3), (3, 1)])
+def test_conv_of_each_kernel_and_stride_equals_loops(kernel: Any, stride: Any) -> None:
+    numbers, padding = cycle([1, 60, 500, 1 << 19]), cycle([0, 1, (1, 0)])
+    channels = [(1, 1, 4), (1, 5, 2), (2, 3, 1), (3, 1, 2), (2, 2, 3)]  # groups, and inputs and outputs of each
+    for dilation, (groups, inputs, outputs) in product([1, 2, (1, 3)], channels):
+        sizes = {"kernel_size": kernel, "stride": stride, "dilation": dilation, "padding": next(padding)}
+        case = {"out_channels": groups * outputs, "groups": groups, **sizes}, (groups * inputs, 9, 8), 3
+        expect_loops(case, np.array, np.array, next(numbers), False, 0, workers=1 if inputs == 1 else 3)
 
 
 @given(cases(), orders, orders, st.sampled_from([1, 60, 500, 1 << 19]), st.booleans(), seeds)
@@ -128,3 +154,38 @@ def test_conv_transpose_equals_loops(
     np.testing.assert_allclose(found, dx, atol=1e-11)
     np.testing.assert_allclose(grads["w"], dw, atol=1e-11)
     np.testing.assert_allclose(found_dx, y, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("groups", "pieces", "wanted"),
+    [
+        (1, 1, [(1, 64)]),
+        (1, 5, [(1, 12), (1, 13), (1, 13), (1, 13), (1, 13)]),
+        (1, 64, [(1, 1)] * 64),
+        (8, 4, [(2, 64)] * 4),
+        (8, 16, [(1, 32)] * 16),
+        (8, 12, [(1, 32)] * 16),
+    ],
+)
+@pytest.mark.parametrize(("taps", "stride"), [((1, 1), (1, 1)), ((3, 2), (1, 2)), ((2, 2), (3, 3)), ((1, 3), (1, 2))])
+def test_blocks_are_as_large_as_fits(
+    groups: int, pieces: int, wanted: list[tuple[int, int]], taps: Any, stride: Any
+) -> None:
+    windows = Windows(*(Axis.over(63 * s + t, t, s, 1, 0) for t, s in zip(taps, stride, strict=True)))
+    total = 64 * min(taps[1], stride[1]) * taps[0] * 8 * 64 * 2  # eight channels, two images
+    with small_blocks(-(-total // pieces), False):
+        blocks = correlation._blocks(windows, groups, (2, 8))
+    found = [(some.stop - some.start, part.across.out) for _, some, _, part in blocks]
+    if taps[1] <= stride[1]:
+        assert sorted(found) == wanted
+    assert sum(some * columns for some, columns in found) == 64 * groups
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(2, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
+def test_blocks_copy_few_pixels_twice(taps: int, stride: int) -> None:
+    size = 200 * stride
+    windows = Windows(Axis.over(4, 3, 1, 1, 0), Axis.over(size, taps, stride, 1, 0))
+    with small_blocks(1, False):
+        blocks = correlation._blocks(windows, 1, (2, 8))
+    spans = [(part.across.out - 1) * stride + taps for _, _, _, part in blocks]
+    assert 1.2 * size < sum(spans) <= 1.25 * size

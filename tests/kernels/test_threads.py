@@ -2,13 +2,17 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fnn.kernels.threads import MIN_SHARED_MACS, idle_threads, parallel_map, run_both, without_helpers
+from fnn.kernels import threads
+from fnn.kernels.threads import MIN_SHARED_MACS, cores, idle_threads, parallel_map, run_both, without_helpers
 from tests.support.exits import WORKERS
 from tests.support.programs import python
 
@@ -94,6 +98,72 @@ def test_run_both_runs_long_work_at_the_same_time() -> None:
         return result
 
     assert with_idle_thread(lambda: run_both(lambda: wait(1), lambda: wait(2), MIN_SHARED_MACS)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("macs", "workers", "idle"), [(MIN_SHARED_MACS, 5, 2), (MIN_SHARED_MACS - 1, 5, 5), (MIN_SHARED_MACS, 1, 1)]
+)
+def test_run_both_halves_idle_threads_if_it_shares_work(macs: int, workers: int, idle: int) -> None:
+    def seen() -> tuple[int, int, int]:
+        return *run_both(idle_threads, idle_threads, macs), idle_threads()
+
+    assert parallel_map(lambda i: seen(), 1, workers) == [(idle, idle, workers)]
+
+
+def test_run_both_restores_idle_threads_after_an_error() -> None:
+    def seen() -> int:
+        with pytest.raises(ZeroDivisionError):
+            run_both(idle_threads, lambda: 1 // 0, MIN_SHARED_MACS)
+        return idle_threads()
+
+    assert parallel_map(lambda i: seen(), 1, 5) == [5]
+
+
+def test_run_both_waits_for_the_other_thread_after_an_error() -> None:
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert release.wait(30)
+        time.sleep(0.02)
+        ended.set()
+
+    def fail() -> None:
+        assert begun.wait(30)
+        release.set()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        with_idle_thread(lambda: run_both(slow, fail, MIN_SHARED_MACS))
+    assert ended.is_set()
+
+
+def test_parallel_map_ends_if_another_thread_takes_the_last_part_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SeemsFull(deque[int]):
+        def __bool__(self) -> bool:
+            return True
+
+    monkeypatch.setattr(threads, "deque", SeemsFull)
+    assert parallel_map(lambda i: i, 5, 3) == [0, 1, 2, 3, 4]
+
+
+def test_at_the_end_of_python_the_caller_does_all_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    monkeypatch.setattr(threads, "_executor", lambda: ended)
+    me = threading.current_thread
+    assert set(parallel_map(lambda i: me(), 5, 3)) == {me()}
+    assert with_idle_thread(lambda: run_both(me, me, MIN_SHARED_MACS)) == (me(), me())
+
+
+def test_cores_are_those_of_the_process_or_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {0, 2, 5}}.get, raising=False)  # 0: this process
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
 
 
 def test_parallel_map_in_busy_threads_is_computed_by_the_caller() -> None:
@@ -197,3 +267,28 @@ else:
     sys.exit(7)  # as every program, with what it does at its end
 """
     assert in_python(code) == "both\n"
+
+
+def loaded_again() -> Any:
+    spec = find_spec("fnn.kernels.threads")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_child_process_has_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **calls: registered.append(calls), raising=False)
+    module = loaded_again()
+    before = module._executor()
+    assert module._executor() is before
+    [calls] = registered
+    calls["after_in_child"]()
+    assert module._executor() is not before
+
+
+def test_threads_need_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    assert loaded_again().parallel_map(lambda i: i, 3, 2) == [0, 1, 2]

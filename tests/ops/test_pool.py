@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fnn import OpError, avgpool, maxpool
 from fnn.kernels import pooling
-from fnn.op import Array
+from fnn.op import Array, Op
+from tests.support.rubbish import rubbish_in_new_arrays
 from tests.support.strategies import Example, both, numbers, poolings, seeds
 
 
@@ -33,14 +34,10 @@ def by_definition(x: Array, dy: Array, kind: str, config: Any) -> tuple[Array, A
     return y, dx[:, :, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
 
 
-@given(poolings(), seeds, st.booleans(), st.booleans())
-def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
-    example: Example, seed: int, ties: bool, as_if_large: bool
-) -> None:
-    op, shape = example
+def expect_definition(op: Op, shape: tuple[int, ...], seed: int, ties: bool, as_if_large: bool) -> None:
     rng = np.random.default_rng(seed)
     x = numbers(rng, (2, *shape), ties)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, rubbish_in_new_arrays():
         if as_if_large:
             patch.setattr(pooling, "SMALL", 0)
             patch.setattr(pooling, "BLOCK", 1)
@@ -50,6 +47,24 @@ def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
     wanted, wanted_dx = by_definition(x, dy, op.kind, op.config)
     np.testing.assert_allclose(y, wanted, atol=1e-12)
     np.testing.assert_allclose(dx, wanted_dx, atol=1e-12)
+
+
+@given(poolings(), seeds, st.booleans(), st.booleans())
+def test_pools_equal_their_definition_and_maxpool_ties_go_to_the_first(
+    example: Example, seed: int, ties: bool, as_if_large: bool
+) -> None:
+    expect_definition(*example, seed, ties, as_if_large)
+
+
+@pytest.mark.parametrize("as_if_large", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 3, (4, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (2, 1), (2, 2), (3, 5), (4, 2)])
+def test_pools_of_each_kernel_and_stride_equal_their_definition(kernel: Any, stride: Any, as_if_large: bool) -> None:
+    for make, padded, size in product([maxpool, avgpool], [False, True], [(5, 6), (8, 5), (2, 3)]):
+        padding = tuple(k // 2 for k in kernel) if padded else (0, 0)
+        if all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)):
+            expect_definition(make(kernel, stride, padding), (2, *size), 0, False, as_if_large)
+            expect_definition(make(kernel, stride, padding), (3, *size), 1, True, as_if_large)
 
 
 def test_maxpool_gradient_of_a_constant_image_goes_to_the_first_pixel() -> None:
@@ -89,6 +104,48 @@ def test_maxpool_never_chooses_padding() -> None:
     y, vjp = maxpool(3, stride=1, padding=1).apply({}, np.full((1, 1, 2, 2), -7.0))
     assert y[0, 0].tolist() == [[-7, -7], [-7, -7]]
     assert vjp(np.ones_like(y))[1].sum() == 4
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(2, 1), (3, 1), (5, 2), ((1, 4), (0, 2)), ((4, 1), (2, 0)), (3, 0)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_maxpool_treats_minus_infinity_as_any_small_number(kernel: Any, stride: int, padding: Any) -> None:
+    op = maxpool(kernel, stride, padding)
+    rng = np.random.default_rng(0)
+    x = rng.choice([0.0, 1.0, 2.0], (5, 2, 5, 6), p=[0.8, 0.1, 0.1])
+    infinite = np.where(x == 0, -np.inf, x)
+    (y, vjp), (infinite_y, infinite_vjp) = op.apply({}, x), op.apply({}, infinite)
+    dy = rng.standard_normal(y.shape)
+    np.testing.assert_array_equal(infinite_y, np.where(y == 0, -np.inf, y))
+    np.testing.assert_array_equal(infinite_vjp(dy)[1], vjp(dy)[1])
+
+
+@pytest.mark.parametrize("op", [maxpool(2), avgpool(2, padding=1), maxpool(3, 1)])
+def test_pools_of_many_channels_in_blocks_pool_each_channel_alone(monkeypatch: pytest.MonkeyPatch, op: Op) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 11, 4, 4))
+    monkeypatch.setattr(pooling, "BLOCK", x.size // 6)
+    y, vjp = op.apply({}, x)
+    dy = rng.standard_normal(y.shape)
+    dx = vjp(dy)[1]
+    for channel in np.split(np.arange(11), 11):
+        alone, alone_vjp = op.apply({}, x[:, channel])
+        np.testing.assert_array_equal(y[:, channel], alone)
+        np.testing.assert_array_equal(dx[:, channel], alone_vjp(dy[:, channel])[1])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_avgpool_of_long_windows_is_exact(axis: int) -> None:
+    kernel = (500, 1) if axis == 0 else (1, 500)
+    x = np.random.default_rng(0).uniform(1, 2, (1, 2, 999, 3)).astype(np.float32)
+    x = x if axis == 0 else x.swapaxes(2, 3)
+    op = avgpool(kernel, 1)
+    (y, vjp), (exact, exact_vjp) = op.apply({}, x), op.apply({}, x.astype(np.float64))
+    dy = 1 + y
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, exact, rtol=1e-7)
+    dx = vjp(dy)[1]
+    assert dx.dtype == np.float32
+    np.testing.assert_allclose(dx, exact_vjp(dy.astype(np.float64))[1], rtol=2e-7)
 
 
 def test_pools_take_infinities() -> None:
