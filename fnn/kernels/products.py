@@ -65,7 +65,7 @@ def batched_matmul(a: Array, b: Array, out: Array) -> None:
     n, rows, columns = len(out), *out.shape[-2:]
     if n > 1 and rows > 2 * columns > 0 and a.size == rows * a.shape[-1]:
         product = matmul(a.reshape(rows, a.shape[-1]), _join_columns(b))
-        out[...] = product.reshape(rows, n, columns).swapaxes(0, 1).reshape(out.shape)
+        out[...] = product.reshape(rows, -1, columns).swapaxes(0, 1).reshape(out.shape)
         return
     parts = min(idle_threads(), n, out.size * a.shape[-1] // MIN_SHARED_MACS)
     if parts < 2:
@@ -159,7 +159,8 @@ def _part_length(inner: int, longest: int) -> int:
 def _join_columns(x: Array) -> Array:
     """The matrices of a stack side by side, contiguous."""
     rows, columns = x.shape[-2:]
-    return x.reshape(len(x), rows, columns).swapaxes(0, 1).reshape(rows, len(x) * columns)
+    n = prod(x.shape[:-2])
+    return x.reshape(n, rows, columns).swapaxes(0, 1).reshape(rows, n * columns)
 
 
 def _to_front(x: Array, axis: int) -> Array:

@@ -1,3 +1,4 @@
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnn.kernels import products
-from fnn.kernels.products import batched_matmul, map_features, matmul
+from fnn.kernels.products import batched_matmul, batched_matmul_in_parts, map_features, matmul, sum_products
 from fnn.kernels.threads import MIN_SHARED_MACS, parallel_map
 
 
@@ -83,6 +84,113 @@ def test_matmul_on_idle_threads_gives_the_same_bits(
     np.testing.assert_array_equal(with_threads(threads, lambda: matmul(a, b)), wanted)
     assert parts == [min(threads, rows // products.ROWS, rows * inner * columns // MIN_SHARED_MACS)]
     assert parts[0] > 1
+
+
+@pytest.mark.parametrize("threads", [2, 3, 9])
+@pytest.mark.parametrize("shape", [(96, 5, 7), (480, 2, 3), (205, 30, 40), (600, 3, 1), (47, 80, 20), (150, 300, 30)])
+def test_matmul_of_small_matrices_shared_between_threads(
+    shape: tuple[int, int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "MIN_SHARED_MACS", 1000)
+    (rows, inner, columns), rng = shape, np.random.default_rng(0)
+    a, b = rng.standard_normal((rows, inner)), rng.standard_normal((inner, columns))
+    parts = record_parts(monkeypatch)
+    np.testing.assert_allclose(with_threads(threads, lambda: matmul(a, b)), a @ b, rtol=1e-10, atol=1e-10)
+    wanted = min(threads, rows // products.ROWS, rows * inner * columns // 1000)
+    is_summed = inner > products.MAX_INNER_SMALL
+    assert is_summed or parts == ([wanted] if wanted > 1 and columns > 1 else [])
+
+
+STACKS: list[tuple[tuple[int, ...], tuple[int, ...]]]
+STACKS = [((5, 3, 4), (5, 4, 6)), ((1, 3, 4), (5, 4, 6)), ((5, 3, 4), (1, 4, 6)), ((5, 3, 4), (4, 6))]
+STACKS += [((3, 4), (5, 4, 6)), ((5, 1, 3, 4), (5, 2, 4, 6)), ((2, 3, 4), (5, 1, 4, 6)), ((1, 20, 4), (5, 4, 6))]
+STACKS += [
+    ((2, 3, 4), (2, 4, 6)),
+    ((1, 20, 4), (1, 4, 6)),
+    ((20, 4), (5, 2, 4, 6)),
+    ((1, 20, 4), (5, 4, 0)),
+    ((1, 0, 4), (5, 4, 6)),
+    ((5, 20, 4), (5, 4, 6)),
+]
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), STACKS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+@pytest.mark.parametrize("least", [1, 150])
+def test_batched_matmul_of_stacks_shared_between_threads(
+    a_shape: tuple[int, ...], b_shape: tuple[int, ...], threads: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "MIN_SHARED_MACS", least)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(a_shape), rng.standard_normal(b_shape)
+    out = np.full((a @ b).shape, np.nan)
+    parts = record_parts(monkeypatch)
+    with_threads(threads, lambda: batched_matmul(a, b, out))
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
+    if a_shape[-2] < 20 or b_shape[-1] == 0 or len(a_shape) > 2 < a_shape[0]:  # otherwise the matrices are side by side
+        wanted = min(threads, len(out), out.size * 4 // least)
+        assert parts == ([wanted] if wanted > 1 else [])
+
+
+@pytest.mark.parametrize("columns", [1, 7, 12, 24, 30])
+@pytest.mark.parametrize("rows", [1, 5, 9])
+@pytest.mark.parametrize("middle", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("has_avx512", [False, True])
+def test_batched_matmul_in_parts_equals_each_product(
+    columns: int, rows: int, middle: tuple[int, ...], has_avx512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_has_avx512", lambda: has_avx512)
+    monkeypatch.setattr(products, "_parts", products._parts.__wrapped__)
+    monkeypatch.setattr(products, "MIN_COLUMNS", 3)
+    monkeypatch.setattr(products, "SMALL_MACS", 120)
+    widths: list[int] = []
+
+    def recorded(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        widths.append(out.shape[-1])
+        batched_matmul(a, b, out)
+
+    monkeypatch.setattr(products, "batched_matmul", recorded)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, *middle, rows, 4)), rng.standard_normal((4, *middle, 4, columns))
+    out = np.full((4, *middle, rows, columns), np.nan)
+    batched_matmul_in_parts(a, b, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
+    fitting = [n for n in range(1, columns + 1) if columns % n == 0 and columns // n >= max(3, rows // 2)]
+    small = [columns // n for n in fitting if rows * 4 * columns // n <= 120]  # the widest small enough part is best
+    assert widths == [max(small) if has_avx512 and small else columns]
+
+
+INNERS = [0, 1, 4, 256, 257, 300, 1009]
+SIZES = [(3, 5), (40, 30), (1, 6), (6, 1), (5, 60), (1, 1)]
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+@pytest.mark.parametrize("at_once", [0, 2, 100])
+def test_sum_products_sums_all_products_of_stacks(
+    inner: int, rows: int, columns: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for stack, turned in product([(1,), (3,), (1, 1), (2, 1), (2, 2)], ["", "a", "b", "ab"]):
+        monkeypatch.setattr(products, "MAX_TERMS", at_once * int(np.prod(stack)) * rows * columns)
+        a, b = rng.uniform(0.5, 1, (*stack, inner, rows)), rng.uniform(0.5, 1, (*stack, columns, inner))
+        a = a.swapaxes(-1, -2) if "a" in turned else a.swapaxes(-1, -2).copy()
+        b = b.swapaxes(-1, -2) if "b" in turned else b.swapaxes(-1, -2).copy()
+        np.testing.assert_allclose(sum_products(a, b), (a @ b).sum(0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("stack", [(1,), (300,), (2, 2)])
+@pytest.mark.parametrize("inner", [3, 900, 4999])
+@pytest.mark.parametrize(("rows", "columns"), [(4, 6), (1, 6), (6, 1), (3, 50)])
+def test_sum_products_of_equal_numbers_is_exact(stack: tuple[int, ...], inner: int, rows: int, columns: int) -> None:
+    if len(stack) == 1 and stack[0] * inner > 300_000:
+        inner = 997
+    a, b = np.full((*stack, rows, inner), 0.1, np.float32), np.full((*stack, inner, columns), 0.1, np.float32)
+    total = sum_products(a, b)
+    assert total.shape == (*stack[1:], rows, columns)
+    if inner == 3 and stack == (1,):
+        assert total.dtype == np.float32
+    np.testing.assert_allclose(total, stack[0] * inner * np.float64(np.float32(0.1)) ** 2, rtol=4e-6)
 
 
 def record_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
