@@ -63,7 +63,7 @@ def batched_matmul(a: Array, b: Array, out: Array) -> None:
     again. Then there is one product with all of `b` side by side.
     """
     n, rows, columns = len(out), *out.shape[-2:]
-    if n > 1 and rows > 2 * columns > 0 and a.size == rows * a.shape[-1]:
+    if n > 1 and rows > 2 * columns > 0 and a.size == rows * a.shape[-1] > 0:
         product = matmul(a.reshape(rows, a.shape[-1]), _join_columns(b))
         out[...] = product.reshape(rows, -1, columns).swapaxes(0, 1).reshape(out.shape)
         return

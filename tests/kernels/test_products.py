@@ -221,3 +221,9 @@ def test_matmul_of_equal_numbers_is_exact(inner: int, sizes: tuple[int, int], tu
     a, b = (np.full(shape, 0.1, np.float32) for shape in ((rows, inner), (inner, columns)))
     y = matmul(ordered(a, "a" in turned), ordered(b, "b" in turned))
     np.testing.assert_allclose(y, inner * np.float64(np.float32(0.1)) ** 2, rtol=4e-6)
+
+
+def test_batched_matmul_without_inner_axis_gives_zeros() -> None:
+    out = np.full((5, 20, 4), np.nan, np.float32)
+    batched_matmul(np.empty((5, 20, 0), np.float32), np.empty((1, 0, 4), np.float32), out)
+    assert not out.any()
