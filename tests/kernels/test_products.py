@@ -227,3 +227,29 @@ def test_batched_matmul_without_inner_axis_gives_zeros() -> None:
     out = np.full((5, 20, 4), np.nan, np.float32)
     batched_matmul(np.empty((5, 20, 0), np.float32), np.empty((1, 0, 4), np.float32), out)
     assert not out.any()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "turned", "longest"),
+    [
+        (((2, 300), (300, 2)), (False, True), products.MAX_INNER),  # BLAS then adds several products at a time
+        (((2, 300), (300, 2)), (False, False), products.MAX_INNER_SMALL),
+        (((2, 300), (300, 2)), (True, True), products.MAX_INNER_SMALL),
+        (((2, 300), (300, 2)), (True, False), products.MAX_INNER_SMALL),
+        (((2, 300_000), (300_000, 2)), (False, False), products.MAX_INNER),  # not small
+        (((1, 300), (300, 2)), (False, True), products.MAX_INNER_DOT),
+        (((1, 300), (300, 2)), (False, False), products.MAX_INNER_SUM),
+        (((2, 300), (300, 1)), (False, True), products.MAX_INNER_DOT),
+        (((2, 300), (300, 1)), (True, True), products.MAX_INNER_SUM),
+    ],
+)
+def test_blas_sums_less_by_itself_where_it_adds_number_by_number(
+    shapes: tuple[tuple[int, int], tuple[int, int]], turned: tuple[bool, bool], longest: int
+) -> None:
+    a, b = (ordered(np.ones(shape, np.float32), turn) for shape, turn in zip(shapes, turned, strict=True))
+    assert products._max_inner(a, b) == longest
+
+
+def test_sum_products_without_inner_axis_is_zeros() -> None:
+    total = sum_products(np.empty((1, 3, 0), np.float32), np.empty((1, 0, 2), np.float32))
+    assert (total.shape, total.any()) == ((3, 2), False)

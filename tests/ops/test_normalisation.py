@@ -119,6 +119,15 @@ def test_norm_layers_tell_the_initialisers_that_each_number_has_one_input(make: 
     assert calls == [((4,), 1, 1)] * 2
 
 
+def test_group_norm_of_single_numbers_is_the_shift() -> None:
+    op, x = group_norm(6), ROWS[:, :, 0]
+    y, vjp = op.apply({"w": np.ones(6, np.float32), "b": np.arange(6, dtype=np.float32)}, x)
+    dparams, dx = vjp(ROWS[:, :, 1])
+    assert (y == np.arange(6)).all()
+    np.testing.assert_allclose(dx, 0, atol=1e-6 * np.abs(ROWS).max() / np.sqrt(1e-5))
+    assert not dparams["w"].any()
+
+
 def test_group_norm_refuses_channels_that_groups_do_not_divide() -> None:
     params = {"w": np.ones(3, np.float32), "b": np.ones(3, np.float32)}
     with pytest.raises(OpError, match=r"^group_norm: expected a multiple of 2 channels, got 3$"):
