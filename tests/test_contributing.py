@@ -1,6 +1,7 @@
 """CONTRIBUTING.md: its example is a valid operator, and the files and names that it mentions exist."""
 
 import re
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ def test_contributing_names_are_in_their_files() -> None:
     in_table = [(name, path) for path, text in rows for name in re.findall(r"`(_[a-z]\w+|[A-Z_]{3,})`", text)]
     assert ("_multiply_adds", "fnn/summaries.py") in in_table
     assert undefined_in([pair for pair in in_table if pair[0] != "__all__"] + references_in(TEXT)) == []
+
+
+def test_contributing_listed_mutants_change_lines_that_exist() -> None:
+    groups = tomllib.loads(read("tests/support/mutants.toml"))["listed"]
+    lines = {group["file"]: {line.strip() for line in read(group["file"]).splitlines()} for group in groups}
+    places = [(group["file"], before) for group in groups for _, before, _ in group["mutants"]]
+    assert len(places) > 100
+    assert [place for place in places if place[1] not in lines[place[0]]] == []
+    assert {group["kind"] for group in groups} <= {"equivalent", "speed", "message"}
 
 
 @pytest.mark.parametrize("command", re.findall(r"^python -m benchmarks (.*?) *#", TEXT, re.MULTILINE))

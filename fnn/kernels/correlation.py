@@ -191,9 +191,9 @@ def _patches(x: Array, windows: Windows, ones: bool) -> Array:
 
 @lru_cache(maxsize=1000)
 def _plan(windows: Windows, span: int, channels: int) -> tuple[list[tuple[Index, Index]], list[Index]]:
-    """Which parts of the patches are copies of which parts of the images, and which parts are padding.
+    """Plans `_patches`: which parts of the images are copied to which parts of the patches, and which parts are zero.
 
-    It is cached, because to find it takes longer than to copy a single small image.
+    The plan is cached. For one small image, it would take longer than the copies.
     """
     down, across = windows
     every = slice(None)

@@ -41,7 +41,7 @@ def normalise_channels(
     order, back = memory_order(x.shape, x.strides)
     axes = tuple(back[axis] for axis in axes)
     x, w, b, *constants = (np.ascontiguousarray(a.transpose(order)) for a in (x, w, b, *(statistics or ())))
-    base, offset, scale, slope = _use(x, constants, eps) if constants else _standardise(x, axes, eps)
+    base, offset, scale, slope = _standardise_by(constants, x, eps) if constants else _standardise(x, axes, eps)
     y = np.empty_like(base)
     map_blocks(_add_multiple, base, _repeat(w * scale, base), _repeat(b - offset * scale * w, base), y)
 
@@ -108,8 +108,8 @@ def _standardise(x: Array, axes: Ints, eps: float) -> tuple[Array, Any, Array, A
         return _standardise_centred(x, axes, eps)
 
 
-def _use(x: Array, statistics: list[Array], eps: float) -> tuple[Array, Any, Array, Array]:
-    """`_standardise` with this mean and this variance."""
+def _standardise_by(statistics: list[Array], x: Array, eps: float) -> tuple[Array, Any, Array, Array]:
+    """`_standardise` with this mean and this variance instead of those of `x`."""
     mean, var = (a.astype(float) for a in statistics)
     scale = 1 / np.sqrt(var + eps)
     if _is_near(mean, var):

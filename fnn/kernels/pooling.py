@@ -114,7 +114,7 @@ def _mean_along(taps: list[Array], windows: Axis, dim: int) -> tuple[Array, Shar
 
 
 def _taps(x: Array, windows: Axis, dim: int, blank: float) -> list[Array]:
-    """What each tap of all windows along `dim` reads. Padding is `blank`."""
+    """For each tap, what it reads of `x` in all windows along `dim`. Padding is `blank`."""
     phases, is_copied = [], _has_short_runs(x, windows, dim)
     plan, taps = _plan(windows, dim)
     for pixels, inside, size, blanks in plan:
@@ -157,10 +157,10 @@ def _add_taps(dy: Array, windows: Axis, dim: int, share: Share, dx: Array) -> No
 
 @lru_cache(maxsize=1000)
 def _plan(windows: Axis, dim: int) -> tuple[list[Phase], list[Index]]:
-    """The phases of the pixels along `dim`, and the part of its phase that each tap reads.
+    """The phases along `dim`, and for each tap the part of a phase that it reads.
 
-    All pixels and padding that the first tap reads are the first phase, and so on. A tap beyond the stride reads the
-    phase of an earlier one, some pixels later.
+    A phase has every `stride`-th pixel and the padding beside them. Tap t reads phase t. If there are more taps than
+    the stride, tap t + stride reads the same phase as tap t, one number later.
     """
     at = partial(_at, dim)
     phases = []

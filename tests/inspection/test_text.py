@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 from fractions import Fraction
+from math import inf
 from random import Random
 from typing import Any, NoReturn
 from unittest import mock
@@ -297,11 +298,15 @@ def code_forbidden() -> Iterator[None]:
         gc.enable()
 
 
-def check_text(text: str, seconds: float = 0.3, memory: int = 1 << 20) -> bool:
+def check_text(text: str, seconds: float = 0.1, memory: int = 1 << 20) -> bool:
     """Whether the text gives an operator. Checks that it gives a clear error otherwise, and the time and memory."""
-    start = time.thread_time()
-    op = parse_or_explain(text)
-    took = time.thread_time() - start
+    op, took = None, inf
+    for _ in range(5):  # on a busy machine, another program can slow down one of them
+        start = time.thread_time()
+        op = parse_or_explain(text)
+        took = min(took, time.thread_time() - start)
+        if took < seconds:
+            break
     tracemalloc.start()  # not before, because it makes Python three times as slow
     try:
         parse_or_explain(text)
