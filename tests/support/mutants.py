@@ -28,16 +28,16 @@ from typing import Any, NamedTuple
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in tests/conftest.py, because NumPy is imported here
 
-import hypothesis
 import numpy  # noqa: F401  here, and not again in each process
-import pytest
 
 try:
     import coverage
+    import hypothesis
+    import pytest
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 except ImportError as error:
-    raise ImportError("mutation tests need cosmic-ray and coverage: pip install '.[mutants]'") from error
+    raise ImportError(f"mutation tests: {error}; run pip install '.[mutants]'") from error
 
 ROOT = Path(__file__).parents[2]
 NAMES = "accuracy calibration checks combinators extremes float16 grad init loaded_params losses nesting op operators"
