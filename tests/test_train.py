@@ -22,6 +22,7 @@ from fnn.run import IMAGES
 from fnn.run.settings import NETS_BY_NAME
 from tests.support import programs
 from tests.support.runs import bits, metrics_without_times, write_small_mnist
+from tests.support.signals import NUMBERS, default_handlers
 
 PROGRAM = Path(__file__).parent.parent / "train.py"
 
@@ -222,11 +223,9 @@ def test_train_data_names_a_damaged_file(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def default_sigint() -> Iterator[None]:
-    """Sets the default handler of SIGINT: programs that a background job starts would ignore the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def terminal() -> Iterator[None]:
+    with default_handlers():
+        yield
 
 
 @pytest.fixture
@@ -271,9 +270,9 @@ def assert_same_results(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_train_resume_after_a_signal_continues_with_the_same_bits(
     run: Run,
     start_training: Callable[..., "subprocess.Popen[str]"],
@@ -282,23 +281,20 @@ def test_train_resume_after_a_signal_continues_with_the_same_bits(
     tmp_path: Path,
     number: int,
 ) -> None:
-    for folder in (tmp_path / str(attempt) for attempt in range(5)):
-        program = start_training(*FLAGS, "--data", small_mnist, "--out", folder, "--keep-every", 0)
-        time.sleep(0.05)
-        for _ in range(3):  # the later ones arrive while it saves or exits
-            program.send_signal(number)
-        out, err = program.communicate(timeout=60)
-        if program.returncode:  # on a busy machine, a run may end before the signal
-            break
+    program = start_training(*FLAGS, "--data", small_mnist, "--out", tmp_path, "--keep-every", 0)
+    time.sleep(0.05)
+    for _ in range(3):  # the later ones arrive while it saves or exits
+        program.send_signal(number)
+    out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (128 + number, "")
-    step = fnn.load(folder / "state.pkl")["step"]
-    where = re.escape(str(folder))
+    step = fnn.load(tmp_path / "state.pkl")["step"]
+    where = re.escape(str(tmp_path))
     assert re.search(rf"stopped after step {step} \(epoch \d, \d+ images\); to continue, use --resume {where}\n$", out)
     assert step < 90
-    done = run("--resume", folder, "--workers", 1)
+    done = run("--resume", tmp_path, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"\n{folder}: continuing after step {step} (epoch " in done.stdout
-    assert_same_results(folder, full_run)
+    assert f"\n{tmp_path}: continuing after step {step} (epoch " in done.stdout
+    assert_same_results(tmp_path, full_run)
 
 
 @pytest.mark.slow
@@ -327,7 +323,7 @@ def test_train_resume_after_several_kills_continues_with_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.usefixtures("terminal")
 def test_train_without_out_says_that_nothing_was_saved(
     start_training: Callable[..., "subprocess.Popen[str]"], small_mnist: Path
 ) -> None:
@@ -339,7 +335,7 @@ def test_train_without_out_says_that_nothing_was_saved(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc/self/maps")
 def test_train_prints_no_traceback_for_ctrl_c_during_its_imports(
     environment: dict[str, str], small_mnist: Path
@@ -355,7 +351,7 @@ def test_train_prints_no_traceback_for_ctrl_c_during_its_imports(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_train_stops_in_one_line_for_a_signal_while_it_waits_for_data(environment: dict[str, str], number: int) -> None:

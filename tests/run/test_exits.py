@@ -9,20 +9,15 @@ import pytest
 
 from fnn.run.exits import Interrupted, catch_signals, exit_status
 from tests.support import programs
+from tests.support.signals import NUMBERS, default_handlers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
-NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
 
 @pytest.fixture(autouse=True)
-def default_handlers() -> Iterator[None]:
-    """Sets the signal handlers of a program in a terminal, and restores the old ones after the test."""
-    before = [signal.signal(number, signal.SIG_DFL) for number in NUMBERS]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in zip(NUMBERS, before, strict=True):
-        signal.signal(number, handler)
+def terminal() -> Iterator[None]:
+    with default_handlers():
+        yield
 
 
 def send(number: int) -> None:
